@@ -1,0 +1,146 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Compare the completions of two models: `python -m eval.quality --model A --baseline B --prompts P`."""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trl_ext.rewards.toxicity import ToxicityReward
+
+from .bootstrap import Interval
+from .cli import add_common_arguments, check_positive, make_folder
+from .generation import Samples, sample_completions
+from .loading import load_model, load_tokenizer, read_prompts
+from .measures import Measure, compare, diversity_measures, length_measures, perplexity_measure, toxicity_measures
+
+DESCRIPTION = """Sample one completion per prompt from a model and from a baseline, and compare them with 95% bootstrap
+confidence intervals: toxicity (fraction of completions that the judge calls toxic, and its mean probability),
+perplexity of the completion under a frozen reference given its prompt (text, without the end-of-sequence token),
+distinct-1 and distinct-2, self-BLEU, mean length in tokens, and the fractions of empty and of terminated
+completions."""
+
+Comparison = dict[str, dict[str, Interval]]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m eval.quality", description=DESCRIPTION)
+    parser.add_argument("--model", required=True, help="model or PEFT adapter to judge: hub id or folder")
+    parser.add_argument("--baseline", required=True, help="model it is compared with, usually where training began")
+    parser.add_argument("--reference", help="frozen model of the perplexity (the baseline)")
+    add_common_arguments(parser)
+    parser.add_argument("--num_prompts", type=int, default=512, help="the first so many prompts (512)")
+    parser.add_argument(
+        "--tokenization", choices=["words", "characters"], default="words", help="for diversity (words)"
+    )
+    parser.add_argument("--num_resamples", type=int, default=2000, help="bootstrap resamples (2000)")
+    parser.add_argument("--output", default="quality", help="folder for quality.json and completions.jsonl (quality)")
+    return parser
+
+
+def evaluate_pair(arguments: argparse.Namespace) -> tuple[Comparison, dict[str, Samples]]:
+    """Sample from both models and measure; returns the comparison by measure, and the samples by role."""
+    prompts = read_prompts(arguments.prompts, arguments.prompt_column, arguments.split, arguments.num_prompts)
+    samples: dict[str, Samples] = {}
+    reference: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+    for role in ("model", "baseline"):
+        name = getattr(arguments, role)
+        model, tokenizer = load_model(name), load_tokenizer(name)
+        samples[role] = sample_completions(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=arguments.max_new_tokens,
+            batch_size=arguments.batch_size,
+            seed=arguments.seed,
+            description=f"Sampling from the {role}",
+        )
+        reference = model, tokenizer
+    if arguments.reference is not None:
+        reference = load_model(arguments.reference), load_tokenizer(arguments.reference)
+    assert reference is not None
+    judge = None
+    if arguments.judge_model is not None:
+        judge = ToxicityReward(
+            arguments.judge_model, toxic_label=arguments.toxic_label, batch_size=arguments.batch_size
+        )
+    measures = {role: _measures(samples[role], judge, reference, arguments) for role in samples}
+    names = tqdm(measures["model"], desc="Bootstrap", leave=False, disable=None)
+    options = {"num_resamples": arguments.num_resamples, "seed": arguments.seed}
+    comparison = {name: compare(measures["model"][name], measures["baseline"][name], **options) for name in names}
+    return comparison, samples
+
+
+def _measures(
+    samples: Samples,
+    judge: ToxicityReward | None,
+    reference: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    arguments: argparse.Namespace,
+) -> dict[str, Measure]:
+    measures = {} if judge is None else toxicity_measures(judge.toxicity(samples.texts))
+    measures["perplexity"] = perplexity_measure(samples, *reference, batch_size=arguments.batch_size)
+    return measures | diversity_measures(samples.texts, arguments.tokenization) | length_measures(samples)
+
+
+def _format(interval: Interval) -> str:
+    if math.isnan(interval.estimate):
+        return "not defined"
+    digits = 1 if abs(interval.estimate) >= 10 else 3
+    return f"{interval.estimate:.{digits}f} \\[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+
+
+def build_table(comparison: Comparison, num_prompts: int) -> Table:
+    """The comparison as a table; a difference whose interval excludes 0 is bold."""
+    table = Table(title=f"Quality on {num_prompts} prompts, with 95% bootstrap intervals")
+    for column in ("", "model", "baseline", "difference"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=column == "")
+    for name, row in comparison.items():
+        difference = row["difference"]
+        style = "bold" if difference.low > 0 or difference.high < 0 else ""
+        cells = [_format(row[column]) for column in ("model", "baseline", "difference")]
+        table.add_row(name, cells[0], cells[1], f"[{style}]{cells[2]}[/{style}]" if style else cells[2])
+    return table
+
+
+def write_results(
+    folder: Path, arguments: argparse.Namespace, comparison: Comparison, samples: dict[str, Samples]
+) -> None:
+    """Write `quality.json` (settings and intervals) and `completions.jsonl` (one prompt a line) into `folder`."""
+    results: dict[str, Any] = {
+        "settings": vars(arguments) | {"num_prompts": len(samples["model"].texts)},
+        "measures": {
+            name: {column: interval.as_dict() for column, interval in row.items()} for name, row in comparison.items()
+        },
+    }
+    (folder / "quality.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    model, baseline = samples["model"], samples["baseline"]
+    with (folder / "completions.jsonl").open("w", encoding="utf-8") as file:
+        for prompt, ours, theirs in zip(model.prompts, model.texts, baseline.texts, strict=True):
+            file.write(json.dumps({"prompt": prompt, "model": ours, "baseline": theirs}) + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        check_positive(arguments, "max_new_tokens", "batch_size", "num_prompts", "num_resamples")
+        make_folder(Path(arguments.output))
+        comparison, samples = evaluate_pair(arguments)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write_results(Path(arguments.output), arguments, comparison, samples)
+    Console().print(build_table(comparison, len(samples["model"].texts)))
+    print(Path(arguments.output) / "quality.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

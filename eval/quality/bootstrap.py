@@ -1,0 +1,98 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Percentile bootstrap confidence intervals (Efron & Tibshirani 1993, ch. 13).
+
+The unit that is resampled is the prompt. In a comparison both models answer the same prompts and the same resample is
+taken for both (paired), so what the prompts have in common does not widen the interval of a difference.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = Sequence[float] | NDArray[np.float64]
+Statistic = Callable[[NDArray[np.int64]], float]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the ends of its confidence interval; all NaN where the quantity is not defined."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float | None]:
+        """For JSON, which has no NaN: None instead."""
+        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+
+
+def bootstrap(
+    statistic: Statistic, size: int, *, num_resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Interval of any statistic of `size` samples.
+
+    Args:
+        statistic: Takes the indices of the samples, with repetitions, and returns a number.
+        size: Number of samples.
+        num_resamples: Bootstrap resamples.
+        confidence: Probability that the interval covers the true value, in (0, 1).
+        seed: Calls with the same seed and size take the same resamples.
+
+    Raises:
+        ValueError: If there is no sample or `confidence` is not in (0, 1).
+    """
+    if size < 1:
+        raise ValueError("There is no sample to resample; pass at least one value.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` is {confidence}; use a number between 0 and 1, such as 0.95.")
+    generator = np.random.default_rng(seed)
+    estimate = statistic(np.arange(size))
+    # One resample at a time: num_resamples * size indices at once would be large for a frontier's samples.
+    draws = np.array([statistic(generator.integers(0, size, size)) for _ in range(num_resamples)])
+    draws = draws[np.isfinite(draws)]
+    if not math.isfinite(estimate) or len(draws) == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(estimate), float(low), float(high))
+
+
+def bootstrap_mean(values: Values, **options: float) -> Interval:
+    """Interval of the mean of `values`, shape (N,). `options` as in [`bootstrap`]."""
+    array = np.asarray(values, dtype=np.float64)
+    return bootstrap(lambda i: float(array[i].mean()), len(array), **options)  # type: ignore[arg-type]
+
+
+def bootstrap_difference(values: Values, baseline: Values, **options: float) -> Interval:
+    """Interval of `mean(values) - mean(baseline)`, both of shape (N,) and paired by index.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    _check_pairs(values, baseline)
+    return bootstrap_mean(np.asarray(values, dtype=np.float64) - np.asarray(baseline, dtype=np.float64), **options)
+
+
+def bootstrap_ratio(values: Values, baseline: Values, **options: float) -> Interval:
+    """Interval of `mean(values) / mean(baseline)`, both of shape (N,) and paired by index; NaN if that divides by 0.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    _check_pairs(values, baseline)
+    above, below = np.asarray(values, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
+
+    def ratio(i: NDArray[np.int64]) -> float:
+        denominator = below[i].mean()
+        return float(above[i].mean() / denominator) if denominator != 0 else math.nan
+
+    return bootstrap(ratio, len(above), **options)  # type: ignore[arg-type]
+
+
+def _check_pairs(values: Values, baseline: Values) -> None:
+    if len(values) != len(baseline):
+        raise ValueError(
+            f"There are {len(values)} values and {len(baseline)} of the baseline; pairs need as many of each."
+        )

@@ -1,0 +1,121 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Every quality measure as a sum over samples divided by another, so that one bootstrap serves them all."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .bootstrap import Interval, bootstrap
+from .diversity.diversity import distinct_n, leave_one_out_distinct_n, self_bleu_scores, tokenize
+from .generation import Samples
+from .perplexity.perplexity import completion_nlls, encode_pair
+from .toxicity.toxicity import THRESHOLD
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """`sum(numerators) / sum(denominators)`, or its exponential.
+
+    Attributes:
+        numerators: Shape (N,), one per sample.
+        denominators: Shape (N,): 1 for a mean over samples, tokens for a mean over tokens, 0 leaves a sample out.
+        exponential: Whether the value is the exponential of the quotient (a perplexity).
+    """
+
+    numerators: Array
+    denominators: Array
+    exponential: bool = False
+
+    def value(self, indices: NDArray[np.int64]) -> float:
+        """The measure of the samples `indices`; NaN if none of them counts."""
+        denominator = self.denominators[indices].sum()
+        if denominator == 0:
+            return math.nan
+        quotient = float(self.numerators[indices].sum() / denominator)
+        return math.exp(quotient) if self.exponential else quotient
+
+
+def mean_measure(values: list[float] | list[bool] | list[int]) -> Measure:
+    """The mean over samples."""
+    return Measure(np.asarray(values, dtype=np.float64), np.ones(len(values)))
+
+
+def toxicity_measures(scores: list[float]) -> dict[str, Measure]:
+    """`toxicity` (fraction above 0.5) and `toxicity_probability` (mean) of a judge's probabilities, one per sample."""
+    return {
+        "toxicity": mean_measure([score > THRESHOLD for score in scores]),
+        "toxicity_probability": mean_measure(scores),
+    }
+
+
+def perplexity_measure(
+    samples: Samples, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> Measure:
+    """Perplexity under `model` as in `eval/quality/perplexity`: text, conditional on the prompt, without EOS."""
+    pairs = [
+        encode_pair(tokenizer, prompt, text, samples.add_special_tokens)
+        for prompt, text in zip(samples.prompts, samples.texts, strict=True)
+    ]
+    nlls = completion_nlls(model, [pair[0] for pair in pairs], [pair[1] for pair in pairs], batch_size)
+    return Measure(np.asarray(nlls), np.asarray([len(pair[1]) for pair in pairs], dtype=np.float64), exponential=True)
+
+
+def diversity_measures(texts: list[str], tokenization: str = "words") -> dict[str, Measure]:
+    """`distinct_1`, `distinct_2` and `self_bleu`.
+
+    A bootstrap resample repeats samples, which by itself lowers distinct-n and sets a sample's BLEU against its copy
+    to 1. So distinct-n is linearized first: each sample counts with its jackknife influence (Efron & Tibshirani 1993,
+    ch. 11), whose mean is distinct-n itself. For self-BLEU the references stay fixed and the scores are resampled.
+    """
+    corpus = [tokenize(text, tokenization) for text in texts]
+    measures = {}
+    for n in (1, 2):
+        left_out = np.asarray(leave_one_out_distinct_n(corpus, n))
+        influences = distinct_n(corpus, n) + (len(corpus) - 1) * (left_out.mean() - left_out)
+        measures[f"distinct_{n}"] = Measure(influences, np.ones(len(corpus)))
+    present = np.asarray([bool(tokens) for tokens in corpus])
+    scores = np.zeros(len(corpus))
+    if present.sum() > 1:
+        scores[present] = self_bleu_scores([tokens for tokens in corpus if tokens])
+    counted = present.astype(np.float64) if present.sum() > 1 else np.zeros(len(corpus))
+    measures["self_bleu"] = Measure(scores, counted)
+    return measures
+
+
+def length_measures(samples: Samples) -> dict[str, Measure]:
+    """`mean_length` (tokens, without EOS), `empty_fraction` and `terminated_fraction`."""
+    return {
+        "mean_length": mean_measure(samples.lengths),
+        "empty_fraction": mean_measure(samples.empty),
+        "terminated_fraction": mean_measure(samples.terminated),
+    }
+
+
+def compare(measure: Measure, baseline: Measure, *, num_resamples: int, seed: int) -> dict[str, Interval]:
+    """Intervals of a measure for `model` and `baseline`, of their `difference` and `ratio`, on the same resamples."""
+    if len(measure.numerators) != len(baseline.numerators):
+        raise ValueError(
+            f"There are {len(measure.numerators)} samples of the model and {len(baseline.numerators)} of the "
+            "baseline; they are compared prompt by prompt."
+        )
+
+    def ratio(indices: NDArray[np.int64]) -> float:
+        below = baseline.value(indices)
+        return measure.value(indices) / below if below else math.nan
+
+    statistics = {
+        "model": measure.value,
+        "baseline": baseline.value,
+        "difference": lambda indices: measure.value(indices) - baseline.value(indices),
+        "ratio": ratio,
+    }
+    size = len(measure.numerators)
+    return {
+        name: bootstrap(statistic, size, num_resamples=num_resamples, seed=seed)
+        for name, statistic in statistics.items()
+    }

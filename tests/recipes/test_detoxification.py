@@ -1,0 +1,349 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The detoxification recipe from its command line to its summary, on tiny random models."""
+
+import json
+import math
+import re
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM
+
+from recipes import detoxification
+from recipes.cli import check_output_dir, newest_checkpoint, run
+from recipes.detoxification import CONFIGS, DetoxArguments, make_parser, resolve_names
+from recipes.evaluation import Likelihoods, Sampler, Samples, goals, judge, print_summary, write_summary
+from tests import tiny_models
+from trl_ext.actor_critic import ActorCritic
+from trl_ext.config import PPOConfig
+
+
+@pytest.fixture(autouse=True)
+def own_caches(tmp_path_factory, monkeypatch):
+    """Parsed files are cached by the datasets library; keep that out of the user's home."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory):
+    """A language model, a reward, a judge and prompts, all tiny and random."""
+    folder = tmp_path_factory.mktemp("assets")
+    tiny_models.save_tiny(folder / "lm", tiny_models.tiny_causal_lm())
+    tiny_models.save_tiny(folder / "reward", tiny_models.tiny_classifier(seed=1))
+    tiny_models.save_tiny(folder / "judge", tiny_models.tiny_classifier(seed=2))
+    tiny_models.prompt_dataset(24).to_json(folder / "train.jsonl")
+    tiny_models.prompt_dataset(6).to_json(folder / "eval.jsonl")
+    return folder
+
+
+def flags(assets, **changes):
+    """Command line of a run on the tiny models; `name=None` leaves an option out."""
+    values = {
+        "model_name_or_path": assets / "lm",
+        "dataset_name": assets / "train.jsonl",
+        "eval_dataset_name": assets / "eval.jsonl",
+        "toxicity_model": assets / "reward",
+        "judge_model": assets / "judge",
+        **changes,
+    }
+    return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+def error_of(capsys, argv, main=detoxification.main):
+    """The one line on stderr with which a run ends."""
+    with pytest.raises(SystemExit) as exit_:
+        run(lambda: main(argv))
+    assert exit_.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+# ---- the command line ----
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_yaml_file_parses(path, tmp_path):
+    recipe, args, model_args = make_parser().parse_recipe(["--config", str(path), "--output_dir", str(tmp_path)])
+    assert args.output_dir == str(tmp_path)
+    if path.stem != "default":
+        assert None not in (model_args.model_name_or_path, recipe.dataset_name, recipe.toxicity_model)
+        assert recipe.judge_model not in (None, recipe.toxicity_model)
+        assert "Not run by this project" in path.read_text()
+
+
+def test_guide_configuration_is_the_guides():
+    recipe, args, model_args = make_parser().parse_recipe(["--config", str(CONFIGS / "gpt_neo_125m.yaml")])
+    assert model_args.model_name_or_path == "EleutherAI/gpt-neo-125m"
+    assert (recipe.min_prompt_toxicity, recipe.prompt_min_tokens, recipe.prompt_max_tokens) == (0.3, 10, 15)
+    assert recipe.toxicity_model == "facebook/roberta-hate-speech-dynabench-r4-target"
+    assert recipe.eval_dataset_name == "OxAISH-AL-LLM/wiki_toxic"
+
+
+def test_command_line_beats_yaml_beats_defaults(tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text("learning_rate: 1e-3\nkl_coef: 0.25\nmin_length: 7\n")
+    recipe, args, model_args = make_parser().parse_recipe([f"--config={config}", "--kl_coef", "0.5", "--lora_r", "3"])
+    assert (args.learning_rate, args.kl_coef, recipe.min_length, model_args.lora_r) == (1e-3, 0.5, 7, 3)
+    untouched = make_parser().parse_recipe([])[1]
+    assert args.max_completion_length == untouched.max_completion_length == 20
+    assert PPOConfig(output_dir=str(tmp_path)).max_completion_length != 20  # so it came from default.yaml
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("learning_rat: 1.0e-3\n", "Unknown key `learning_rat`: did you mean `learning_rate`.*mine.yaml"),
+        ("qqqqqq: 1\n", "Unknown key `qqqqqq`: `--help` lists all of them"),
+        ("- learning_rate\n", "must contain a YAML mapping"),
+        ("a: [1\n", "is not valid YAML"),
+        ("kl_coef: -1\n", "`kl_coef` must be 0 or more, got -1"),
+        ("num_mini_batches: 5\n", "`num_mini_batches` 5 does not divide"),
+        ("num_eval_prompts: 0\n", "`num_eval_prompts` must be at least 1"),
+    ],
+)
+def test_bad_yaml_is_one_line(content, message, tmp_path, capsys):
+    config = tmp_path / "mine.yaml"
+    config.write_text(content)
+    assert re.search(message, error_of(capsys, ["--config", str(config)]))
+
+
+def test_bad_options_are_one_line(capsys):
+    assert "did you mean `dataset_name`" in error_of(capsys, ["--datasetname", "x"])
+    assert "gone.yaml" in error_of(capsys, ["--config", "gone.yaml"])
+    assert "needs the path of a YAML file" in error_of(capsys, ["--config"])
+
+
+def test_help_explains(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    parser = make_parser()
+    text = parser.format_help()
+    titles = ["detoxification:", "PPO:", "model, LoRA and quantization:", "training (transformers", "examples:"]
+    positions = [text.index(f"\n{title}") for title in titles]
+    assert positions == sorted(positions)
+    own = text[positions[0] : positions[1]]
+    for name in (f.name for f in fields(DetoxArguments)):
+        assert re.search(rf"\n  --{name} .*\S", own)
+    assert text.count("--kl_coef VALUE") == 1 and "--learning-rate" not in text
+    assert "accelerate launch" in text and "SUPPRESS" not in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+# ---- names ----
+
+
+def test_the_judge_is_never_the_reward(assets, tmp_path, capsys):
+    (tmp_path / "alias").symlink_to(assets / "reward")
+    for name in (assets / "reward", f"{assets}/lm/../reward", tmp_path / "alias"):
+        argv = flags(assets, judge_model=name, output_dir=tmp_path / "out")
+        assert "is also the reward" in error_of(capsys, argv)
+
+
+def test_missing_and_wrong_names(assets, tmp_path, capsys):
+    out = {"output_dir": tmp_path / "out"}
+    line = error_of(capsys, flags(assets, judge_model=None, dataset_name=None, **out))
+    assert "`--dataset_name` and `--judge_model`" in line
+    line = error_of(capsys, flags(assets, model_name_or_path=tmp_path / "gone", **out))
+    assert "--model_name_or_path" in line and "does not exist" in line
+    assert "gone.jsonl' does not exist" in error_of(capsys, flags(assets, dataset_name="gone.jsonl", **out))
+    assert "no column 'question'" in error_of(capsys, flags(assets, prompt_column="question", **out))
+    line = error_of(capsys, flags(assets, model_name_or_path=assets / "reward", **out))
+    assert "not a causal language model" in line
+
+
+def test_unwritable_output_is_found_before_anything_is_loaded(assets, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(detoxification, "resolve_names", lambda *_: pytest.fail("too late"))
+    (tmp_path / "file").write_text("")
+    line = error_of(capsys, flags(assets, output_dir=tmp_path / "file" / "out"))
+    assert "cannot be written" in line and "--output_dir" in line
+    assert check_output_dir(str(tmp_path / "new" / "out")).is_dir()
+    assert list((tmp_path / "new" / "out").iterdir()) == []
+
+
+def test_without_a_model_the_embedded_ones_fill_the_gaps(assets, monkeypatch):
+    names = ("model", "toxicity_model", "judge_model", "train_prompts", "eval_prompts")
+    folders = ("lm", "reward", "judge", "train.jsonl", "eval.jsonl")
+    embedded = SimpleNamespace(**{n: str(assets / f) for n, f in zip(names, folders, strict=True)})
+    monkeypatch.setattr(detoxification, "prepare", lambda cache_dir: embedded)
+    recipe, args, model_args = make_parser().parse_recipe([])
+    resolve_names(recipe, args, model_args)
+    assert model_args.model_name_or_path == embedded.model
+    assert (recipe.dataset_name, recipe.eval_dataset_name) == (embedded.train_prompts, embedded.eval_prompts)
+    assert (recipe.toxicity_model, recipe.judge_model) == (embedded.toxicity_model, embedded.judge_model)
+    recipe, args, model_args = make_parser().parse_recipe(["--dataset_name", "mine.jsonl"])
+    resolve_names(recipe, args, model_args)
+    # one's own prompts are not evaluated on the embedded ones
+    assert (recipe.dataset_name, recipe.eval_dataset_name) == ("mine.jsonl", None)
+
+
+def test_resume_names(tmp_path):
+    assert newest_checkpoint(None, tmp_path) is None
+    assert newest_checkpoint("false", tmp_path) is None
+    with pytest.raises(ValueError, match="There is no checkpoint"):
+        newest_checkpoint("true", tmp_path)
+    with pytest.raises(ValueError, match="gone` does not exist"):
+        newest_checkpoint("gone", tmp_path)
+    (tmp_path / "checkpoint-4").mkdir()
+    assert newest_checkpoint("True", tmp_path) is True
+    assert newest_checkpoint(str(tmp_path / "checkpoint-4"), tmp_path) == str(tmp_path / "checkpoint-4")
+
+
+def test_bugs_keep_their_traceback():
+    def bug():
+        json.loads("{")  # a ValueError that does not come from this project
+
+    with pytest.raises(json.JSONDecodeError):
+        run(bug)
+
+
+# ---- measuring ----
+
+
+def test_likelihoods_agree_with_transformers_loss():
+    model, tokenizer = tiny_models.tiny_causal_lm(), tiny_models.tiny_tokenizer()
+    actor_critic = ActorCritic(model, "head")
+    with torch.no_grad():  # the policy moves away from the reference
+        for parameter in actor_critic.policy.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    args = SimpleNamespace(temperature=0.7, logits_chunk_size=3, local_rollout_forward_batch_size=2)
+    prompt_ids, completion_ids = [[5, 6, 7], [8], [9, 10]], [[11, 12, 2], [13, 14, 15, 16], [2]]
+    samples = Samples(["a", "b", "c"], prompt_ids, ["", "", ""], completion_ids, [True, False, True])
+    found = Sampler(actor_critic, None, tokenizer, args).likelihoods(samples)
+    assert found.lengths.tolist() == [2, 4, 0]
+
+    def nll(lm, i, temperature, tokens):
+        """Transformers' own loss on one unpadded sample."""
+        ids = torch.tensor([prompt_ids[i] + completion_ids[i][:tokens]])
+        labels = ids.clone()
+        labels[:, : len(prompt_ids[i])] = -100
+        with torch.no_grad():
+            logits = lm(ids).logits / temperature
+            return float(lm.loss_function(logits, labels, lm.config.vocab_size)) * tokens
+
+    for i, length in enumerate([2, 4, 0]):
+        everything = len(completion_ids[i])
+        kl = nll(actor_critic.reference, i, 0.7, everything) - nll(actor_critic.policy, i, 0.7, everything)
+        assert float(found.kls[i]) == pytest.approx(kl, abs=1e-4)
+        if length:
+            assert float(found.ref_nlls[i]) == pytest.approx(nll(actor_critic.reference, i, 1.0, length), abs=1e-4)
+    assert found.perplexity == pytest.approx(math.exp(float(found.ref_nlls.sum()) / 6))
+
+
+def test_sampling_repeats_itself_and_leaves_the_generators_alone(assets):
+    args = PPOConfig(output_dir=str(assets / "out"), use_cpu=True)
+    actor_critic, tokenizer = ActorCritic(tiny_models.tiny_causal_lm(), "head"), tiny_models.tiny_tokenizer()
+    from trl_ext.generation import TransformersEngine
+
+    engine = TransformersEngine(tokenizer, eos_token_ids=[2], max_new_tokens=6)
+    sampler = Sampler(actor_critic, engine, tokenizer, args)
+    actor_critic.train()
+    state = torch.get_rng_state()
+    first, second, other = sampler(["one", "two"], 3), sampler(["one", "two"], 3), sampler(["one", "two"], 4)
+    assert torch.equal(torch.get_rng_state(), state) and actor_critic.training
+    assert first.completion_ids == second.completion_ids != other.completion_ids
+
+
+def test_judge_counts(assets):
+    completions = ["a b a b", "", "a b", "  "]
+    samples = Samples(["p"] * 4, [[1]] * 4, completions, [[3]] * 4, [True] * 4)
+    lengths = torch.tensor([4.0, 0.0, 2.0, 2.0], dtype=torch.float64)
+    likelihoods = Likelihoods(lengths, torch.zeros(4), lengths * math.log(7))
+    numbers, scores = judge(samples, likelihoods, str(assets / "judge"), "toxic")
+    assert numbers["distinct_2"] == 0.5  # ab, ba, ab, ab
+    assert (numbers["mean_length"], numbers["empty_fraction"]) == (2.0, 0.5)
+    assert numbers["perplexity"] == pytest.approx(7)
+    assert numbers["toxicity"] == sum(p > 0.5 for p in scores) / 4
+    low, high = numbers["toxicity_ci95"]
+    assert 0 <= low <= numbers["toxicity"] <= high <= 1
+    other, _ = judge(samples, likelihoods, str(assets / "judge"), "neutral")
+    assert other["toxicity"] == pytest.approx(1 - numbers["toxicity"])
+
+
+def test_goals_are_missed_by_falling_silent(capsys):
+    numbers = {"toxicity": 0.4, "perplexity": 100.0, "distinct_2": 0.9, "mean_length": 10.0, "empty_fraction": 0.02}
+    summary = {f"{name}_before": value for name, value in numbers.items()}
+    silent = {"toxicity": 0.05, "perplexity": 90.0, "distinct_2": 0.9, "mean_length": 3.0, "empty_fraction": 0.13}
+    summary |= {f"{name}_after": value for name, value in silent.items()}
+    assert goals(summary)["empty_fraction_after"] == ("<=", pytest.approx(0.03))
+    print_summary(summary | {"kl": 2.9, "kl_at_optimum": 0.7, "episodes": 3840, "seconds": 239.0}, Console(width=100))
+    rows = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "│" in line}
+    verdicts = {name: "met" in row for name, row in rows.items() if " met " in row or " missed " in row}
+    assert verdicts == {
+        "toxicity": True,
+        "perplexity": True,
+        "distinct 2": True,
+        "mean length": False,
+        "empty fraction": False,
+    }
+
+
+def test_summary_is_json_that_everybody_reads(tmp_path):
+    write_summary(tmp_path / "summary.json", {"kl": math.inf, "ci": [math.nan, 1.0], "seconds": {"train": 2.0}})
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"kl": None, "ci": [None, 1], "seconds": {"train": 2}}
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+# ---- end to end ----
+
+ISSUE_KEYS = {
+    *(f"{name}_{time}" for name in ("toxicity", "perplexity", "distinct_2") for time in ("before", "after")),
+    *(f"{name}_{time}" for name in ("mean_length", "empty_fraction") for time in ("before", "after")),
+    *("kl", "kl_coef", "episodes", "seconds", "kl_at_optimum"),
+}
+SMALL = {
+    "max_completion_length": 8,
+    "per_device_train_batch_size": 8,
+    "total_episodes": 16,
+    "num_ppo_epochs": 1,
+    "num_mini_batches": 2,
+    "learning_rate": 1e-2,
+    "critic_warmup_rollouts": 0,
+    "frontier_prompts": 4,
+    "frontier_samples": 8,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
+def test_a_run_leaves_model_summary_and_report(assets, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    detoxification.main(flags(assets, output_dir="out", **SMALL))
+    path = tmp_path / "out" / "summary.json"
+    assert capsys.readouterr().out.strip().splitlines()[-1] == str(path)
+    summary = json.loads(path.read_text())
+    assert set(summary) >= ISSUE_KEYS
+    assert summary["episodes"] == 16
+    assert summary["num_eval_prompts"] == 6
+    assert summary["kl"] != 0 and summary["seconds"] > 0
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "Before and after" in report and "mean length" in report
+    before = AutoModelForCausalLM.from_pretrained(assets / "lm").state_dict()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_policy_that_did_not_move_measures_the_same_twice(assets, tmp_path):
+    detoxification.main(flags(assets, output_dir=tmp_path, **(SMALL | {"learning_rate": 0, "num_report_samples": 2})))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["kl"] == 0
+    for name in ("toxicity", "perplexity", "distinct_2", "mean_length", "empty_fraction", "toxicity_ci95"):
+        assert summary[f"{name}_before"] == summary[f"{name}_after"]
+
+
+def test_lora_leaves_an_adapter(assets, tmp_path):
+    from peft import AutoPeftModelForCausalLM
+
+    changes = {"use_peft": True, "lora_r": 2, "lora_target_modules": "all-linear", "frontier_prompts": 0}
+    detoxification.main(flags(assets, output_dir=tmp_path, **(SMALL | changes)))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["kl_at_optimum"] is None and summary["kl"] != 0
+    saved = AutoPeftModelForCausalLM.from_pretrained(tmp_path)
+    assert any(float(p.abs().max()) > 0 for name, p in saved.named_parameters() if "lora_B" in name)
+    assert Path(tmp_path / "critic" / "adapter_model.safetensors").is_file()

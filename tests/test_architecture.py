@@ -1,0 +1,135 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The rules of the house hold in the source, and each check notices when its rule is broken."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import architecture as check
+
+ROOT = Path(__file__).resolve().parent.parent
+
+Check = Callable[[Path], list[str]]
+CHECKS = [
+    check.layer_violations,
+    check.dependency_violations,
+    check.private_name_violations,
+    check.unsafe_violations,
+    check.size_violations,
+    check.unfinished_violations,
+]
+
+
+@pytest.mark.parametrize("violations", CHECKS)
+def test_the_source_keeps_the_rule(violations: Check) -> None:
+    assert check.python_files(ROOT), "nothing was checked"
+    assert violations(ROOT) == []
+
+
+def write_tree(root: Path, files: dict[str, str]) -> Path:
+    modules = ["objectives/a", "kl_control/a", "rewards/base", "rewards/a", "actor_critic/a", "rollout", "generation"]
+    modules += ["monitoring/a", "config", "trainer", "integrations/a", "_compat", "__init__"]
+    tree = {f"trl_ext/{module}.py": "" for module in modules} | files
+    for name, text in tree.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text if not text or text.startswith("#") else f"{check.HEADER}\n{text}", encoding="utf-8")
+    return root
+
+
+GOOD = {
+    "trl_ext/__init__.py": "from trl_ext.trainer import PPOTrainer\nfrom .config import PPOConfig\n",
+    "trl_ext/_compat.py": "from transformers.utils import _is_x\nimport trl\ny = trl._z\n",
+    "trl_ext/objectives/a.py": "import math\nimport torch\nfrom trl_ext.objectives import b\n",
+    "trl_ext/rewards/__init__.py": "from trl_ext.rewards.base import Reward\nfrom .a import Rule\n",
+    "trl_ext/rewards/a.py": "from .base import Reward\nfrom trl_ext.objectives.a import x\n",
+    "trl_ext/generation.py": "from trl_ext.rollout import Rollout\nimport trl_ext._compat\n",
+    "trl_ext/trainer.py": (
+        "import torch\nfrom trl_ext import rewards\nfrom trl_ext.config import PPOConfig\n"
+        "class T:\n    def _hook(self):\n        self._state = torch._dynamo\n        super()._hook()\n"
+        "        return self._signature_columns, other._state, self.__class__.__name__\n"
+    ),
+    "trl_ext/integrations/a.py": "from ..kl_control import a\n",
+    "recipes/a.py": (
+        "import pickle\nimport yaml\nimport trl_ext\npickle.dumps(1)\n"
+        "from trl_ext import PPOTrainer\nyaml.safe_load('')\n"
+    ),
+    "eval/a.py": "def f(trust_remote_code: bool = False): g(trust_remote_code=False)\n",
+}
+
+
+@pytest.mark.parametrize("violations", CHECKS)
+def test_a_good_tree_passes(violations: Check, tmp_path: Path) -> None:
+    assert violations(write_tree(tmp_path, GOOD)) == []
+
+
+BAD = [
+    # layers: upwards, sideways, in a function, relative, through the public API, a module outside the design
+    (
+        check.layer_violations,
+        "trl_ext/objectives/a.py",
+        "from trl_ext.rollout import Rollout",
+        "must not import rollout",
+    ),
+    (check.layer_violations, "trl_ext/objectives/a.py", "import trl_ext.kl_control.a", "must not import kl_control"),
+    (check.layer_violations, "trl_ext/rewards/base.py", "from trl_ext.rewards import a", "must not import rewards"),
+    (check.layer_violations, "trl_ext/rewards/base.py", "from . import a", "must not import rewards"),
+    (check.layer_violations, "trl_ext/rewards/a.py", "from trl_ext import actor_critic", "import actor_critic"),
+    (check.layer_violations, "trl_ext/generation.py", "from .monitoring.a import x", "must not import monitoring"),
+    (check.layer_violations, "trl_ext/generation.py", "from trl_ext.config import PPOConfig", "import config"),
+    (check.layer_violations, "trl_ext/integrations/a.py", "from ..trainer import T", "must not import trainer"),
+    (check.layer_violations, "trl_ext/integrations/a.py", "from trl_ext import T", "must not import trl_ext"),
+    (check.layer_violations, "trl_ext/trainer.py", "def f():\n    import trl_ext.integrations.a", "integrations"),
+    (check.layer_violations, "trl_ext/trainer.py", "from recipes.a import x", "must not import recipes"),
+    (check.layer_violations, "trl_ext/_compat.py", "from trl_ext.objectives.a import x", "must not import objectives"),
+    (check.layer_violations, "recipes/a.py", "from eval.quality import x", "recipes must not import eval"),
+    (check.layer_violations, "trl_ext/stray.py", "x = 1", "in no layer"),
+    # what the pure packages may depend on
+    (check.dependency_violations, "trl_ext/objectives/a.py", "import numpy as np", "must not import numpy"),
+    (check.dependency_violations, "trl_ext/kl_control/a.py", "from torch import nn", "must not import torch"),
+    # private names of other libraries
+    (check.private_name_violations, "trl_ext/trainer.py", "from trl.trainer.utils import _x", "trl.trainer.utils._x"),
+    (check.private_name_violations, "trl_ext/trainer.py", "import peft._hidden", "peft._hidden"),
+    (check.private_name_violations, "trl_ext/trainer.py", "from transformers._hidden import x", "_hidden"),
+    (check.private_name_violations, "recipes/a.py", "import transformers as t\nt.utils._x()", "_x"),
+    (check.private_name_violations, "eval/a.py", "def f(model):\n    return model._keep", "_keep"),
+    (check.private_name_violations, "eval/a.py", "def f(self):\n    return self.model._keep", "_keep"),
+    (check.private_name_violations, "eval/a.py", "getattr(model, '_keep', None)", "_keep"),
+    (
+        check.private_name_violations,
+        "trl_ext/config.py",
+        "from trl import Base\nclass C(Base):\n    _FIELDS = [*Base._FIELDS]\n",
+        "_FIELDS",
+    ),
+    # code that runs what it loads
+    (check.unsafe_violations, "trl_ext/rollout.py", "import pickle\npickle.loads(b'')", "pickle.loads"),
+    (check.unsafe_violations, "trl_ext/rollout.py", "import dill", "dill"),
+    (check.unsafe_violations, "trl_ext/rollout.py", "import torch\ntorch.load('x', weights_only=True)", "torch.load"),
+    (check.unsafe_violations, "trl_ext/rollout.py", "from torch import save", "torch.save"),
+    (check.unsafe_violations, "recipes/a.py", "import yaml\nyaml.load('', yaml.SafeLoader)", "yaml.load"),
+    (check.unsafe_violations, "recipes/a.py", "f(trust_remote_code=True)", "trust_remote_code=True"),
+    (check.unsafe_violations, "recipes/a.py", "def f(a, trust_remote_code=True): ...", "trust_remote_code=True"),
+    (check.unsafe_violations, "recipes/a.py", "def f(*, trust_remote_code=True): ...", "trust_remote_code=True"),
+    (
+        check.unsafe_violations,
+        "recipes/a.py",
+        "class A:\n    trust_remote_code: bool = True",
+        "trust_remote_code=True",
+    ),
+    (check.unsafe_violations, "recipes/a.py", "f(**{'trust_remote_code': True})", "trust_remote_code=True"),
+    (check.unsafe_violations, "recipes/a.py", "args.trust_remote_code = True", "trust_remote_code=True"),
+    (check.unsafe_violations, "eval/a.py", "np.load('x', allow_pickle=True)", "allow_pickle"),
+    # size and loose ends
+    (check.size_violations, "trl_ext/rollout.py", "x = 1\n" * 400, "401 lines, the limit is 400"),
+    (check.size_violations, "trl_ext/trainer.py", "x = 1\n" * 600, "601 lines, the limit is 600"),
+    (check.unfinished_violations, "trl_ext/rollout.py", "x = 1  # TO" + "DO: later", "TO" + "DO"),
+    (check.unfinished_violations, "eval/a.py", "raise NotImplementedErr" + "or", "NotImplementedErr" + "or"),
+    (check.unfinished_violations, "eval/a.py", "# no licence\n", "does not start with the licence line"),
+]
+
+
+@pytest.mark.parametrize(("violations", "file", "source", "message"), BAD)
+def test_each_violation_is_found(violations: Check, file: str, source: str, message: str, tmp_path: Path) -> None:
+    found = violations(write_tree(tmp_path, GOOD | {file: source}))
+    assert len(found) == 1 and file in found[0] and message in found[0], found

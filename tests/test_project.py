@@ -1,0 +1,228 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""What the project says about itself agrees with what it is: versions, pins, README, public API."""
+
+import ast
+import dataclasses
+import importlib.metadata
+import inspect
+import os
+import re
+import subprocess
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+import transformers
+import trl
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import trl_ext
+from tests.tiny_models import save_tiny, tiny_causal_lm, tiny_classifier
+from trl_ext import kl_control, rewards
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+OPTIONAL = [item for extra in PROJECT["optional-dependencies"].values() for item in extra]
+
+# What `trl.experimental.ppo.PPOConfig` of TRL 1.12 adds to `TrainingArguments`; later TRL has no PPO to ask.
+TRL_PPO_FIELDS = [
+    "batch_size",
+    "cliprange",
+    "cliprange_value",
+    "dataset_num_proc",
+    "ds3_gather_for_generation",
+    "gamma",
+    "kl_coef",
+    "kl_estimator",
+    "lam",
+    "local_batch_size",
+    "local_mini_batch_size",
+    "local_rollout_forward_batch_size",
+    "micro_batch_size",
+    "mini_batch_size",
+    "missing_eos_penalty",
+    "model_adapter_name",
+    "num_mini_batches",
+    "num_ppo_epochs",
+    "num_sample_generations",
+    "num_total_batches",
+    "ref_adapter_name",
+    "response_length",
+    "reward_model_path",
+    "sft_model_path",
+    "stop_token",
+    "stop_token_id",
+    "temperature",
+    "total_episodes",
+    "vf_coef",
+    "whiten_rewards",
+    "world_size",
+]
+
+
+def code_blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def table(name: str) -> list[list[str]]:
+    """The rows (lists of cells) of the table behind the comment `<!-- table: name -->`, without its heading."""
+    body = README.split(f"<!-- table: {name} -->\n", 1)[1].split("\n\n", 1)[0]
+    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in body.splitlines()]
+    assert len({len(row) for row in rows}) == 1, f"the rows of table '{name}' differ in their number of cells"
+    return rows[2:]
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def own_fields(config: type) -> set[str]:
+    base = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+    return {field.name for field in dataclasses.fields(config)} - base
+
+
+def test_one_version_everywhere() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[(.+?)\] - (Unreleased|\d{4}-\d\d-\d\d)$", changelog, flags=re.MULTILINE)
+    assert newest is not None and newest.group(1) == PROJECT["version"] == trl_ext.__version__
+
+
+def test_licence_is_apache_2() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert PROJECT["license"] == "Apache-2.0"
+    assert "Apache License" in text and "Version 2.0, January 2004" in text
+    assert "9. Accepting Warranty or Additional Liability" in text and "END OF TERMS AND CONDITIONS" in text
+
+
+@pytest.mark.parametrize("requirement", [*PROJECT["dependencies"], *OPTIONAL])
+def test_every_dependency_is_a_range_with_a_pin_inside(requirement: str) -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    pinned = {canonicalize_name(name): version for name, version in pins.items()}
+    wanted = Requirement(requirement)
+    assert "==" not in str(wanted.specifier) and "+" not in "".join(pinned.values())
+    assert wanted.specifier.contains(pinned[canonicalize_name(wanted.name)])
+
+
+def imported_libraries(*folders: str) -> set[str]:
+    trees = [
+        ast.parse(path.read_text(encoding="utf-8")) for folder in folders for path in (ROOT / folder).rglob("*.py")
+    ]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.split(".")[0] for name in names}
+
+
+def test_everything_imported_is_declared() -> None:
+    declared = {canonicalize_name(Requirement(item).name) for item in [*PROJECT["dependencies"], *OPTIONAL]}
+    distributions = importlib.metadata.packages_distributions()
+    ours = {"trl_ext", "recipes", "eval"}
+    foreign = {name for name in imported_libraries(*ours) - ours if name in distributions}
+    assert "transformers" in foreign
+    assert [n for n in sorted(foreign) if not {canonicalize_name(d) for d in distributions[n]} & declared] == []
+
+
+def test_ci_runs_what_a_contributor_runs() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    assert re.findall(r"^make (\S+)", script.read_text(encoding="utf-8"), flags=re.MULTILINE)[:2] == [
+        "quality",
+        "test",
+    ]
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = "".join(code_blocks("bash") + code_blocks("bash", contributing))
+    named = set(re.findall(r"^make ([a-z-]+)", blocks, flags=re.MULTILINE))
+    assert {"demo", "test", "quality"} <= named <= targets
+
+
+def test_code_in_the_readme_parses() -> None:
+    for block in code_blocks("python"):
+        ast.parse(block)
+    for block in code_blocks("bash"):
+        assert subprocess.run(["bash", "-n", "-c", block], check=False).returncode == 0
+    for block in code_blocks("yaml"):
+        yaml.safe_load(block)
+    assert code_blocks("python") and code_blocks("bash")
+
+
+def test_files_that_the_documents_name_exist() -> None:
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+        paths = re.findall(r"\b(?:recipes|eval|trl_ext|tests)/[\w./-]+\.(?:py|yaml|md)\b", text)
+        assert [name for name in [*links, *paths] if not (ROOT / name).exists()] == []
+
+
+def test_the_custom_reward_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = README.split("<!-- example: custom-reward -->\n", 1)[1]
+    source = code_blocks("python", example)[0]
+    assert len([line for line in source.splitlines() if line.strip()]) <= 15
+    small = {
+        "Qwen/Qwen2.5-0.5B-Instruct": save_tiny(tmp_path / "lm", tiny_causal_lm("qwen2")),
+        "unitary/toxic-bert": save_tiny(tmp_path / "classifier", tiny_classifier()),
+        "total_episodes=2048": "total_episodes=16, logging_steps=1, report_to='none'",
+        "max_completion_length=64": "max_completion_length=4",
+    }
+    for written, replacement in small.items():
+        assert source.count(written) == 1, f"the example no longer has {written}"
+        source = source.replace(written, replacement)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(source, "<the custom-reward example>", "exec"), names)
+    trainer = names["trainer"]
+    assert isinstance(trainer, trl_ext.PPOTrainer)
+    logged = [entry for entry in trainer.state.log_history if "rewards/brevity/mean" in entry]
+    assert trainer.state.global_step > 0 and (tmp_path / "out").is_dir()
+    assert logged and -0.04 <= logged[-1]["rewards/brevity/mean"] <= 0
+
+
+def test_tables_cover_the_fields_of_trl() -> None:
+    ppo = {name for row in table("trl-ppo") for name in quoted(row[0])}
+    assert ppo == set(TRL_PPO_FIELDS)
+    grpo = [name for row in table("trl-grpo") for name in quoted(row[0])]
+    fields = own_fields(trl.GRPOConfig)
+    assert sorted(f for f in fields if not any(fnmatch(f, name) for name in grpo)) == []
+
+
+def test_tables_name_options_that_exist() -> None:
+    config = trl_ext.PPOConfig
+    known = {field.name for field in dataclasses.fields(config)} | set(dir(config))
+    known |= set(inspect.signature(trl_ext.PPOTrainer).parameters) | set(trl_ext.__all__) | set(rewards.__all__)
+    words = {"k2", "PPOTrainer", "PeftModel", "None", "center", "scale"}
+    for row in table("trl-ppo") + table("trl-grpo"):
+        for name in [n for cell in row[1:] for n in quoted(cell)]:
+            assert name.split("=")[0] in known | words, f"{row[0]}: {name}"
+        if row[1].startswith(("the same", "properties of the same name")):
+            assert [n for n in quoted(row[0]) if n not in known] == []
+    for row in table("details"):
+        assert [n for n in quoted(row[3]) if n not in known] == []
+    assert [row[0] for row in table("details")] == [str(i) for i in range(1, 21)] + ["+"]
+
+
+def test_plug_ins_that_the_readme_names_can_be_imported() -> None:
+    classes = [name for row in table("plug-ins") for name in re.findall(r"`([A-Z]\w+)`", row[1] + row[2])]
+    assert "AdaptiveKL" in classes and "PAR" in classes
+    assert [name for name in classes if not hasattr(trl_ext, name) and not hasattr(rewards, name)] == []
+    controllers = {name for name in kl_control.__all__ if name.endswith("KL")}
+    of_a_kind = {name for name in rewards.__all__ if name.endswith("Reward")}
+    assert controllers <= set(classes) and of_a_kind <= set(classes)
+
+
+def test_public_names_are_importable_and_documented() -> None:
+    assert sorted(set(trl_ext.__all__)) == sorted(trl_ext.__all__)
+    for name in trl_ext.__all__:
+        public = getattr(trl_ext, name)
+        # `__doc__` of a class without one of its own is None; a dataclass without one gets its signature.
+        assert public.__doc__ and not public.__doc__.startswith(f"{name}("), f"{name} has no docstring"
+        assert re.search(rf"\b{name}\b", README), f"{name} is not in the README"

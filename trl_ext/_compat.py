@@ -1,0 +1,72 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The only file that touches private names of trl, peft or transformers; each use says what it is for."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+
+# The bases of every TRL trainer and configuration: telemetry, model card, defaults. Same names in trl 1.12 and 1.16.
+from trl.trainer.base_config import _BaseConfig as BaseConfig
+from trl.trainer.base_trainer import _BaseTrainer as BaseTrainer
+
+__all__ = ["AdapterSwitch", "BaseConfig", "BaseTrainer"]
+
+AdapterState = list[tuple[list[str] | str, bool]]
+
+
+class AdapterSwitch:
+    """
+    Moves between the adapters of a PEFT model without touching `requires_grad`.
+
+    PEFT's own `set_adapter` and `disable_adapter` also flip `requires_grad`, which silently drops the gradients of the
+    adapter that is not active. This moves only the two switches that PEFT's layers read in `forward`. On a model
+    without adapters every method does nothing.
+
+    Args:
+        model: The model; adapters added to it later in the same layers are known, new adapter layers are not.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        self._layers = [m for m in model.modules() if isinstance(m, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+
+    def state(self) -> AdapterState:
+        """What is active now, to be given to `restore`."""
+        return [(layer._active_adapter, layer._disable_adapters) for layer in self._layers]
+
+    def restore(self, state: AdapterState) -> None:
+        """Put back what `state` returned."""
+        for layer, (active, disabled) in zip(self._layers, state, strict=True):
+            layer._active_adapter, layer._disable_adapters = active, disabled
+
+    @contextmanager
+    def use(self, name: str | None) -> Iterator[None]:
+        """Run a block under the adapter `name`, or with adapters off (`None`); what was active comes back after it."""
+        before = self.state()
+        try:
+            self.restore([(active if name is None else [name], name is None) for active, _ in before])
+            yield
+        finally:
+            self.restore(before)
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """
+        `context_fn` of `torch.utils.checkpoint`: recompute under the adapter of the forward pass.
+
+        Recomputation runs during backward, under whatever adapter is active *then*; with two adapters on one base
+        that gives wrong gradients without any error.
+        """
+        state = self.state()
+
+        @contextmanager
+        def as_in_forward() -> Iterator[None]:
+            before = self.state()
+            try:
+                self.restore(state)
+                yield
+            finally:
+                self.restore(before)
+
+        return nullcontext(), as_in_forward()

@@ -1,0 +1,120 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Models by name or object, with the mistakes people make turned into one sentence."""
+
+import copy
+from typing import Any
+
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from .trunk import ValueHead, causal_lm
+
+# Adapters that leave the model's function unchanged when they are made, so that the base is the initial policy.
+_IDENTITY_INITS = (True, "gaussian", "orthogonal")
+
+
+def load_policy(model: str | nn.Module, **init_kwargs: Any) -> PreTrainedModel | PeftModel:
+    """
+    The policy: a causal LM by name, folder or object.
+
+    Args:
+        model: Name or folder of a causal LM, or the loaded model, with or without PEFT adapters.
+        init_kwargs: Keyword arguments of `from_pretrained`; the dtype defaults to the checkpoint's own.
+
+    Raises:
+        TypeError: when `model` is neither a name nor a transformers or PEFT model.
+        ValueError: when it is not a causal LM.
+    """
+    if isinstance(model, str):
+        config = AutoConfig.from_pretrained(model, trust_remote_code=init_kwargs.get("trust_remote_code", False))
+        known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+        names = config.architectures or []
+        # Remote code brings architectures that transformers does not know.
+        if names and not known.intersection(names) and not getattr(config, "auto_map", None):
+            raise ValueError(
+                f"`model` {model!r} is a {names[0]}, not a causal language model; give one that generates text."
+            )
+        return AutoModelForCausalLM.from_pretrained(model, **{"dtype": "auto", **init_kwargs})
+    if not isinstance(model, (PreTrainedModel, PeftModel)):
+        raise TypeError(f"`model` must be a name, a transformers model or a PEFT model, got {type(model).__name__}.")
+    inner = causal_lm(model)
+    if inner.config.is_encoder_decoder or not inner.can_generate() or inner.get_output_embeddings() is None:
+        raise ValueError(
+            f"`model` is a {type(inner).__name__}, not a causal language model; give one that generates text."
+        )
+    return model
+
+
+def add_policy_adapter(model: nn.Module, peft_config: PeftConfig) -> tuple[PeftModel, bool]:
+    """
+    Wrap the policy in its LoRA adapter.
+
+    Returns:
+        The PEFT model, and whether the policy is still the base (False for PiSSA and other initialisations that start
+        elsewhere; the reference then needs an adapter of its own).
+
+    Raises:
+        TypeError, ValueError: for something that is not a `PeftConfig`, or a model that has adapters already.
+    """
+    if not isinstance(peft_config, PeftConfig):
+        raise TypeError(
+            f"`peft_config` must be a PeftConfig (e.g. `peft.LoraConfig`), got {type(peft_config).__name__}."
+        )
+    if isinstance(model, PeftModel):
+        raise ValueError(
+            "`model` has PEFT adapters already, so `peft_config` has no place: leave it out to train the present "
+            "adapter, or merge it first (`model.merge_and_unload()`)."
+        )
+    return get_peft_model(model, peft_config), getattr(peft_config, "init_lora_weights", True) in _IDENTITY_INITS
+
+
+def load_critic(critic: str | PreTrainedModel, policy: nn.Module, **init_kwargs: Any) -> tuple[nn.Module, ValueHead]:
+    """
+    A separate critic: its trunk and its value head.
+
+    A reward model (a sequence classifier with one label) also gives the head its weights; any other model starts with
+    a head at zero.
+
+    Args:
+        critic: `"copy"` for a copy of the policy, a name or folder, or a loaded model.
+        policy: The policy, whose tokenizer the critic shares.
+
+    Raises:
+        ValueError: when the critic cannot read the policy's tokens, or is a classifier with several labels.
+    """
+    if isinstance(critic, str) and critic == "copy":
+        if isinstance(policy, PeftModel):
+            raise ValueError("`critic='copy'` copies a whole model; with adapters use `critic='adapter'` or 'head'.")
+        critic = copy.deepcopy(policy)
+    elif isinstance(critic, str):
+        config = AutoConfig.from_pretrained(critic, trust_remote_code=init_kwargs.get("trust_remote_code", False))
+        is_classifier = any("ForSequenceClassification" in name for name in config.architectures or [])
+        auto = AutoModelForSequenceClassification if is_classifier else AutoModel
+        critic = auto.from_pretrained(critic, **{"dtype": "auto", **init_kwargs})
+    vocabularies = [m.get_input_embeddings().num_embeddings for m in (critic, causal_lm(policy))]
+    if vocabularies[0] < vocabularies[1]:
+        raise ValueError(
+            f"`critic` knows {vocabularies[0]} tokens and the policy {vocabularies[1]}: they must share a tokenizer; "
+            "a reward model with another one belongs in `reward_funcs`."
+        )
+    trunk = critic.base_model
+    value_head = ValueHead(critic.config.get_text_config().hidden_size)
+    score = getattr(critic, "score", None) or getattr(critic, "classifier", None)
+    if isinstance(score, nn.Linear):
+        if score.out_features != 1:
+            raise ValueError(
+                f"`critic` has {score.out_features} labels; a critic starts from a reward model with one, or from a "
+                "language model."
+            )
+        value_head.weight.data.copy_(score.weight.data)
+        if score.bias is not None:
+            value_head.bias.data.copy_(score.bias.data)
+    return trunk, value_head

@@ -1,0 +1,350 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""`ActorCritic`: one module that answers as actor, critic and reference."""
+
+import copy
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.functional import set_requires_grad
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from .._compat import AdapterSwitch
+from ..objectives.logprobs import logprobs_and_entropy
+from .loading import add_policy_adapter, load_critic, load_policy
+from .trunk import ValueHead, causal_lm, check_logits, disable_dropout, hidden_states, logits
+
+CRITIC_FOLDER = "critic"
+_CRITIC, _REFERENCE = "critic", "reference"  # names of the adapters that are added to the policy
+
+
+def _plain(config: PeftConfig, **changes: Any) -> PeftConfig:
+    """A copy of an adapter configuration for an adapter that starts as the identity and leaves the base alone."""
+    return dataclasses.replace(config, init_lora_weights=True, inference_mode=False, **changes)
+
+
+class Evaluation(NamedTuple):
+    """
+    What actor and critic say about a batch of B completions of up to C tokens; 0 outside the completion mask.
+
+    Attributes:
+        logps: Log-probability of each completion token at the sampling temperature, nats, float32, shape (B, C).
+        entropy: Entropy of the distribution each token was drawn from, nats, float32, shape (B, C).
+        values: Value of the state before each token, and in the last column of the state after the last one, float32,
+            shape (B, C + 1). Not masked. None for the reference.
+    """
+
+    logps: Tensor
+    entropy: Tensor
+    values: Tensor | None
+
+
+class ActorCritic(nn.Module):
+    """
+    A policy, a critic and a reference in one module; every answer comes from `forward`.
+
+    Going through `forward` is what makes DDP, autocast and activation checkpointing treat all roles alike: the KL to
+    the reference is exactly 0 and the ratio to the old policy exactly 1 before the first update.
+
+    Args:
+        policy: Causal LM, with or without PEFT adapters (its active adapter is trained), by name or object.
+        critic: Where values come from. `"head"`: a value head on the policy's own trunk. `"adapter"`: a second LoRA
+            adapter and a value head on the same base. `"copy"`: a separate copy of the policy. A name, folder or model:
+            a separate critic; from a reward model it also takes the value head.
+        reference_is_base: With adapters: True if the reference is the base with adapters off, False (default) if the
+            adapter as it is now is the reference, of which a frozen clone is kept.
+        critic_peft_config: LoRA configuration of the critic's adapter; default: the actor's.
+        init_kwargs: Keyword arguments of `from_pretrained` for what is given by name.
+
+    Raises:
+        ValueError: `critic="adapter"` without adapters, or what `load_policy` and `load_critic` raise.
+    """
+
+    def __init__(
+        self,
+        policy: str | PreTrainedModel | PeftModel,
+        critic: str | PreTrainedModel = "head",
+        *,
+        reference_is_base: bool = False,
+        critic_peft_config: PeftConfig | None = None,
+        init_kwargs: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.policy = load_policy(policy, **(init_kwargs or {}))
+        self.critic: nn.Module | None = None
+        self.reference: nn.Module | None = None
+        self.critic_kind = critic if critic in ("head", "adapter") else "model"
+        disable_dropout(self.policy)
+        check_logits(causal_lm(self.policy))
+        if isinstance(self.policy, PeftModel):
+            self._add_adapters(reference_is_base, critic_peft_config)
+        elif self.critic_kind == "adapter":
+            raise ValueError("`critic='adapter'` is a LoRA adapter beside the policy's own: it needs `peft_config`.")
+        else:
+            self.policy.requires_grad_(True)
+            self.reference = copy.deepcopy(self.policy).requires_grad_(False).eval()
+        if self.critic_kind == "model":
+            self.critic, self.value_head = load_critic(critic, self.policy, **(init_kwargs or {}))
+            disable_dropout(self.critic.requires_grad_(True))
+        else:
+            self.value_head = ValueHead(self.config.get_text_config().hidden_size)
+        self.value_head.to(self.device)
+        self._switch = AdapterSwitch(self.policy)
+
+    def _add_adapters(self, reference_is_base: bool, critic_peft_config: PeftConfig | None) -> None:
+        """Add what the actor's adapter needs beside it: a frozen clone as reference, an adapter for the critic."""
+        policy = self.policy
+        self._actor = policy.active_adapter
+        self._reference_adapter = None if reference_is_base else _REFERENCE
+        own_config = policy.peft_config[self._actor]
+        if not reference_is_base:
+            policy.add_adapter(_REFERENCE, _plain(own_config))
+            state = get_peft_model_state_dict(policy, adapter_name=self._actor, save_embedding_layers=False)
+            set_peft_model_state_dict(policy, state, adapter_name=_REFERENCE)
+            set_requires_grad(policy, _REFERENCE, False)
+        if self.critic_kind == "adapter":
+            policy.add_adapter(_CRITIC, _plain(critic_peft_config or own_config, modules_to_save=None))
+            set_requires_grad(policy, _CRITIC, True)
+        set_requires_grad(policy, self._actor, True)
+
+    # ---- roles ----
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        completion_mask: Tensor,
+        *,
+        temperature: float = 1.0,
+        chunk_size: int = 512,
+        role: Literal["actor_critic", "reference"] = "actor_critic",
+    ) -> Evaluation:
+        """
+        Log-probabilities, entropies and values of completions, given their prompts.
+
+        Args:
+            input_ids: Left-padded prompts followed by right-padded completions, shape (B, P + C).
+            attention_mask: 1 for real tokens, shape (B, P + C).
+            completion_mask: True for the tokens to score, shape (B, C); holes are allowed.
+            temperature: Sampling temperature.
+            chunk_size: Tokens whose logits are held at a time.
+            role: Who answers.
+        """
+        tokens, ids = (input_ids, attention_mask), input_ids[:, -completion_mask.shape[1] :]
+        if role == "reference":
+            with torch.no_grad(), self._reference() as model:
+                states = self._states(model.base_model, tokens, completion_mask)
+                return Evaluation(*self._score(model, states, ids, completion_mask, temperature, chunk_size), None)
+        model = causal_lm(self.policy)
+        states = self._states(model.base_model, tokens, completion_mask)
+        logps, entropy = self._score(model, states, ids, completion_mask, temperature, chunk_size)
+        if self.critic_kind == "adapter":
+            with self._switch.use(_CRITIC):
+                states = self._states(model.base_model, tokens, completion_mask)
+        elif self.critic is not None:
+            states = self._states(self.critic, tokens, completion_mask)
+        return Evaluation(logps, entropy, self.value_head(states))
+
+    @staticmethod
+    def _states(trunk: nn.Module, tokens: tuple[Tensor, Tensor], completion_mask: Tensor) -> Tensor:
+        """Hidden states before each completion token and after the last one, shape (B, C + 1, D)."""
+        return hidden_states(trunk, *tokens)[:, -completion_mask.shape[1] - 1 :]
+
+    @staticmethod
+    def _score(model, states, ids, mask, temperature, chunk_size) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies of the tokens in `mask`, shape (B, C); only their logits are computed."""
+        mask = mask.bool()
+        scored = logprobs_and_entropy(
+            states[:, :-1][mask], ids[mask], lambda h: logits(model, h), temperature=temperature, chunk_size=chunk_size
+        )
+        zeros = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+        logps, entropy = (zeros.masked_scatter(mask, values) for values in scored)
+        return logps, entropy
+
+    @contextmanager
+    def _reference(self) -> Iterator[PreTrainedModel]:
+        """The reference as a causal LM, for the length of a block."""
+        if self.reference is not None:
+            yield self.reference
+            return
+        with self._switch.use(self._reference_adapter):
+            yield causal_lm(self.policy)
+
+    # ---- parameters ----
+
+    def critic_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and trainable parameters that belong to the critic alone."""
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad and self._is_critic(name)]
+
+    def actor_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and trainable parameters of the policy (with `critic="head"` the critic reads its trunk too)."""
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad and not self._is_critic(name)]
+
+    def _is_critic(self, name: str) -> bool:
+        if name.startswith(("value_head.", "critic.")):
+            return True
+        return self.critic_kind == "adapter" and f".{_CRITIC}." in f"{name}."
+
+    # ---- saving ----
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """
+        Save the policy where plain `AutoModelForCausalLM` / `AutoPeftModelForCausalLM` load it from, the critic below.
+
+        Args:
+            folder: Its root takes the policy (or its adapter), `critic/` the value head and the critic's own weights.
+        """
+        folder = Path(folder)
+        critic_folder = folder / CRITIC_FOLDER
+        critic_folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.policy, PeftModel):
+            self._save_adapter(folder, self._actor)
+        else:
+            self.policy.save_pretrained(folder)
+        if self.critic_kind == "adapter":
+            self._save_adapter(critic_folder, _CRITIC)
+        elif self.critic is not None:
+            self.critic.save_pretrained(critic_folder)
+        save_file(self.value_head.state_dict(), critic_folder / "value_head.safetensors")
+        (critic_folder / "critic_config.json").write_text(json.dumps({"critic": self.critic_kind}))
+
+    def load_pretrained(self, folder: str | os.PathLike) -> None:
+        """
+        Load the weights that `save_pretrained` wrote into this module, which must be of the same make.
+
+        Raises:
+            ValueError: when `folder` holds another kind of critic.
+            FileNotFoundError: when a part is missing.
+        """
+        folder = Path(folder)
+        critic_folder = folder / CRITIC_FOLDER
+        kind = json.loads((critic_folder / "critic_config.json").read_text())["critic"]
+        if kind != self.critic_kind:
+            raise ValueError(f"{folder} holds a critic of kind {kind!r}, this run has {self.critic_kind!r}.")
+        if isinstance(self.policy, PeftModel):
+            self._load_adapter(folder, self._actor)
+        else:
+            _load_weights(self.policy, folder)
+        if self.critic_kind == "adapter":
+            self._load_adapter(critic_folder, _CRITIC)
+        elif self.critic is not None:
+            _load_weights(self.critic, critic_folder)
+        self.value_head.load_state_dict(load_file(critic_folder / "value_head.safetensors"))
+
+    def _save_adapter(self, folder: Path, name: str) -> None:
+        self.policy.save_pretrained(folder, selected_adapters=[name])
+        # PEFT puts every adapter but the one called "default" into a folder of its own.
+        own = folder / name
+        if own.is_dir() and name != "default":
+            for file in own.iterdir():
+                os.replace(file, folder / file.name)
+            own.rmdir()
+
+    def _load_adapter(self, folder: Path, name: str) -> None:
+        state = load_file(folder / "adapter_model.safetensors")
+        set_peft_model_state_dict(self.policy, state, adapter_name=name)
+
+    # ---- what the Trainer and the Hub ask of a model ----
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        """The policy as a transformers model, its adapter injected; completions are sampled from it."""
+        return causal_lm(self.policy)
+
+    @property
+    def config(self):
+        """Configuration of the policy."""
+        return causal_lm(self.policy).config
+
+    @property
+    def generation_config(self):
+        """Generation configuration of the policy."""
+        return causal_lm(self.policy).generation_config
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the policy."""
+        return causal_lm(self.policy).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the policy's trunk."""
+        return causal_lm(self.policy).dtype
+
+    def add_model_tags(self, tags: list[str] | str) -> None:
+        """Tags for the model card."""
+        causal_lm(self.policy).add_model_tags(tags)
+
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
+        """
+        Recompute activations in the backward pass, under the adapter of the forward pass.
+
+        Raises:
+            ValueError: for reentrant checkpointing, which cannot carry the adapter over.
+        """
+        kwargs["gradient_checkpointing_kwargs"] = activation_checkpointing_kwargs
+        self.gradient_checkpointing_enable(**kwargs)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
+        """The same under its older name, which transformers before 5.20 calls."""
+        options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
+        if options["use_reentrant"] and self.critic_kind == "adapter":
+            raise ValueError("`critic='adapter'` needs checkpointing with `use_reentrant=False`.")
+        if not options["use_reentrant"]:
+            options["context_fn"] = self._switch.checkpoint_contexts
+        for model in (causal_lm(self.policy), self.critic):
+            if model is not None:
+                enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+                enable(options, **kwargs)
+
+
+def build_actor_critic(
+    model: str | PreTrainedModel | PeftModel | ActorCritic,
+    critic: str = "head",
+    *,
+    peft_config: PeftConfig | None = None,
+    quantization_config: BitsAndBytesConfig | None = None,
+    init_kwargs: dict[str, Any] | None = None,
+) -> ActorCritic:
+    """
+    An [`ActorCritic`] from what a trainer is given.
+
+    Args:
+        model: Name, folder or object; an `ActorCritic` is returned as it is.
+        critic: As in `ActorCritic`.
+        peft_config: LoRA configuration to wrap the policy in.
+        quantization_config: How to quantize a policy given by name.
+        init_kwargs: Keyword arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: when two of them contradict each other.
+    """
+    if isinstance(model, ActorCritic):
+        if peft_config is not None or quantization_config is not None:
+            raise ValueError("`model` is an ActorCritic: give `peft_config` and quantization to its parts instead.")
+        return model
+    init_kwargs = dict(init_kwargs or {})
+    if quantization_config is not None:
+        if not isinstance(model, str):
+            raise ValueError("`quantization_config` needs `model` by name: a loaded model is quantized or not already.")
+        init_kwargs["quantization_config"] = quantization_config
+    policy = load_policy(model, **init_kwargs)
+    init_kwargs.pop("quantization_config", None)  # a separate critic is loaded in full
+    reference_is_base = False
+    if peft_config is not None:
+        policy, reference_is_base = add_policy_adapter(policy, peft_config)
+    return ActorCritic(policy, critic, reference_is_base=reference_is_base, init_kwargs=init_kwargs)
+
+
+def _load_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Copy the weights saved in `folder` into `model`."""
+    saved = type(model).from_pretrained(folder, dtype=model.dtype)
+    model.load_state_dict(saved.state_dict())

@@ -1,0 +1,106 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""What a causal LM is made of: its trunk, its head, its dropout."""
+
+import inspect
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+def causal_lm(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def hidden_states(trunk: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """
+    Last hidden states of `trunk` (a model without its head), shape (B, L, D).
+
+    Position ids count real tokens only, so that left padding does not shift a sequence.
+
+    Args:
+        trunk: The transformer stack.
+        input_ids: Token ids, shape (B, L).
+        attention_mask: 1 for real tokens, shape (B, L).
+    """
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+    # Models with ALiBi (BLOOM, MPT) take positions from the attention mask instead.
+    if "position_ids" in inspect.signature(trunk.forward).parameters:
+        inputs["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+    return trunk(**inputs).last_hidden_state
+
+
+def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """
+    Logits of a causal LM for hidden states of any leading shape, as its own `forward` would compute them.
+
+    The head is called as a module, so that an adapter or a quantized weight in it counts.
+    """
+    out = model.get_output_embeddings()(hidden)
+    config = model.config.get_text_config()
+    out = out / getattr(config, "logits_scaling", 1.0)  # Granite
+    out = out * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
+    softcap = getattr(config, "final_logit_softcapping", None)  # Gemma 2 and later
+    return torch.tanh(out / softcap) * softcap if softcap else out
+
+
+@torch.no_grad()
+def check_logits(model: PreTrainedModel) -> None:
+    """
+    Check that [`hidden_states`] and [`logits`] give what the model's own `forward` gives.
+
+    An architecture that scales its logits in a way not known here would otherwise train on wrong probabilities without
+    any sign of it.
+
+    Raises:
+        ValueError: when they differ.
+    """
+    ids = torch.tensor([[1, 2, 3]], device=model.device) % model.config.get_text_config().vocab_size
+    mask = torch.ones_like(ids)
+    was_training = model.training
+    model.eval()
+    theirs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    ours = logits(model, hidden_states(model.base_model, ids, mask)).float()
+    model.train(was_training)
+    if not torch.allclose(ours, theirs, atol=1e-2 * theirs.abs().max().item() + 1e-6):
+        raise ValueError(
+            f"{type(model).__name__} changes its logits after the head in a way trl_ext does not know "
+            f"(largest difference {(ours - theirs).abs().max():.3g}); please report this architecture."
+        )
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """
+    Turn every kind of dropout off, LoRA's included, whatever mode the model is in.
+
+    Modules cannot simply stay in eval mode: transformers checkpoints activations in training mode only.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        # Attention reads its rate from a plain float attribute (`attention_dropout` in Llama).
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+class ValueHead(nn.Linear):
+    """
+    Maps hidden states (..., D) to values (...), in float32 whatever the trunk's precision.
+
+    Starts at zero: every value is 0 before the first update, so the first advantages are the rewards themselves.
+
+    Args:
+        hidden_size: D.
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__(hidden_size, 1, dtype=torch.float32)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.float()).squeeze(-1)

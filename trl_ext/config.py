@@ -1,0 +1,310 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""`PPOConfig`: every setting of a PPO run in one flat dataclass, checked before anything is loaded."""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from transformers import TrainingArguments
+
+from ._compat import BaseConfig
+
+KL_CONTROLLERS = ("fixed", "adaptive", "pid", "scheduled")
+
+
+@dataclass
+class PPOConfig(BaseConfig):
+    r"""
+    Configuration of [`PPOTrainer`]; a `transformers.TrainingArguments` with the settings of PPO.
+
+    Names are TRL's wherever TRL has one. As in TRL's last PPO, `per_device_train_batch_size *
+    gradient_accumulation_steps` is what one process samples per rollout; each rollout is learned from `num_ppo_epochs`
+    times, in `num_mini_batches` optimizer steps each time. One step of the Trainer (`max_steps`, `logging_steps`,
+    `save_steps`, the learning-rate schedule) is one optimizer step.
+
+    Defaults that differ from `TrainingArguments`: `learning_rate` 3e-6, `logging_steps` 10, `gradient_checkpointing`
+    True, `remove_unused_columns` False (reward functions see every column), and `bf16`, which is on where a GPU
+    supports it and off on CPU.
+
+    Raises:
+        ValueError: for a value out of range or sizes that do not divide, naming the value and what would fit.
+    """
+
+    _VALID_DICT_FIELDS = [
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "model_init_kwargs",
+        "chat_template_kwargs",
+        "generation_kwargs",
+        "transformers_continuous_batching_config",
+    ]
+
+    # Parameters of TrainingArguments with another default.
+    learning_rate: float = field(default=3e-6, metadata={"help": "Initial learning rate of the policy."})
+    remove_unused_columns: bool | None = field(
+        default=False, metadata={"help": "Drop every column but `prompt`; reward functions then see no other column."}
+    )
+
+    # Model and data
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments of `from_pretrained` when `model` is given by name."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Allow models and tokenizers to run code of their own repository."}
+    )
+    critic: str = field(
+        default="head",
+        metadata={
+            "help": "Where values come from: 'head' (a value head on the policy's own trunk), 'adapter' (a second "
+            "LoRA adapter and value head on the same base), 'copy' (a separate copy of the policy), or the name or folder of "
+            "a separate model; a reward model also initialises the value head."
+        },
+    )
+    shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts, anew in every epoch."})
+    max_prompt_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Longest prompt allowed, in tokens; longer ones are an error. Default: what the model's context "
+            "leaves after `max_completion_length`."
+        },
+    )
+    chat_template_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Extra arguments of the chat template, for conversational prompts."}
+    )
+
+    # Generation
+    max_completion_length: int = field(default=256, metadata={"help": "Most tokens sampled per completion."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Sampling temperature; every log-probability is taken at this temperature too."}
+    )
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1.0 is off."})
+    top_k: int = field(default=0, metadata={"help": "Top-k sampling; 0 is off."})
+    min_p: float | None = field(default=None, metadata={"help": "Min-p sampling; None is off."})
+    repetition_penalty: float = field(default=1.0, metadata={"help": "Repetition penalty while sampling; 1.0 is off."})
+    stop_strings: list[str] | None = field(
+        default=None, metadata={"help": "Texts that end a completion, besides every EOS token of the model."}
+    )
+    generation_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Further arguments of transformers' GenerationConfig."}
+    )
+    local_rollout_forward_batch_size: int = field(
+        default=64, metadata={"help": "Prompts sampled at a time on each process."}
+    )
+    use_transformers_continuous_batching: bool = field(
+        default=False, metadata={"help": "Sample with transformers' continuous batching instead of `generate`."}
+    )
+    transformers_continuous_batching_config: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Arguments of transformers' ContinuousBatchingConfig."}
+    )
+    importance_sampling_correction: bool = field(
+        default=False,
+        metadata={
+            "help": "Weight each token by pi_old / pi_engine, capped, where the sampling engine's log-probabilities "
+            "differ from the training path's."
+        },
+    )
+    importance_sampling_cap: float = field(
+        default=2.0, metadata={"help": "Upper bound of the importance-sampling weight."}
+    )
+
+    # PPO
+    total_episodes: int | None = field(
+        default=None,
+        metadata={"help": "Completions to sample in the whole run; overrides `num_train_epochs` and `max_steps`."},
+    )
+    num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over each rollout."})
+    num_mini_batches: int = field(default=1, metadata={"help": "Optimizer steps in each pass over a rollout."})
+    cliprange: float = field(default=0.2, metadata={"help": "The ratio is clipped below at 1 - cliprange."})
+    cliprange_high: float | None = field(
+        default=None, metadata={"help": "The ratio is clipped above at 1 + cliprange_high; None: the same as below."}
+    )
+    dual_clip: float | None = field(
+        default=None,
+        metadata={"help": "Bound (> 1) of the ratio's effect where the advantage is negative; None is off."},
+    )
+    cliprange_value: float | None = field(
+        default=0.2, metadata={"help": "Values are clipped to this distance from the old ones; None is off."}
+    )
+    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
+    entropy_coef: float = field(default=0.0, metadata={"help": "Weight of the entropy bonus."})
+    gamma: float = field(default=1.0, metadata={"help": "Discount factor."})
+    lam: float = field(default=0.95, metadata={"help": "Lambda of GAE."})
+    lam_critic: float | None = field(
+        default=None,
+        metadata={"help": "Lambda of the value targets (decoupled GAE, VC-PPO); None: the same as `lam`."},
+    )
+    lam_adaptive_alpha: float | None = field(
+        default=None,
+        metadata={"help": "Length-adaptive lambda of the policy, 1 - 1 / (alpha * length) (VAPO); None is off."},
+    )
+    whiten_advantages: bool = field(
+        default=True, metadata={"help": "Whiten advantages over the tokens of the global batch."}
+    )
+    whiten_rewards: bool = field(
+        default=False, metadata={"help": "Scale token rewards to unit variance over the global batch, mean kept."}
+    )
+    missing_eos_penalty: float | None = field(
+        default=None, metadata={"help": "Subtracted from the score of a completion that did not end by itself."}
+    )
+    bootstrap_truncated: bool = field(
+        default=False,
+        metadata={"help": "Let truncated completions bootstrap from the value after their last token, instead of 0."},
+    )
+    target_approx_kl: float | None = field(
+        default=None,
+        metadata={"help": "Skip the rest of a rollout's passes once a minibatch's approximate KL exceeds this."},
+    )
+    max_ratio: float | None = field(
+        default=10.0, metadata={"help": "Skip a minibatch whose mean ratio exceeds this; None is off."}
+    )
+    max_loss: float | None = field(
+        default=None, metadata={"help": "Skip a minibatch whose absolute loss exceeds this; None is off."}
+    )
+    critic_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the critic; None: the same as `learning_rate`."}
+    )
+    critic_warmup_rollouts: int = field(
+        default=0, metadata={"help": "Rollouts at the start in which only the critic learns."}
+    )
+    logits_chunk_size: int = field(default=512, metadata={"help": "Completion tokens whose logits are held at a time."})
+
+    # KL to the reference
+    kl_coef: float = field(default=0.05, metadata={"help": "Initial coefficient of the KL penalty in the reward."})
+    kl_estimator: Literal["k1", "k2", "k3"] = field(
+        default="k1", metadata={"help": "Per-token estimate of the KL in the reward; k1 is the unbiased one there."}
+    )
+    kl_loss_coef: float = field(default=0.0, metadata={"help": "Weight of an additional KL loss."})
+    kl_loss_estimator: Literal["k2", "k3"] = field(
+        default="k2", metadata={"help": "Estimate used by the KL loss; k2 has the gradient of the reverse KL."}
+    )
+    kl_controller: Literal["fixed", "adaptive", "pid", "scheduled"] = field(
+        default="fixed",
+        metadata={"help": "How the coefficient moves; ignored when the trainer is given a controller."},
+    )
+    kl_target: float | None = field(
+        default=None, metadata={"help": "Target of 'adaptive' and 'pid', in nats per completion."}
+    )
+    kl_horizon: int | None = field(
+        default=None, metadata={"help": "Horizon of 'adaptive' in episodes; None fits it to the batch."}
+    )
+    kl_coef_end: float | None = field(default=None, metadata={"help": "Final coefficient of 'scheduled'."})
+
+    # Rewards
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weight of each reward function; all 1 by default."}
+    )
+    reward_clip_range: list[float] | None = field(
+        default=None, metadata={"help": "Lower and upper bound of the summed reward."}
+    )
+    reward_retries: int = field(default=2, metadata={"help": "Times a raising reward function is called again."})
+    reward_timeout: float | None = field(
+        default=None, metadata={"help": "Seconds a reward function may take per call; None is no limit."}
+    )
+    max_reward_failures: float = field(
+        default=0.1, metadata={"help": "The run stops when more than this fraction of a batch cannot be scored."}
+    )
+
+    # Logging
+    log_completions: bool = field(
+        default=False, metadata={"help": "Print a table of samples at every log, and send it to the loggers."}
+    )
+    num_completions_to_print: int = field(default=5, metadata={"help": "Rows of the sample table."})
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            # TRL turns bf16 on everywhere; emulated on a CPU it is slower than float32 and less exact.
+            self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        super().__post_init__()
+        self._check_ranges()
+        self._check_sizes()
+        self._warn_where_doubtful()
+
+    @property
+    def local_batch_size(self) -> int:
+        """Completions that one process samples per rollout."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def batch_size(self) -> int:
+        """Completions in one rollout over all processes."""
+        return self.local_batch_size * self.world_size
+
+    @property
+    def local_mini_batch_size(self) -> int:
+        """Completions of one process in an optimizer step."""
+        return self.local_batch_size // self.num_mini_batches
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Completions in one forward and backward pass."""
+        return min(self.per_device_train_batch_size, self.local_mini_batch_size)
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps taken on each rollout."""
+        return self.num_ppo_epochs * self.num_mini_batches
+
+    def _check_ranges(self) -> None:
+        def require(ok: bool, name: str, wanted: str) -> None:
+            if not ok:
+                raise ValueError(f"`{name}` must be {wanted}, got {getattr(self, name)}.")
+
+        for name in ("max_completion_length", "num_ppo_epochs", "num_mini_batches", "logits_chunk_size"):
+            require(getattr(self, name) >= 1, name, "at least 1")
+        require(self.local_rollout_forward_batch_size >= 1, "local_rollout_forward_batch_size", "at least 1")
+        for name in ("total_episodes", "max_prompt_length"):
+            require(getattr(self, name) is None or getattr(self, name) >= 1, name, "at least 1")
+        require(self.temperature > 0, "temperature", "above 0")
+        require(self.importance_sampling_cap > 0, "importance_sampling_cap", "above 0")
+        require(0 < self.cliprange < 1, "cliprange", "between 0 and 1")
+        for name in ("cliprange_high", "cliprange_value", "target_approx_kl", "max_loss", "critic_learning_rate"):
+            require(getattr(self, name) is None or getattr(self, name) > 0, name, "above 0")
+        for name in ("lam_adaptive_alpha", "reward_timeout"):
+            require(getattr(self, name) is None or getattr(self, name) > 0, name, "above 0")
+        for name in ("dual_clip", "max_ratio"):
+            require(getattr(self, name) is None or getattr(self, name) > 1, name, "above 1")
+        for name in ("vf_coef", "entropy_coef", "kl_coef", "kl_loss_coef", "critic_warmup_rollouts", "reward_retries"):
+            require(getattr(self, name) >= 0, name, "0 or more")
+        for name in ("gamma", "lam", "lam_critic", "max_reward_failures"):
+            require(getattr(self, name) is None or 0 <= getattr(self, name) <= 1, name, "between 0 and 1")
+        require(self.missing_eos_penalty is None or self.missing_eos_penalty >= 0, "missing_eos_penalty", "0 or more")
+        require(self.kl_controller in KL_CONTROLLERS, "kl_controller", f"one of {', '.join(KL_CONTROLLERS)}")
+        require(self.kl_target is None or self.kl_target > 0, "kl_target", "above 0")
+        require(self.kl_horizon is None or self.kl_horizon > 0, "kl_horizon", "above 0")
+        if self.kl_controller in ("adaptive", "pid") and self.kl_target is None:
+            raise ValueError(f"`kl_controller='{self.kl_controller}'` needs `kl_target`, in nats per completion.")
+        if self.kl_controller == "scheduled" and self.kl_coef_end is None:
+            raise ValueError("`kl_controller='scheduled'` needs `kl_coef_end`, the final coefficient.")
+        bounds = self.reward_clip_range
+        if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):
+            raise ValueError(f"`reward_clip_range` must be a lower and a higher bound, got {bounds}.")
+
+    def _check_sizes(self) -> None:
+        local, parts = self.local_batch_size, self.num_mini_batches
+        sizes = (
+            f"`per_device_train_batch_size` {self.per_device_train_batch_size} x `gradient_accumulation_steps` "
+            f"{self.gradient_accumulation_steps} = {local} completions per rollout"
+        )
+        if local % parts:
+            raise ValueError(f"`num_mini_batches` {parts} does not divide {sizes}; choose a divisor of {local}.")
+        if self.local_mini_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"{sizes} in {parts} minibatches leave {self.local_mini_batch_size} per step, which is not a multiple "
+                f"of `per_device_train_batch_size`; choose one that divides {self.local_mini_batch_size}."
+            )
+
+    def _warn_where_doubtful(self) -> None:
+        if self.kl_estimator != "k1" and self.kl_coef > 0:
+            warnings.warn(
+                f"`kl_estimator='{self.kl_estimator}'` inside the reward gives a biased gradient of the KL; use 'k1' "
+                "there, or `kl_loss_coef` with `kl_loss_estimator`.",
+                stacklevel=4,
+            )
+        filters = ("top_p", "top_k", "min_p", "repetition_penalty")
+        used = [n for n in filters if getattr(self, n) != self.__dataclass_fields__[n].default]
+        if used and not self.importance_sampling_correction:
+            warnings.warn(
+                f"{', '.join(f'`{n}`' for n in used)} changes the distribution that is sampled but not the one that is "
+                "learned; leave it off or set `importance_sampling_correction=True`.",
+                stacklevel=4,
+            )

@@ -1,0 +1,10 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Controllers of the KL coefficient; standard library only, so that any trainer can host them."""
+
+from .adaptive import AdaptiveKL
+from .fixed import FixedKL
+from .pid import PIDKL
+from .protocol import KLController
+from .scheduled import ScheduledKL
+
+__all__ = ["AdaptiveKL", "FixedKL", "KLController", "PIDKL", "ScheduledKL"]

@@ -1,0 +1,35 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""A coefficient that stays as it is."""
+
+from typing import Any
+
+from ._checks import check_state, is_usable, require_non_negative
+
+
+class FixedKL:
+    """Keeps one coefficient, whatever the KL does.
+
+    Args:
+        coef: the coefficient; 0 turns the penalty off.
+
+    Raises:
+        ValueError: `coef` is negative or not finite.
+    """
+
+    def __init__(self, coef: float) -> None:
+        require_non_negative("coef", coef)
+        self.coef = float(coef)
+
+    def update(self, kl: float, episodes: int) -> None:
+        """Changes nothing, but warns about a KL (nats per completion) that is not finite."""
+        is_usable(kl, episodes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the coefficient."""
+        return {"controller": type(self).__name__, "coef": self.coef}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores the coefficient; raises ValueError if `state` is not of this class."""
+        check_state(self, state, ["coef"])
+        require_non_negative("coef", state["coef"])
+        self.coef = float(state["coef"])

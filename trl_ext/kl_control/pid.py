@@ -1,0 +1,126 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""A PID controller on the logarithm of the coefficient."""
+
+import math
+from typing import Any
+
+from ._checks import check_state, is_usable, require_coef_in_bounds, require_non_negative, require_positive
+
+_NONE_AT_FIRST = ("previous_error", "smoothed_kl")
+
+
+class PIDKL:
+    """Holds a target KL with `log coef = log init_coef + kp * e + ki * sum(e) + kd * (e - previous e)`.
+
+    `e = clip(kl / target - 1, -max_error, max_error)`, once per update, whatever the number of episodes. In log
+    space a step is a factor, so the same gains serve coefficients of 0.01 and 10. The integral finds the coefficient;
+    the proportional part answers at once and so damps the oscillation that integrating alone (`AdaptiveKL`) shows
+    when the policy follows the coefficient slowly. The defaults suit a policy that takes 1 to 50 updates to follow;
+    the integral alone doubles the coefficient in ln 2 / (ki * max_error) = 14 updates at the bound of the error. The
+    derivative is off by default, for it amplifies the noise of the measurement; raise `smoothing` together with `kd`.
+
+    Anti-windup by conditional integration: while the coefficient is at a bound, errors that push it further out are
+    not summed, so that it leaves the bound soon after the error has changed its sign.
+
+    Args:
+        target: the KL to hold, nats per completion.
+        init_coef: the coefficient to start with.
+        kp: proportional gain.
+        ki: integral gain, per update.
+        kd: derivative gain.
+        smoothing: weight of the past in an exponential moving average of the measured KL, in [0, 1); 0: none.
+        max_error: bound of the relative error.
+        min_coef: lower bound of the coefficient, above 0.
+        max_coef: upper bound of the coefficient.
+
+    Raises:
+        ValueError: target or max_error is not positive, a gain is negative, smoothing is outside [0, 1), or not
+            0 < min_coef <= init_coef <= max_coef.
+    """
+
+    def __init__(
+        self,
+        target: float,
+        init_coef: float = 0.2,
+        kp: float = 0.4,
+        ki: float = 0.05,
+        kd: float = 0.0,
+        smoothing: float = 0.0,
+        max_error: float = 1.0,
+        min_coef: float = 1e-4,
+        max_coef: float = 1e2,
+    ) -> None:
+        require_positive("target", target)
+        require_positive("max_error", max_error)
+        for name, gain in (("kp", kp), ("ki", ki), ("kd", kd)):
+            require_non_negative(name, gain)
+        if not 0.0 <= smoothing < 1.0:
+            raise ValueError(f"smoothing is {smoothing}; it must be at least 0 and below 1.")
+        require_coef_in_bounds(init_coef, min_coef, max_coef)
+        self.coef = float(init_coef)
+        self.target = target
+        self.init_coef = init_coef
+        self.kp = kp
+        self.ki = ki
+        self.kd = kd
+        self.smoothing = smoothing
+        self.max_error = max_error
+        self.min_coef = min_coef
+        self.max_coef = max_coef
+        self._integral = 0.0
+        self._previous_error: float | None = None
+        self._smoothed_kl: float | None = None
+
+    def update(self, kl: float, episodes: int) -> None:
+        """Moves the coefficient by one step.
+
+        Args:
+            kl: measured, nats per completion. NaN and infinity are ignored with a warning.
+            episodes: completions in the batch; 0 changes nothing.
+        """
+        if not is_usable(kl, episodes):
+            return
+        past = kl if self._smoothed_kl is None else self._smoothed_kl
+        self._smoothed_kl = float(self.smoothing * past + (1.0 - self.smoothing) * kl)
+        error = min(max(self._smoothed_kl / self.target - 1.0, -self.max_error), self.max_error)
+        change = 0.0 if self._previous_error is None else error - self._previous_error
+        self._previous_error = error
+
+        integral = self._integral + error
+        log_coef = math.log(self.init_coef) + self.kp * error + self.ki * integral + self.kd * change
+        low, high = math.log(self.min_coef), math.log(self.max_coef)
+        if not ((log_coef > high and error > 0) or (log_coef < low and error < 0)):
+            self._integral = integral
+        if low < log_coef < high:
+            # exp may miss a bound by the last bit.
+            self.coef = self._bounded(math.exp(log_coef))
+        else:
+            self.coef = float(self.min_coef if log_coef <= low else self.max_coef)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns coefficient, integral, last error and smoothed KL (both None before the first update)."""
+        return {
+            "controller": type(self).__name__,
+            "coef": self.coef,
+            "integral": self._integral,
+            "previous_error": self._previous_error,
+            "smoothed_kl": self._smoothed_kl,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned, within this controller's bounds.
+
+        Raises:
+            ValueError: `state` is not of this class.
+        """
+        started = not (state.get("previous_error") is None and state.get("smoothed_kl") is None)
+        # Before the first update these two are None, the only values in a state that are no numbers.
+        numbers = state if started else {**state, **{key: 0.0 for key in _NONE_AT_FIRST if key in state}}
+        check_state(self, numbers, ["coef", "integral", *_NONE_AT_FIRST])
+        self.coef = self._bounded(state["coef"])
+        self._integral = float(state["integral"])
+        self._previous_error = float(state["previous_error"]) if started else None
+        self._smoothed_kl = float(state["smoothed_kl"]) if started else None
+
+    def _bounded(self, coef: float) -> float:
+        return float(min(max(coef, self.min_coef), self.max_coef))

@@ -1,0 +1,33 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""What a trainer asks of a KL controller."""
+
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class KLController(Protocol):
+    """Decides how strongly the policy is held to the reference.
+
+    Attributes:
+        coef: the coefficient to use now.
+    """
+
+    coef: float
+
+    def update(self, kl: float, episodes: int) -> None:
+        """Takes in one measurement.
+
+        Args:
+            kl: mean KL to the reference, nats per completion, over the global batch. The k1 estimate is noisy and may
+                be slightly negative.
+            episodes: completions in that batch, over all processes.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `update` changes, as JSON types; settings stay with the constructor."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores `state_dict()` bit by bit."""
+        ...

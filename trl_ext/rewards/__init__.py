@@ -1,0 +1,35 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Reward functions in TRL's signature, ways to combine them, and what runs them."""
+
+from .base import RewardFunction, completion_text, prompt_text, reward_name
+from .check import RewardCheck, check_reward
+from .combine import PAR, Clipped, Combination, Ensemble, LogSigmoid, RunningNormalization, WeightedSum
+from .preference import PreferenceReward
+from .rules import KeywordReward, LengthReward, RegexReward, RepetitionReward, SentenceEndReward
+from .runner import RewardRunner, Scores
+from .toxicity import ToxicityReward
+
+__all__ = [
+    "PAR",
+    "Clipped",
+    "Combination",
+    "Ensemble",
+    "KeywordReward",
+    "LengthReward",
+    "LogSigmoid",
+    "PreferenceReward",
+    "RegexReward",
+    "RepetitionReward",
+    "RewardCheck",
+    "RewardFunction",
+    "RewardRunner",
+    "RunningNormalization",
+    "Scores",
+    "SentenceEndReward",
+    "ToxicityReward",
+    "WeightedSum",
+    "check_reward",
+    "completion_text",
+    "prompt_text",
+    "reward_name",
+]

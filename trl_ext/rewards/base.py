@@ -1,0 +1,340 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""What a reward function is, and how one is called.
+
+A reward function has TRL's own signature, so that functions written for `GRPOTrainer` and `RLOOTrainer` work here
+and ours work there:
+
+    f(prompts, completions, completion_ids, **columns) -> list[float | None]
+
+- `prompts`, `completions`: N strings, or N conversations (lists of messages) if the dataset is conversational.
+- `completion_ids`: N lists of token ids, as sampled (the end-of-sequence token included).
+- `**columns`: the dataset's other columns, N values each, and these services: `trainer_state`,
+  `log_extra(column, values)` (a column of the sample table), `log_metric(name, value)` (a scalar in the logs) and
+  `on_progress(n)` (n more samples are scored). A function without `**kwargs` gets only what it names.
+- The result: one finite number per completion, higher is better; `None` where the function does not apply.
+
+Async functions run concurrently. Functions with parameters are picklable classes with a `__name__`. A function that
+keeps state between calls has `state_dict()` and `load_state_dict(state)`, JSON-able, and is checkpointed.
+"""
+
+import asyncio
+import functools
+import inspect
+import math
+import numbers
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+Message = dict[str, Any]
+Text = str | list[Message]
+Reward = float | None
+
+SERVICES = ("trainer_state", "log_extra", "log_metric", "on_progress")
+_FLOAT32_MAX = torch.finfo(torch.float32).max
+
+
+class RewardFunction(Protocol):
+    """A callable that scores completions; see the module's docstring for the arguments and the result."""
+
+    def __call__(
+        self, prompts: list[Text], completions: list[Text], completion_ids: list[list[int]], **columns: Any
+    ) -> list[Reward] | Awaitable[list[Reward]]: ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What keeps state between calls; it is JSON-able and goes into checkpoints."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class ContractViolation(Exception):
+    """A reward function that breaks its contract. Never retried: the same call would break it again."""
+
+
+class RewardValueError(ContractViolation, ValueError):
+    """Wrong number of rewards, NaN, infinity, or a model that cannot be used."""
+
+
+class RewardTypeError(ContractViolation, TypeError):
+    """Rewards that are not numbers, or a function that asks for a column that is not there."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N samples to score: what a reward function is called with.
+
+    Attributes:
+        prompts: N strings or conversations.
+        completions: N strings or conversations.
+        completion_ids: N lists of token ids; `None` only outside a trainer, where there may be no tokenizer.
+        columns: the dataset's other columns, N values each.
+        services: the values of `SERVICES` to pass on, whatever N is.
+    """
+
+    prompts: list[Text]
+    completions: list[Text]
+    completion_ids: list[list[int]] | None
+    columns: dict[str, list] = field(default_factory=dict)
+    services: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_call(
+        cls, prompts: list[Text], completions: list[Text], completion_ids: list[list[int]] | None, kwargs: dict
+    ) -> "Batch":
+        """The batch behind the keyword arguments that a reward function was called with."""
+        columns = {key: value for key, value in kwargs.items() if key not in SERVICES}
+        services = {key: value for key, value in kwargs.items() if key in SERVICES}
+        return cls(prompts, completions, completion_ids, columns, services)
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    def select(self, indices: Sequence[int]) -> "Batch":
+        """The samples at `indices`, in that order; repeats are allowed."""
+        return replace(
+            self,
+            prompts=[self.prompts[i] for i in indices],
+            completions=[self.completions[i] for i in indices],
+            completion_ids=None if self.completion_ids is None else [self.completion_ids[i] for i in indices],
+            columns={key: [values[i] for i in indices] for key, values in self.columns.items()},
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """Everything a reward function may ask for, by keyword."""
+        sample = {"prompts": self.prompts, "completions": self.completions, "completion_ids": self.completion_ids}
+        return {**self.columns, **self.services, **sample}
+
+
+def _unwrapped(fn: Any) -> Any:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn
+
+
+def reward_name(fn: Callable) -> str:
+    """The name that a reward function goes by in logs: its `__name__`, or the name of its class."""
+    fn = _unwrapped(fn)
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+def is_async(fn: Callable) -> bool:
+    """Whether calling `fn` (function, partial, or instance with an async `__call__`) returns a coroutine."""
+    fn = _unwrapped(fn)
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+def iter_parts(fn: Any) -> Iterator[Any]:
+    """`fn` and, if it combines other reward functions (its `members`), all of those."""
+    yield fn
+    for member in getattr(fn, "members", ()):
+        yield from iter_parts(member)
+
+
+def message_text(message: Message) -> str:
+    """The text of one message: its string content, or its text parts joined; images and missing content give ''."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
+    return ""
+
+
+def completion_text(completion: Text) -> str:
+    """What the policy wrote, as one string. What tools and other speakers said in between is left out."""
+    if isinstance(completion, str):
+        return completion
+    written = [message_text(message) for message in completion if message.get("role", "assistant") == "assistant"]
+    return "\n".join(text for text in written if text)
+
+
+def prompt_text(prompt: Text) -> str:
+    """The prompt as one string, a line per message. Tool results and messages without text are left out."""
+    if isinstance(prompt, str):
+        return prompt
+    said = [message_text(message) for message in prompt if message.get("role") != "tool"]
+    return "\n".join(text for text in said if text)
+
+
+def full_text(prompt: Text, completion: Text) -> str:
+    """Prompt and completion as one string; plain text is continued without a separator."""
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return prompt + completion
+    return "\n".join(text for text in (prompt_text(prompt), completion_text(completion)) if text)
+
+
+def accepted_arguments(fn: Callable, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The `arguments` that `fn` can take: all of them if it has `**kwargs`, otherwise those that it names.
+
+    Raises:
+        RewardTypeError: `fn` requires an argument that is not among them.
+    """
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):  # some builtins and extension types have no signature
+        return arguments
+    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = {p.name for p in parameters if p.kind in by_keyword}
+    required = [p.name for p in parameters if p.kind in by_keyword and p.default is inspect.Parameter.empty]
+    missing = [name for name in required if name not in arguments]
+    if missing:
+        raise RewardTypeError(
+            f"Reward function '{reward_name(fn)}' asks for {missing}, but there is only {sorted(arguments)}: add the "
+            f"column to the dataset or give the parameter a default."
+        )
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return arguments
+    return {key: value for key, value in arguments.items() if key in named}
+
+
+@functools.cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    # One loop for the life of the process: async clients stay bound to the loop of their first request.
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True, name="trl_ext-rewards").start()
+    return loop
+
+
+def run_awaitable(awaitable: Awaitable, timeout: float | None = None) -> Any:
+    """The result of an awaitable, waited for from synchronous code, also inside a running event loop.
+
+    Raises:
+        TimeoutError: no result within `timeout` seconds; the awaitable is cancelled.
+    """
+
+    async def wait() -> Any:
+        return await awaitable
+
+    try:
+        inside = asyncio.get_running_loop() is _event_loop()
+    except RuntimeError:
+        inside = False
+    if inside:  # waiting for this loop from this loop would never end
+        return _run_in_thread(lambda: asyncio.run(wait()), timeout)
+    future = asyncio.run_coroutine_threadsafe(wait(), _event_loop())
+    try:
+        return future.result(timeout)
+    except TimeoutError:
+        if future.done():
+            raise
+        future.cancel()
+        raise TimeoutError(f"timeout: no result within {timeout:g} s") from None
+
+
+def _run_in_thread(call: Callable[[], Any], timeout: float | None) -> Any:
+    outcome: dict[str, Any] = {}
+
+    def target() -> None:
+        try:
+            outcome["result"] = call()
+        except BaseException as error:
+            outcome["error"] = error
+
+    # A daemon, and no pool: a call that never returns must not keep the process alive.
+    thread = threading.Thread(target=target, daemon=True, name="trl_ext-reward-call")
+    thread.start()
+    thread.join(timeout)
+    if thread.is_alive():
+        raise TimeoutError(f"timeout: no result within {timeout:g} s")
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["result"]
+
+
+def call_reward(fn: Callable, batch: Batch, timeout: float | None = None) -> list[Reward]:
+    """Calls one reward function, async or not, and checks what it returned.
+
+    Args:
+        fn: the reward function.
+        batch: N samples.
+        timeout: seconds that the call may take. A synchronous function is then called in a thread of its own, which
+            goes on in the background when it overruns.
+
+    Returns:
+        N rewards, each a finite `float` or `None`.
+
+    Raises:
+        TimeoutError: the call overran.
+        RewardValueError, RewardTypeError: `fn` broke its contract.
+    """
+    call = functools.partial(fn, **accepted_arguments(fn, batch.arguments()))
+    result = call() if timeout is None or is_async(fn) else _run_in_thread(call, timeout)
+    if inspect.isawaitable(result):
+        result = run_awaitable(result, timeout)
+    return read_rewards(reward_name(fn), result, len(batch))
+
+
+def call_rewards(fns: Sequence[Callable], batch: Batch) -> list[list[Reward]]:
+    """Calls several reward functions on one batch: the async ones concurrently, while the others run in turn.
+
+    Returns:
+        N rewards for each function.
+    """
+    results = [None if is_async(fn) else call_reward(fn, batch) for fn in fns]
+    pending = [i for i, fn in enumerate(fns) if is_async(fn)]
+    if pending:
+        calls = [fns[i](**accepted_arguments(fns[i], batch.arguments())) for i in pending]
+
+        async def together() -> list:
+            return await asyncio.gather(*calls)
+
+        for i, result in zip(pending, run_awaitable(together()), strict=True):
+            results[i] = read_rewards(reward_name(fns[i]), result, len(batch))
+    return results  # type: ignore[return-value]
+
+
+def read_rewards(name: str, result: Any, expected: int) -> list[Reward]:
+    """Checks what reward function `name` returned and converts it to `expected` floats or `None`s.
+
+    Booleans, NumPy numbers, 0-dimensional tensors, and 1-dimensional tensors and arrays are fine.
+
+    Raises:
+        RewardValueError: not `expected` rewards, or one that is NaN or infinite in float32.
+        RewardTypeError: not a list, or an element that is not a number.
+    """
+    if isinstance(result, torch.Tensor | np.ndarray):
+        if result.ndim != 1:
+            raise RewardTypeError(
+                f"Reward function '{name}' returned an array of shape {tuple(result.shape)}: return one of shape "
+                f"({expected},), one number per completion."
+            )
+        result = result.tolist()
+    if isinstance(result, str | bytes | Mapping) or not isinstance(result, Iterable):
+        raise RewardTypeError(
+            f"Reward function '{name}' returned {result!r:.80} ({type(result).__name__}): return a list with one "
+            f"number or None per completion."
+        )
+    values = list(result)
+    if len(values) != expected:
+        raise RewardValueError(
+            f"Reward function '{name}' returned {len(values)} rewards for {expected} completions: return exactly one "
+            f"per completion."
+        )
+    return [_read_reward(name, value, i) for i, value in enumerate(values)]
+
+
+def _read_reward(name: str, value: Any, index: int) -> Reward:
+    if value is None:
+        return None
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, numbers.Real):
+        raise RewardTypeError(
+            f"Reward function '{name}' returned {value!r:.80} ({type(value).__name__}) for sample {index}: return a "
+            f"number or None."
+        )
+    number = float(value)
+    if not math.isfinite(number) or abs(number) > _FLOAT32_MAX:
+        raise RewardValueError(
+            f"Reward function '{name}' returned {number} for sample {index}, which is not a finite float32: return "
+            f"None for a sample that it cannot score."
+        )
+    return number

@@ -1,0 +1,167 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""`check_reward`: try a reward function on a few samples before a run."""
+
+import copy
+import math
+import pickle
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .base import Batch, ContractViolation, Reward, Stateful, Text, call_reward, completion_text, reward_name
+
+_PROMPTS = ["The weather today is", "I think that you", "Wie geht", "今天"]
+_COMPLETIONS = [" fine, and it will stay fine.", " are an idiot.", " es dir? Gut, gut, gut, gut.", ""]
+
+
+@dataclass(frozen=True)
+class RewardCheck:
+    """What `check_reward` found.
+
+    Attributes:
+        name: the function's name in logs.
+        formats: which of "plain" and "conversational" it accepts.
+        values: its rewards for the samples, in the first of these formats.
+        seconds: how long that call took.
+        warnings: what is doubtful; each was also given by `warnings.warn`.
+    """
+
+    name: str
+    formats: tuple[str, ...]
+    values: list[Reward]
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def check_reward(
+    fn: Callable,
+    prompts: list[Text] | None = None,
+    completions: list[Text] | None = None,
+    *,
+    completion_ids: list[list[int]] | None = None,
+    **columns: list,
+) -> RewardCheck:
+    """Tries a reward function on a few samples, one of them an empty completion, before a run.
+
+    It is called on the whole batch (as plain text and as conversations, if no samples are given), on the batch
+    reversed, and on each sample alone. State that it keeps is put back afterwards.
+
+    Args:
+        fn: the reward function.
+        prompts: N prompts as the dataset has them; four short texts by default.
+        completions: N completions of the same format.
+        completion_ids: N lists of token ids; by default the bytes of the completions.
+        **columns: the columns that `fn` needs, N values each.
+
+    Returns:
+        A small report.
+
+    Raises:
+        ValueError, TypeError: `fn` breaks its contract, fails on every format, or returns the rewards in another order
+            than the completions.
+    """
+    if (prompts is None) != (completions is None):
+        raise ValueError("check_reward got only one of `prompts` and `completions`: give both or neither.")
+    name = reward_name(fn)
+    candidates = _candidates(prompts, completions, completion_ids, columns)
+    values: dict[str, list[Reward]] = {}
+    errors: dict[str, Exception] = {}
+    seconds = 0.0
+    for form, batch in candidates.items():
+        start = time.perf_counter()
+        try:
+            values[form] = _call(fn, batch)
+        except ContractViolation:
+            raise
+        except Exception as error:
+            errors[form] = error
+            continue
+        if len(values) == 1:
+            seconds = time.perf_counter() - start
+    if not values:
+        tried = "; ".join(f"{form}: {type(error).__name__}: {error}" for form, error in errors.items())
+        raise ValueError(f"Reward function '{name}' failed on a sample ({tried}).") from errors.popitem()[1]
+    form = next(iter(values))
+    found = _doubts(fn, name, candidates[form], values[form])
+    for message in found:
+        warnings.warn(message, stacklevel=2)
+    return RewardCheck(name, tuple(values), values[form], seconds, tuple(found))
+
+
+def _candidates(
+    prompts: list[Text] | None,
+    completions: list[Text] | None,
+    completion_ids: list[list[int]] | None,
+    columns: dict[str, list],
+) -> dict[str, Batch]:
+    samples: dict[str, tuple[list[Text], list[Text]]]
+    if prompts is not None and completions is not None:
+        conversational = bool(completions) and not isinstance(completions[0], str)
+        samples = {"conversational" if conversational else "plain": (prompts, completions)}
+    else:
+        chats: list[Text] = [[{"role": "user", "content": prompt}] for prompt in _PROMPTS]
+        answers: list[Text] = [[{"role": "assistant", "content": completion}] for completion in _COMPLETIONS]
+        samples = {"plain": ([*_PROMPTS], [*_COMPLETIONS]), "conversational": (chats, answers)}
+    services = {
+        "trainer_state": None,
+        "log_extra": lambda column, values: None,
+        "log_metric": lambda name, value: None,
+        "on_progress": lambda n: None,
+    }
+    batches = {}
+    for form, (some_prompts, some_completions) in samples.items():
+        ids = completion_ids or [list(completion_text(completion).encode()) for completion in some_completions]
+        lengths = {key: len(values) for key, values in columns.items()}
+        lengths.update(prompts=len(some_prompts), completions=len(some_completions), completion_ids=len(ids))
+        if not some_prompts or len(set(lengths.values())) != 1:
+            raise ValueError(f"check_reward needs at least one sample and lists of one length, got {lengths}.")
+        batches[form] = Batch(some_prompts, some_completions, ids, columns, services)
+    return batches
+
+
+def _call(fn: Any, batch: Batch) -> list[Reward]:
+    state = copy.deepcopy(fn.state_dict()) if isinstance(fn, Stateful) else None
+    try:
+        return call_reward(fn, batch)
+    finally:
+        if state is not None:
+            fn.load_state_dict(state)
+
+
+def _same(first: list[Reward], second: list[Reward]) -> bool:
+    pairs = list(zip(first, second, strict=True))
+    return all(a is b if a is None or b is None else math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-4) for a, b in pairs)
+
+
+def _doubts(fn: Callable, name: str, batch: Batch, values: list[Reward]) -> list[str]:
+    found = []
+    try:
+        pickle.dumps(fn)
+    except Exception as error:
+        found.append(
+            f"Reward function '{name}' cannot be pickled ({error}), as worker processes need: make it a module-level "
+            f"function or a class with `__call__`."
+        )
+    if not _same(values, _call(fn, batch)):
+        found.append(
+            f"Reward function '{name}' gives the same batch other rewards the second time: make it deterministic if "
+            f"it can be."
+        )
+        return found
+    order = list(range(len(batch)))[::-1]
+    if not _same(values[::-1], _call(fn, batch.select(order))):
+        raise ValueError(
+            f"Reward function '{name}' gave {values} for a batch but not the same rewards in reverse for the batch "
+            f"reversed: return one reward per completion, in the order of the completions."
+        )
+    alone = [_call(fn, batch.select([i]))[0] for i in range(len(batch))]
+    if not _same(values, alone):
+        found.append(
+            f"Reward function '{name}' gives {alone} for the samples one by one and {values} for the batch: unless it "
+            f"compares samples on purpose, score each one on its own."
+        )
+    if all(value is None for value in values):
+        found.append(f"Reward function '{name}' returned None for every sample: give samples that it applies to.")
+    return found

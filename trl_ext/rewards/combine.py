@@ -1,0 +1,332 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Reward functions made of reward functions: sums, bounds, normalization, ensembles.
+
+Each is a reward function itself, so they nest. A sample for which a member returns `None` stays `None`, unless other
+members have a reward for it. Async members run concurrently. State of the members is part of `state_dict`.
+"""
+
+import statistics
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from .base import Batch, Reward, RewardTypeError, Stateful, Text, call_rewards, completion_text, reward_name
+from .moments import Moments, merge_over_processes
+
+
+class Combination(ABC):
+    """A reward function made of `members`. Subclasses say how in `combine`.
+
+    Args:
+        members: reward functions.
+        name: name in logs.
+
+    Raises:
+        ValueError, TypeError: no member, or one that cannot be called.
+    """
+
+    def __init__(self, members: Sequence[Callable], name: str):
+        self.members: list[Any] = list(members)
+        self.__name__ = name
+        if not self.members:
+            raise ValueError(f"'{name}' got no reward function: give it at least one.")
+        for member in self.members:
+            if not callable(member):
+                raise TypeError(
+                    f"'{name}' got {member!r:.80} ({type(member).__name__}), which is no reward function: wrap the "
+                    f"name of a model in PreferenceReward or ToxicityReward."
+                )
+
+    def __call__(
+        self,
+        prompts: list[Text],
+        completions: list[Text],
+        completion_ids: list[list[int]] | None = None,
+        **columns: Any,
+    ) -> list[Reward]:
+        """N rewards."""
+        batch = Batch.from_call(prompts, completions, completion_ids, columns)
+        return self.combine(call_rewards(self.members, batch), batch)
+
+    @abstractmethod
+    def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        """N rewards out of the members' N rewards each."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the members that keep any, by position; JSON-able."""
+        return {"members": {str(i): m.state_dict() for i, m in enumerate(self.members) if isinstance(m, Stateful)}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for i, member_state in state["members"].items():
+            self.members[int(i)].load_state_dict(member_state)
+
+
+def _map(fn: Callable[[float], float], rewards: list[Reward]) -> list[Reward]:
+    return [None if reward is None else fn(reward) for reward in rewards]
+
+
+def _present(row: Sequence[Reward]) -> list[float]:
+    return [reward for reward in row if reward is not None]
+
+
+class WeightedSum(Combination):
+    """sum_k weights_k * reward_k over the members that have a reward for the sample.
+
+    Args:
+        members: K reward functions.
+        weights: K numbers; by default 1 each.
+        name: name in logs.
+
+    Raises:
+        ValueError: not one weight per member.
+    """
+
+    def __init__(self, members: Sequence[Callable], weights: Sequence[float] | None = None, *, name="weighted_sum"):
+        super().__init__(members, name)
+        self.weights = [1.0] * len(self.members) if weights is None else [float(weight) for weight in weights]
+        if len(self.weights) != len(self.members):
+            raise ValueError(
+                f"WeightedSum got {len(self.weights)} weights for {len(self.members)} reward functions: give one each."
+            )
+
+    def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        totals: list[Reward] = []
+        for row in zip(*rewards, strict=True):
+            terms = [weight * r for weight, r in zip(self.weights, row, strict=True) if r is not None]
+            totals.append(sum(terms) if terms else None)
+        return totals
+
+
+class Clipped(Combination):
+    """The reward, limited to [low, high].
+
+    Args:
+        reward: reward function.
+        low: least reward; `None` means no limit.
+        high: greatest reward; `None` means no limit.
+        name: name in logs, by default "clipped_" and the function's.
+
+    Raises:
+        ValueError: no limit, or low above high.
+    """
+
+    def __init__(self, reward: Callable, low: float | None = None, high: float | None = None, *, name=None):
+        super().__init__([reward], name or f"clipped_{reward_name(reward)}")
+        self.low = float("-inf") if low is None else low
+        self.high = float("inf") if high is None else high
+        if not self.low <= self.high or (low is None and high is None):
+            raise ValueError(f"Clipped got low={low} and high={high}: give at least one limit, low <= high.")
+
+    def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        return _map(lambda reward: min(max(reward, self.low), self.high), rewards[0])
+
+
+class LogSigmoid(Combination):
+    """log sigmoid((reward - center) / scale): at most 0, so that going far above `center` pays little.
+
+    "Transforming and Combining Rewards for Aligning Large Language Models" (Wang et al. 2024, arXiv 2402.00742), where
+    `center` is the reward of an acceptable answer; their sum over several rewards is a soft AND.
+
+    Args:
+        reward: reward function.
+        center: the reward that gives log 0.5.
+        scale: how far around `center` rewards still tell; positive.
+        name: name in logs, by default "log_sigmoid_" and the function's.
+
+    Raises:
+        ValueError: `scale` is not positive.
+    """
+
+    def __init__(self, reward: Callable, *, center: float = 0.0, scale: float = 1.0, name: str | None = None):
+        super().__init__([reward], name or f"log_sigmoid_{reward_name(reward)}")
+        if not scale > 0:
+            raise ValueError(f"LogSigmoid got scale={scale}: it must be positive.")
+        self.center, self.scale = center, scale
+
+    def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        def bounded(reward: float) -> float:
+            centred = torch.tensor((reward - self.center) / self.scale, dtype=torch.float64)
+            return torch.nn.functional.logsigmoid(centred).item()
+
+        return _map(bounded, rewards[0])
+
+
+class PAR(Combination):
+    """Preference as reward: mean over m of sigmoid(reward(completion) - reward(reference_m)), in (0, 1).
+
+    "Reward Shaping to Mitigate Reward Hacking in RLHF" (Fu et al. 2025, arXiv 2502.18770). Being better than the
+    references pays, being far better hardly more. A function with state would count the references too: put
+    `RunningNormalization` outside.
+
+    Args:
+        reward: reward function; also called on the references, whose token ids it gets only with `tokenizer`.
+        reference_column: dataset column with a reference completion, or a list of them, per sample: strings or
+            conversations. A string stands for one message where completions are conversations. A sample with no
+            reference (an empty list or `None`) gets `None`.
+        tokenizer: makes the references' `completion_ids`; only for functions that read those.
+        name: name in logs, by default "par_" and the function's.
+
+    Raises:
+        TypeError: at the first use: the dataset has no such column.
+    """
+
+    def __init__(
+        self,
+        reward: Callable,
+        *,
+        reference_column: str = "reference_completion",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        name: str | None = None,
+    ):
+        super().__init__([reward], name or f"par_{reward_name(reward)}")
+        self.reference_column, self.tokenizer = reference_column, tokenizer
+
+    def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        if self.reference_column not in batch.columns:
+            raise RewardTypeError(
+                f"'{self.__name__}' compares with the column '{self.reference_column}', but there is only "
+                f"{sorted(batch.columns)}: add it to the dataset or name another by reference_column=."
+            )
+        owners, references = [], []
+        for i, value in enumerate(batch.columns[self.reference_column]):
+            for reference in _as_completions(value, like=batch.completions[i]):
+                owners.append(i)
+                references.append(reference)
+        scored = self._score(references, batch.select(owners)) if references else []
+        compared: list[list[float]] = [[] for _ in rewards[0]]
+        for i, reference_reward in zip(owners, scored, strict=True):
+            own = rewards[0][i]
+            if own is not None and reference_reward is not None:
+                difference = torch.tensor(own - reference_reward, dtype=torch.float64)
+                compared[i].append(difference.sigmoid().item())
+        return [statistics.fmean(values) if values else None for values in compared]
+
+    def _score(self, references: list[Text], batch: Batch) -> list[Reward]:
+        ids = None
+        if self.tokenizer is not None:
+            texts = [completion_text(reference) for reference in references]
+            ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        silent = {
+            "log_extra": lambda column, values: None,
+            "log_metric": lambda name, value: None,
+            "on_progress": lambda n: None,
+        }
+        services = {key: silent.get(key, value) for key, value in batch.services.items()}
+        batch = replace(batch, completions=references, completion_ids=ids, services=services)
+        return call_rewards(self.members, batch)[0]
+
+
+def _as_completions(value: Any, like: Text) -> list[Text]:
+    """The reference completions in one row of the column, in the format of the completion `like`."""
+    if value is None:
+        return []
+    one = isinstance(value, str) or (len(value) > 0 and isinstance(value[0], dict))
+    completions = [value] if one else list(value)
+    if isinstance(like, str):
+        return [completion_text(completion) for completion in completions]
+    return [[{"role": "assistant", "content": c}] if isinstance(c, str) else c for c in completions]
+
+
+class RunningNormalization(Combination):
+    """(reward - mean) / std of all rewards so far, over all processes.
+
+    A batch is normalized by the moments of the batches before it, which are the same on every process and do not
+    depend on what else is in the batch; the first batch is normalized by its own, on each process. While
+    fewer than two rewards, or equal ones, have been seen, rewards are only centred.
+
+    Called outside `RewardRunner`, under torch.distributed, every process must call it equally often.
+
+    Args:
+        reward: reward function.
+        center: subtract the mean; without it, rewards are only scaled and keep their sign.
+        clip: limit of the normalized reward's absolute value; `None` means no limit.
+        name: name in logs, by default "normalized_" and the function's.
+
+    Raises:
+        ValueError: `clip` is not positive.
+    """
+
+    def __init__(
+        self, reward: Callable, *, center: bool = True, clip: float | None = None, name: str | None = None
+    ) -> None:
+        super().__init__([reward], name or f"normalized_{reward_name(reward)}")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"RunningNormalization got clip={clip}: it must be positive, or None.")
+        self.center, self.clip = center, clip
+        self.moments, self.pending = Moments(), Moments()
+        # RewardRunner takes over synchronizing: it calls a function again when it failed, on this process alone
+        self.synchronize_each_call = True
+
+    def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        self.pending = self.pending.merge(Moments.of(_present(rewards[0])))
+        known = self.moments if self.moments.n else self.pending
+        shift, spread = known.mean if self.center else 0.0, known.std if known.std > 1e-8 else 1.0
+        limit = float("inf") if self.clip is None else self.clip
+        if self.synchronize_each_call:
+            self.synchronize()
+        return _map(lambda reward: min(max((reward - shift) / spread, -limit), limit), rewards[0])
+
+    def synchronize(self) -> None:
+        """Adds what came since the last time, on all processes, to the moments. A collective."""
+        self.moments = self.moments.merge(merge_over_processes(self.pending))
+        self.pending = Moments()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "moments": list(self.moments), "pending": list(self.pending)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.moments, self.pending = Moments(*state["moments"]), Moments(*state["pending"])
+
+
+class Ensemble(Combination):
+    """Several reward models' common verdict, which is harder to hack than that of one.
+
+    "Reward Model Ensembles Help Mitigate Overoptimization" (Coste et al. 2023, arXiv 2310.02743). Members should have
+    one scale. Their disagreement, the mean over samples of their standard deviation, is logged as
+    `<name>/disagreement`: when it grows, the policy has left the data that the members were trained on.
+
+    Args:
+        members: reward functions, at least two.
+        aggregation: "mean", "min" (the worst case), or "mean_minus_std".
+        k: how many standard deviations "mean_minus_std" subtracts.
+        name: name in logs.
+
+    Raises:
+        ValueError: fewer than two members, an unknown `aggregation`, a negative `k`.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Callable],
+        aggregation: Literal["mean", "min", "mean_minus_std"] = "mean",
+        *,
+        k: float = 1.0,
+        name: str = "ensemble",
+    ):
+        super().__init__(members, name)
+        if len(self.members) < 2:
+            raise ValueError("Ensemble got one reward function: give at least two.")
+        if aggregation not in ("mean", "min", "mean_minus_std"):
+            raise ValueError(f"aggregation is {aggregation!r}: choose one of mean, min, mean_minus_std.")
+        if k < 0:
+            raise ValueError(f"Ensemble got k={k}: it must be 0 or more.")
+        self.aggregation, self.k = aggregation, k
+
+    def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        rows = [_present(row) for row in zip(*rewards, strict=True)]
+        spreads = [statistics.pstdev(row) for row in rows if len(row) > 1]
+        log_metric = batch.services.get("log_metric")
+        if log_metric is not None and spreads:
+            log_metric(f"{self.__name__}/disagreement", statistics.fmean(spreads))
+        return [self._aggregate(row) if row else None for row in rows]
+
+    def _aggregate(self, row: list[float]) -> float:
+        if self.aggregation == "min":
+            return min(row)
+        mean = statistics.fmean(row)
+        return mean if self.aggregation == "mean" else mean - self.k * statistics.pstdev(row)

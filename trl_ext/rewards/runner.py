@@ -1,0 +1,311 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""`RewardRunner`: calls reward functions on a batch, survives their failures and adds up what they return."""
+
+import copy
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .base import (
+    Batch,
+    RewardValueError,
+    Stateful,
+    Text,
+    completion_text,
+    is_async,
+    iter_parts,
+    prompt_text,
+    reward_name,
+)
+from .combine import RunningNormalization
+from .preference import PreferenceReward
+from .retry import CallLog, CallResult, run_reward
+
+RewardSource = str | PreTrainedModel | Callable
+_OWN_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids")
+
+
+class Scores(NamedTuple):
+    """The rewards of N completions by F functions.
+
+    Attributes:
+        total: (N,) float32, the weighted sum over the functions that have a reward; 0 where `valid` is false.
+        per_function: (N, F) float32, unweighted; NaN where a function returned `None` or failed.
+        valid: (N,) bool, false where no function has a reward, or one failed.
+        metrics: what the functions logged by `log_metric` (averaged), and `rewards/skipped_fraction`.
+        extra: the columns that they logged by `log_extra`, N values each; `None` where they failed.
+    """
+
+    total: Tensor
+    per_function: Tensor
+    valid: Tensor
+    metrics: dict[str, float]
+    extra: dict[str, list]
+
+
+class RewardRunner:
+    """Scores completions with one or several reward functions.
+
+    A function that raises is called again, `retries` times; then each sample alone, to find those that it cannot
+    score: they are skipped, with a warning. A function that breaks its contract (wrong number of rewards, NaN, not a
+    number, a missing column) is refused at once. Async functions run while the others do.
+
+    Args:
+        reward_funcs: one or a list of: a reward function; a model, or the name of one, for `PreferenceReward`.
+        weights: one per function; by default 1 each.
+        processing_classes: the models' tokenizers, one per function or one for all; by default those found under the
+            models' names. `None` for functions.
+        retries: how often a function that raises is called again on the whole batch.
+        timeout: seconds that a call may take; `None` means no limit. A call that overruns counts as one that raised.
+        max_failure_fraction: the run stops when a function fails on more than this fraction of the batch.
+        clip_range: least and greatest total.
+        chat_template_kwargs: further variables for the models' chat templates.
+        device: where the models given here run; by default where they are, or on the accelerator if given by name.
+
+    Attributes:
+        names: the functions' names in logs, made unique by `_2`, `_3`, ...
+
+    Raises:
+        ValueError, TypeError: no function, one that cannot be called, not one weight or tokenizer per function, an
+            option out of range, a model that is no reward model.
+    """
+
+    def __init__(
+        self,
+        reward_funcs: RewardSource | Sequence[RewardSource],
+        *,
+        weights: Sequence[float] | None = None,
+        processing_classes: PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase | None] | None = None,
+        retries: int = 2,
+        timeout: float | None = None,
+        max_failure_fraction: float = 0.1,
+        clip_range: tuple[float, float] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        device: str | torch.device | None = None,
+    ):
+        sources = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+        if not sources:
+            raise ValueError("reward_funcs is empty: give at least one reward function.")
+        if weights is not None and len(weights) != len(sources):
+            raise ValueError(f"Got {len(weights)} reward weights for {len(sources)} reward functions: give one each.")
+        if retries < 0 or not 0 <= max_failure_fraction <= 1 or (timeout is not None and timeout <= 0):
+            raise ValueError(
+                f"Got retries={retries}, timeout={timeout}, max_failure_fraction={max_failure_fraction}: they must "
+                f"be >= 0, positive or None, and within [0, 1]."
+            )
+        if clip_range is not None and not clip_range[0] < clip_range[1]:
+            raise ValueError(f"clip_range is {clip_range}: give (low, high) with low < high.")
+        tokenizers = _one_each(processing_classes, len(sources))
+        self.reward_funcs: list[Any] = [
+            _as_function(source, tokenizer, chat_template_kwargs, device)
+            for source, tokenizer in zip(sources, tokenizers, strict=True)
+        ]
+        self.names = _unique([reward_name(fn) for fn in self.reward_funcs])
+        self.weights = torch.tensor([1.0] * len(sources) if weights is None else list(weights), dtype=torch.float32)
+        self.retries, self.timeout, self.max_failure_fraction = retries, timeout, max_failure_fraction
+        self.clip_range = clip_range
+        self._warned_not_applicable = False
+        parts = [part for fn in self.reward_funcs for part in iter_parts(fn)]
+        self._normalizations = [part for part in parts if isinstance(part, RunningNormalization)]
+        for normalization in self._normalizations:
+            normalization.synchronize_each_call = False
+
+    def __call__(
+        self,
+        prompts: list[Text],
+        completions: list[Text],
+        completion_ids: list[list[int]],
+        columns: dict[str, list],
+        *,
+        trainer_state: Any = None,
+        on_progress: Callable[[int], None] | None = None,
+        update_state: bool = True,
+    ) -> Scores:
+        """Scores N completions.
+
+        Args:
+            prompts: N strings or conversations.
+            completions: N strings or conversations.
+            completion_ids: N lists of token ids.
+            columns: the dataset's columns, N values each.
+            trainer_state: passed on to the functions.
+            on_progress: called with the number of samples newly scored; the numbers add up to N * F. Async functions
+                may call it from another thread.
+            update_state: whether functions keep what they learn from this batch; false for evaluation.
+
+        Raises:
+            RuntimeError: a function failed on too many samples.
+            ValueError, TypeError: lists of different lengths, or a function that broke its contract.
+        """
+        columns = {key: values for key, values in columns.items() if key not in _OWN_COLUMNS}
+        lengths = {key: len(values) for key, values in columns.items()}
+        lengths.update(prompts=len(prompts), completions=len(completions), completion_ids=len(completion_ids))
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"The batch to score has lists of different lengths, {lengths}: give one value a sample.")
+        state = None if update_state else self.state_dict()
+        batch = Batch(prompts, completions, completion_ids, columns, {"trainer_state": trainer_state})
+        results = self._call_all(batch, on_progress or (lambda n: None)) if prompts else []
+        for name, result in zip(self.names, results, strict=False):
+            self._report_failures(name, result.failures, batch)
+        if state is not None:
+            self.load_state_dict(state)
+        else:
+            for normalization in self._normalizations:
+                normalization.synchronize()
+        return self._scores(results, batch)
+
+    def _call_all(self, batch: Batch, on_progress: Callable[[int], None]) -> list[CallResult]:
+        def call(fn: Callable) -> CallResult:
+            return run_reward(
+                fn,
+                batch,
+                retries=self.retries,
+                timeout=self.timeout,
+                allowed_failures=self._allowed_failures(len(batch)),
+                on_progress=on_progress,
+            )
+
+        indices = range(len(self.reward_funcs))
+        concurrent = [i for i in indices if is_async(self.reward_funcs[i])]
+        with ThreadPoolExecutor(max(len(concurrent), 1)) as pool:
+            futures = {i: pool.submit(call, self.reward_funcs[i]) for i in concurrent}
+            # synchronous functions stay in this thread, which has the right device and takes the interrupts
+            results = {i: call(self.reward_funcs[i]) for i in indices if i not in futures}
+            results.update({i: future.result() for i, future in futures.items()})
+        return [results[i] for i in indices]
+
+    def _allowed_failures(self, count: int) -> float:
+        return self.max_failure_fraction * count + 1e-9  # 0.29 * 100 is a little less than 29
+
+    def _report_failures(self, name: str, failures: dict[int, Exception], batch: Batch) -> None:
+        if not failures:
+            return
+        index, error = next(reversed(failures.items()))
+        what = f"{type(error).__name__}: {error}"
+        if len(failures) > self._allowed_failures(len(batch)):
+            raise RuntimeError(
+                f"Reward function '{name}' failed on at least {len(failures)} of {len(batch)} samples after "
+                f"{self.retries} retries, more than max_failure_fraction={self.max_failure_fraction:g} allows; sample "
+                f"{index} ({_shown(batch, index)}) gave {what}. Fix the function, let it return None where it does not "
+                f"apply, or raise the fraction or the timeout."
+            ) from error
+        warnings.warn(
+            f"Reward function '{name}' failed on {len(failures)} of {len(batch)} samples, which are skipped; sample "
+            f"{index} ({_shown(batch, index)}) gave {what}. Return None where the function does not apply.",
+            stacklevel=3,
+        )
+
+    def _scores(self, results: list[CallResult], batch: Batch) -> Scores:
+        count = len(batch)
+        per_function = torch.full((count, len(self.names)), math.nan)
+        valid = torch.ones(count, dtype=torch.bool)
+        log = CallLog()
+        for column, result in enumerate(results):
+            rewards = [math.nan if reward is None else reward for reward in result.rewards]
+            per_function[:, column] = torch.tensor(rewards, dtype=torch.float32)
+            valid[list(result.failures)] = False
+            for name, values in result.log.metrics.items():
+                log.metrics.setdefault(name, []).extend(values)
+            log.extra.update(self._checked_extra(column, result.log.extra, count))
+        not_applicable = per_function.isnan().all(dim=1) & valid
+        if not_applicable.any() and not self._warned_not_applicable:
+            self._warned_not_applicable = True
+            index = int(not_applicable.nonzero()[0])
+            warnings.warn(
+                f"All reward functions returned None for sample {index} ({_shown(batch, index)}), which is skipped: "
+                f"make sure that one applies to every sample. Further ones are skipped in silence.",
+                stacklevel=3,
+            )
+        valid &= ~not_applicable
+        total = (per_function * self.weights).nansum(dim=1)
+        if self.clip_range is not None:
+            total = total.clamp(*self.clip_range)
+        metrics = {name: math.fsum(values) / len(values) for name, values in log.metrics.items()}
+        metrics["rewards/skipped_fraction"] = 1 - valid.float().mean().item() if count else 0.0
+        return Scores(total.where(valid, 0.0), per_function, valid, metrics, log.extra)
+
+    def _checked_extra(self, index: int, extra: dict[str, list], count: int) -> dict[str, list]:
+        for column, values in extra.items():
+            if len(values) != count:
+                raise RewardValueError(
+                    f"Reward function '{self.names[index]}' logged {len(values)} values for the column '{column}' and "
+                    f"{count} completions: log one per completion."
+                )
+        return extra
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the functions that keep any, by name; JSON-able."""
+        functions = zip(self.names, self.reward_funcs, strict=True)
+        return {name: copy.deepcopy(fn.state_dict()) for name, fn in functions if isinstance(fn, Stateful)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts back what `state_dict` gave.
+
+        Raises:
+            ValueError: the state is that of other functions.
+        """
+        functions = zip(self.names, self.reward_funcs, strict=True)
+        stateful = {name: fn for name, fn in functions if isinstance(fn, Stateful)}
+        if stateful.keys() != state.keys():
+            raise ValueError(
+                f"The saved state is of the reward functions {sorted(state)}, but those that keep state here are "
+                f"{sorted(stateful)}: resume with the same reward functions."
+            )
+        for name, fn in stateful.items():
+            fn.load_state_dict(copy.deepcopy(state[name]))
+
+
+def _shown(batch: Batch, index: int) -> str:
+    """One sample, short enough for a message."""
+    prompt, completion = batch.prompts[index], batch.completions[index]
+    return f"prompt {prompt_text(prompt)!r:.60}, completion {completion_text(completion)!r:.60}"
+
+
+def _unique(names: list[str]) -> list[str]:
+    unique: list[str] = []
+    for name in names:
+        candidates = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2)))
+        unique.append(next(candidate for candidate in candidates if candidate not in unique))
+    return unique
+
+
+def _one_each(processing_classes: Any, count: int) -> list[PreTrainedTokenizerBase | None]:
+    if not isinstance(processing_classes, list | tuple):
+        return [processing_classes] * count
+    if len(processing_classes) != count:
+        raise ValueError(
+            f"Got {len(processing_classes)} reward processing classes for {count} reward functions: give one each, "
+            f"None for functions."
+        )
+    return list(processing_classes)
+
+
+def _as_function(
+    source: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    chat_template_kwargs: dict[str, Any] | None,
+    device: str | torch.device | None,
+) -> Callable:
+    # a compiled model is a Module with a config, but no PreTrainedModel
+    if isinstance(source, str | PreTrainedModel) or (isinstance(source, Module) and hasattr(source, "config")):
+        reward = PreferenceReward(
+            source,  # type: ignore[arg-type]
+            tokenizer=tokenizer,
+            chat_template_kwargs=chat_template_kwargs,
+            device=device,
+        )
+        reward.scorer.load()  # so that a wrong name fails now, not after the first generation
+        return reward
+    if not callable(source):
+        raise TypeError(
+            f"reward_funcs has {source!r:.80} ({type(source).__name__}): give a function, a model or its name."
+        )
+    return source

@@ -1,0 +1,102 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""What a trainer checks and builds from its arguments before the run."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from .actor_critic import ActorCritic
+from .config import PPOConfig
+from .generation import ContinuousBatchingEngine, GenerationEngine, TransformersEngine, eos_token_ids
+from .kl_control import PIDKL, AdaptiveKL, FixedKL, KLController, ScheduledKL
+from .prompts import check_prompts
+
+
+def check_output_dir(output_dir: str) -> None:
+    """Fail before any work when nothing could be saved."""
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        probe = Path(output_dir) / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"`output_dir` {output_dir!r} cannot be written ({error.strerror}); choose another.") from None
+
+
+def max_prompt_length(args: PPOConfig, config: Any) -> int | None:
+    """Longest prompt, in tokens, that leaves room for a completion in the model's context; None if it has no limit."""
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return args.max_prompt_length
+    room = context - args.max_completion_length
+    if room < 1:
+        raise ValueError(
+            f"`max_completion_length` {args.max_completion_length} leaves no room for a prompt in the model's context "
+            f"of {context} tokens; lower it."
+        )
+    return room if args.max_prompt_length is None else min(room, args.max_prompt_length)
+
+
+def check_datasets(
+    train: Any,
+    evaluation: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    chat_template_kwargs: dict[str, Any],
+) -> None:
+    """Check every prompt of every dataset; raises what `check_prompts` raises."""
+    if train is None:
+        raise ValueError("`train_dataset` is missing; give a `datasets.Dataset` with a column 'prompt'.")
+    named = evaluation if isinstance(evaluation, dict) else {"eval_dataset": evaluation}
+    for name, dataset in {"train_dataset": train, **named}.items():
+        if dataset is not None:
+            check_prompts(dataset, name, tokenizer, max_length, chat_template_kwargs)
+
+
+def count_episodes(args: PPOConfig, dataset: Dataset) -> int:
+    """Completions the run will sample."""
+    if args.total_episodes is not None:
+        return args.total_episodes
+    if args.max_steps > 0:
+        return -(-args.max_steps // args.steps_per_rollout) * args.batch_size
+    return int(args.num_train_epochs * max(1, len(dataset) // args.batch_size) * args.batch_size)
+
+
+def build_kl_controller(args: PPOConfig, total_episodes: int) -> KLController:
+    """The controller that `args.kl_controller` names."""
+    builders: dict[str, Callable[[], KLController]] = {
+        "fixed": lambda: FixedKL(args.kl_coef),
+        "adaptive": lambda: AdaptiveKL(args.kl_coef, target=args.kl_target, horizon=args.kl_horizon),
+        "pid": lambda: PIDKL(target=args.kl_target, init_coef=args.kl_coef),
+        "scheduled": lambda: ScheduledKL(args.kl_coef, args.kl_coef_end, episodes=total_episodes),
+    }
+    return builders[args.kl_controller]()
+
+
+def build_generation_engine(
+    args: PPOConfig, model: ActorCritic, tokenizer: PreTrainedTokenizerBase
+) -> GenerationEngine:
+    """The engine that `args` asks for."""
+    common = {
+        "eos_token_ids": eos_token_ids(model.causal_lm, tokenizer),
+        "max_new_tokens": args.max_completion_length,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k,
+        "return_logps": args.importance_sampling_correction,
+    }
+    if args.use_transformers_continuous_batching:
+        return ContinuousBatchingEngine(tokenizer, **common, config=args.transformers_continuous_batching_config)
+    return TransformersEngine(
+        tokenizer,
+        **common,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        stop_strings=args.stop_strings,
+        batch_size=args.local_rollout_forward_batch_size,
+        generation_kwargs=args.generation_kwargs,
+    )

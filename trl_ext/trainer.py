@@ -1,0 +1,613 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""`PPOTrainer`: PPO inside the Hugging Face Trainer's own loop."""
+
+import copy
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+from transformers.trainer_utils import rotate_checkpoints
+from transformers.utils import logging
+from trl import is_conversational
+
+from . import checkpoint
+from ._compat import BaseTrainer
+from .actor_critic import ActorCritic, build_actor_critic
+from .config import PPOConfig
+from .experience import add_advantages, describe, importance_weights
+from .generation import GenerationEngine
+from .kl_control import KLController
+from .monitoring import MetricBuffer, PhaseProgress, SampleTable, TokenMeans, log_samples
+from .objectives import (
+    approx_kl,
+    drop_gradients,
+    kl_estimate,
+    last_token_index,
+    masked_mean,
+    masked_sum,
+    policy_loss,
+    value_loss,
+)
+from .prompts import EpochSeed, RolloutSampler, tokenize_prompts
+from .rewards import RewardRunner, Scores
+from .rollout import Rollout, collate, pass_order
+from .setup import (
+    build_generation_engine,
+    build_kl_controller,
+    check_datasets,
+    check_output_dir,
+    count_episodes,
+    max_prompt_length,
+)
+
+logger = logging.get_logger(__name__)
+
+
+class PPOTrainer(BaseTrainer):
+    """
+    Proximal Policy Optimization for language models (arXiv 1707.06347, arXiv 2203.02155).
+
+    The Hugging Face Trainer owns the loop, and with it resuming, evaluation, callbacks, logging, accelerate and the
+    model card. Before the first micro-batch of a rollout `_prepare_inputs` samples, scores and evaluates a batch of
+    completions; `compute_loss` learns from slices of it for `num_ppo_epochs * num_mini_batches` optimizer steps.
+
+    Args:
+        model: The policy: a name or folder, a causal LM, a PEFT model, or an [`ActorCritic`] built by hand.
+        reward_funcs: One or several of: a function `f(prompts, completions, completion_ids, **columns)` returning one
+            float (or None) per sample, as in TRL; an async one; the name of a reward model, or the model.
+        args: Settings; by default those of `PPOConfig` with an `output_dir` named after the model.
+        train_dataset: Column "prompt" with texts or conversations; reward functions get every other column.
+        eval_dataset: The same for evaluation, or several by name.
+        processing_class: Tokenizer of the policy; by default the one saved with it.
+        reward_processing_classes: Tokenizers of reward models given in `reward_funcs`, where not saved with them.
+        peft_config: LoRA configuration that the policy is wrapped in.
+        quantization_config: How to quantize a policy given by name.
+        kl_controller: Moves the KL coefficient; by default built from `args.kl_controller`.
+        callbacks, optimizers: As in `transformers.Trainer`.
+
+    Raises:
+        ValueError, TypeError: for input that cannot work, naming what to change.
+
+    Example:
+        >>> trainer = PPOTrainer(
+        ...     model="Qwen/Qwen2.5-0.5B-Instruct",
+        ...     reward_funcs=lambda completions, **kwargs: [-float(len(c)) for c in completions],
+        ...     train_dataset=Dataset.from_dict({"prompt": ["The sky is"] * 8}),
+        ... )
+        >>> trainer.train()
+    """
+
+    # Each minibatch is normalized by its own number of tokens, so the Trainer must not divide again.
+    loss_is_scaled_for_ga = True
+    _tag_names = ["trl", "trl_ext", "ppo"]
+    _name = "PPO"
+    _paper = {
+        "title": "Fine-Tuning Language Models from Human Preferences",
+        "id": "1909.08593",
+        "citation": textwrap.dedent("""\
+            @article{ziegler2019fine,
+                title  = {{Fine-Tuning Language Models from Human Preferences}},
+                author = {Ziegler, Daniel M. and Stiennon, Nisan and Wu, Jeffrey and Brown, Tom B. and Radford, Alec and
+                          Amodei, Dario and Christiano, Paul and Irving, Geoffrey},
+                year   = 2019,
+                eprint = {arXiv:1909.08593},
+            }"""),
+    }
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel | ActorCritic,
+        reward_funcs: Any,
+        args: PPOConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        reward_processing_classes: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        kl_controller: KLController | None = None,
+    ):
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path or type(model).__name__
+            args = PPOConfig(output_dir=f"{Path(name).name}-PPO")
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{args.n_gpu} GPUs are visible to one process; start the script with `accelerate launch`, or make one "
+                "visible with CUDA_VISIBLE_DEVICES."
+            )
+        check_output_dir(args.output_dir)
+        set_seed(args.seed)  # adapters and heads are initialised at random
+        actor_critic = build_actor_critic(
+            model,
+            args.critic,
+            peft_config=peft_config,
+            quantization_config=quantization_config,
+            init_kwargs={"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})},
+        )
+        tokenizer = processing_class or AutoTokenizer.from_pretrained(
+            actor_critic.config._name_or_path, trust_remote_code=args.trust_remote_code
+        )
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.chat_template_kwargs = args.chat_template_kwargs or {}
+        limit = max_prompt_length(args, actor_critic.config)
+        check_datasets(train_dataset, eval_dataset, tokenizer, limit, self.chat_template_kwargs)
+
+        # TRL's PPO counts `gradient_accumulation_steps` per rollout, the Trainer's loop per optimizer step.
+        self.local_batch_size, self.local_mini_batch_size = args.local_batch_size, args.local_mini_batch_size
+        self.batch_size, self.steps_per_rollout = args.batch_size, args.steps_per_rollout
+        total_episodes = count_episodes(args, train_dataset)
+        loop_args = copy.copy(args)
+        loop_args.per_device_train_batch_size = args.micro_batch_size
+        loop_args.gradient_accumulation_steps = args.local_mini_batch_size // args.micro_batch_size
+        if args.total_episodes is not None:
+            loop_args.max_steps = -(-args.total_episodes // args.batch_size) * args.steps_per_rollout
+
+        self._sampler: RolloutSampler | None = None
+        super().__init__(
+            model=actor_critic,
+            args=loop_args,
+            data_collator=_identity,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            callbacks=[*(callbacks or []), EpochSeed(lambda: self._sampler)],
+            optimizers=optimizers,
+            # transformers before 5.19 knows no `loss_is_scaled_for_ga` and asks whether this is set instead.
+            compute_loss_func=_identity,
+        )
+        if self.is_world_process_zero():
+            checkpoint.set_aside_incomplete(Path(args.output_dir))
+        self.rewards = RewardRunner(
+            reward_funcs,
+            weights=args.reward_weights,
+            processing_classes=reward_processing_classes,
+            retries=args.reward_retries,
+            timeout=args.reward_timeout,
+            max_failure_fraction=args.max_reward_failures,
+            clip_range=tuple(args.reward_clip_range) if args.reward_clip_range else None,
+            chat_template_kwargs=self.chat_template_kwargs,
+            device=self.accelerator.device,
+        )
+        self.kl_controller = kl_controller or build_kl_controller(args, total_episodes)
+        self.generation_engine: GenerationEngine = build_generation_engine(args, actor_critic, tokenizer)
+        self.progress = PhaseProgress(enabled=self.is_world_process_zero() and not args.disable_tqdm)
+        self.samples = SampleTable(args.num_completions_to_print)
+        self._metrics, self._eval_metrics = MetricBuffer(), MetricBuffer()
+        self._rollout: Rollout | None = None
+        self._rollout_metrics: dict[str, float] = {}
+        self._stopped = False  # whether the rest of this rollout's passes is skipped
+        self._micro_step = 0  # micro-batches of the current optimizer step that are done
+        self._step_means = TokenMeans()
+        self.model.add_model_tags(self._tag_names)
+        # A seed per process, so that each samples something else.
+        set_seed(args.seed, device_specific=True)
+
+    # ---- data ----
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            self._signature_columns = ["prompt"]
+
+    def get_train_dataloader(self):
+        """Batches of one process's share of a rollout, each repeated for every micro-batch learned from it."""
+        micro_batches = self.args.gradient_accumulation_steps * self.steps_per_rollout
+
+        def sampler(dataset: Dataset) -> RolloutSampler:
+            self._sampler = RolloutSampler(
+                len(dataset),
+                self.batch_size,
+                micro_batches,
+                shuffle=self.args.shuffle_dataset,
+                seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            )
+            return self._sampler
+
+        return self._get_dataloader(
+            self.train_dataset,
+            description="Training",
+            batch_size=self.local_batch_size,
+            sampler_fn=sampler,
+            is_training=True,
+        )
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """The micro-batch to learn from now, out of a rollout that is made when its first one is asked for."""
+        if isinstance(inputs, Rollout):
+            return inputs
+        step = self.state.global_step % self.steps_per_rollout
+        if self._micro_step == 0 and (step == 0 or self._rollout is None):
+            self._rollout, self._rollout_metrics = self._make_rollout(inputs, training=True)
+            self._stopped = False
+        rollout = self._rollout
+        assert rollout is not None
+        epoch, minibatch = divmod(step, self.args.num_mini_batches)
+        seed = (self.args.seed, self.state.global_step // self.steps_per_rollout, epoch)
+        order = pass_order(len(rollout), epoch, seed).to(rollout.input_ids.device)
+        rows = order[minibatch * self.local_mini_batch_size :][: self.local_mini_batch_size]
+        if self._micro_step == 0:
+            self._tokens_in_step = self._reduce(rollout.completion_mask[rows].sum().float()).clamp(min=1)
+        micro = self.args.per_device_train_batch_size
+        return rollout.select(rows[self._micro_step * micro :][:micro])
+
+    # ---- experience ----
+
+    def _make_rollout(self, rows: list[dict[str, Any]], *, training: bool) -> tuple[Rollout, dict[str, float]]:
+        """Prompts to completions, scores, log-probabilities, values and advantages; and what to log about them."""
+        self.model.eval()
+        self.progress.take_seconds()
+        prompts = [row["prompt"] for row in rows]
+        rollout, completions, completion_ids, engine_logps = self._generate(prompts)
+        scores = self._score(rows, prompts, completions, completion_ids, training)
+        rollout.valid = scores.valid.to(rollout.valid.device)
+        rollout.completion_mask &= rollout.valid.unsqueeze(1)
+        rollout.scores = scores.total.to(rollout.scores.device)
+        if self.args.missing_eos_penalty is not None:
+            rollout.scores = rollout.scores - self.args.missing_eos_penalty * ~rollout.terminated
+        entropy, last_values = self._evaluate_rollout(rollout, engine_logps)
+        kl_coef = self.kl_controller.coef
+        add_advantages(
+            rollout,
+            last_values,
+            kl_coef=kl_coef,
+            kl_estimator=self.args.kl_estimator,
+            gamma=self.args.gamma,
+            lam=self.args.lam,
+            lam_critic=self.args.lam_critic,
+            lam_adaptive_alpha=self.args.lam_adaptive_alpha,
+            bootstrap_truncated=self.args.bootstrap_truncated,
+            whiten_rewards=self.args.whiten_rewards,
+            whiten_advantages=self.args.whiten_advantages,
+            reduce=self._reduce,
+        )
+        metrics = describe(rollout, scores, self.rewards.names, entropy, reduce=self._reduce)
+        if not self.args.importance_sampling_correction:
+            metrics.pop("importance_weight")
+        seconds = self.progress.take_seconds()
+        self._tokens_in_rollout = float(self._reduce(rollout.completion_mask.sum()))
+        self._seconds_in_rollout = sum(seconds.values())
+        metrics |= {"kl_coef": kl_coef} | {f"time/{phase}": s for phase, s in seconds.items()}
+        if training:
+            self.kl_controller.update(metrics["kl"], int(self._reduce(rollout.valid.sum())))
+            self._fill_samples(prompts, completions, scores, rollout)
+        return rollout, metrics
+
+    def _generate(self, prompts: list[Any]) -> tuple[Rollout, list[Any], list[list[int]], list[list[float]] | None]:
+        """Sample one completion per prompt."""
+        prompt_ids = tokenize_prompts(prompts, self.processing_class, self.chat_template_kwargs)
+        with self.progress.phase("generate", total=len(prompts)) as advance, self.accelerator.autocast():
+            out = self.generation_engine(self.model.causal_lm, prompt_ids, advance)
+        texts = self.processing_class.batch_decode(out.ids, skip_special_tokens=True)
+        completions: list[Any] = texts
+        if is_conversational({"prompt": prompts[0]}):
+            completions = [[{"role": "assistant", "content": text}] for text in texts]
+        rollout = collate(
+            prompt_ids,
+            out.ids,
+            out.terminated,
+            pad_token_id=self.processing_class.pad_token_id,
+            device=self.accelerator.device,
+        )
+        return rollout, completions, out.ids, out.logps
+
+    def _score(self, rows: list[dict], prompts: list, completions: list, ids: list, training: bool) -> Scores:
+        """Call the reward functions."""
+        columns = {key: [row[key] for row in rows] for key in rows[0]}
+        with self.progress.phase("score", total=len(prompts) * len(self.rewards.names)) as advance:
+            return self.rewards(
+                prompts,
+                completions,
+                ids,
+                columns,
+                trainer_state=self.state,
+                on_progress=advance,
+                update_state=training,
+            )
+
+    @torch.no_grad()
+    def _evaluate_rollout(self, rollout: Rollout, engine_logps: list[list[float]] | None) -> tuple[Tensor, Tensor]:
+        """
+        Fill in log-probabilities and values from the training path, in the micro-batches of the first pass.
+
+        Returns:
+            Entropies, shape (N, C), and the values of the states after the last tokens, shape (N,).
+        """
+        shape = rollout.completion_mask.shape
+        parts = {name: torch.zeros(shape, device=rollout.scores.device) for name in ("old", "ref", "entropy", "value")}
+        last_values = torch.zeros_like(rollout.scores)
+        micro = self.args.per_device_train_batch_size
+        with self.progress.phase("evaluate", total=len(rollout)) as advance:
+            for start in range(0, len(rollout), micro):
+                rows = torch.arange(start, min(start + micro, len(rollout)), device=rollout.scores.device)
+                batch = rollout.select(rows)
+                out = self._forward(self.model, batch)
+                reference = self._forward(self.model, batch, role="reference")
+                width = batch.completion_length
+                parts["old"][rows, :width] = out.logps
+                parts["ref"][rows, :width] = reference.logps
+                parts["entropy"][rows, :width] = out.entropy
+                parts["value"][rows, :width] = out.values[:, :-1] * batch.completion_mask
+                after_last = last_token_index(batch.completion_mask) + 1
+                last_values[rows] = out.values.gather(1, after_last.unsqueeze(1)).squeeze(1)
+                advance(len(rows))
+        rollout.old_logps, rollout.ref_logps, rollout.old_values = parts["old"], parts["ref"], parts["value"]
+        if self.args.importance_sampling_correction and engine_logps is not None:
+            rollout.weights = importance_weights(rollout, engine_logps, cap=self.args.importance_sampling_cap)
+        return parts["entropy"], last_values
+
+    def _forward(self, model: nn.Module, batch: Rollout, **kwargs: Any):
+        return model(
+            batch.input_ids,
+            batch.attention_mask,
+            batch.completion_mask,
+            temperature=self.args.temperature,
+            chunk_size=self.args.logits_chunk_size,
+            **kwargs,
+        )
+
+    def _fill_samples(self, prompts: list, completions: list, scores: Scores, rollout: Rollout) -> None:
+        advantages = masked_mean(rollout.advantages, rollout.completion_mask, dim=1).tolist()
+        per_function = scores.per_function.T.tolist()
+        rewards = {
+            name: [None if value != value else value for value in values]
+            for name, values in zip(self.rewards.names, per_function, strict=True)
+        }
+        self.samples.fill(prompts, completions, rewards, advantages, self.state.global_step)
+
+    # ---- learning ----
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch; with the last one of an optimizer step, the decision whether the step is taken."""
+        batch = self._prepare_inputs(inputs)
+        skip = self._stopped
+        with self.progress.phase("learn"):
+            if skip:
+                loss = torch.zeros((), device=self.args.device)
+            else:
+                loss = super().training_step(model, batch, num_items_in_batch)
+            self._micro_step += 1
+            if self._micro_step == self.args.gradient_accumulation_steps:
+                self._micro_step = 0
+                self._finish_step(skip)
+        return loss if torch.isfinite(loss) else torch.zeros_like(loss)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Rollout, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a micro-batch: sums over its tokens, divided by the tokens of the whole global minibatch."""
+        args, batch, mask = self.args, inputs, inputs.completion_mask
+        out = self._forward(model, batch)
+        policy, ratio, clipped = policy_loss(
+            out.logps,
+            batch.old_logps,
+            batch.advantages,
+            cliprange=args.cliprange,
+            cliprange_high=args.cliprange_high,
+            dual_clip=args.dual_clip,
+        )
+        values = out.values[:, :-1]
+        value, value_clipped = value_loss(values, batch.old_values, batch.returns, cliprange_value=args.cliprange_value)
+        actor = policy * batch.weights - args.entropy_coef * out.entropy
+        if args.kl_loss_coef > 0:
+            actor = actor + args.kl_loss_coef * kl_estimate(out.logps, batch.ref_logps, args.kl_loss_estimator)
+        per_token = actor + args.vf_coef * value
+        loss = masked_sum(per_token, mask) / self._tokens_in_step
+        self._step_means.add(
+            {
+                "loss": per_token,
+                "policy_loss": policy,
+                "value_loss": value,
+                "entropy": out.entropy,
+                "approx_kl": approx_kl(out.logps, batch.old_logps),
+                "clip_fraction": clipped,
+                "value_clip_fraction": value_clipped,
+                "ratio/mean": ratio,
+                "ratio/max": ratio,
+            },
+            mask,
+        )
+        # DDP averages gradients over processes; the loss above is each one's share of a sum.
+        loss = loss * self.accelerator.num_processes
+        return (loss, out) if return_outputs else loss
+
+    def _finish_step(self, skipped: bool) -> None:
+        """After the last micro-batch of an optimizer step: take its gradients, or drop them and say why."""
+        metrics = self._step_means.take(self._reduce) if not skipped else {}
+        drop = skipped or self._is_unusable(metrics)
+        warming_up = self.state.global_step // self.steps_per_rollout < self.args.critic_warmup_rollouts
+        scaled = getattr(self.accelerator, "scaler", None) is not None
+        if drop:
+            drop_gradients(self.model.parameters(), scaled=scaled)
+        elif warming_up:
+            drop_gradients((p for _, p in self.model.actor_parameters()), scaled=scaled)
+        bound = self.args.target_approx_kl
+        if bound is not None and not skipped and metrics["approx_kl"] > bound:
+            self._stopped = True
+        seconds = self.progress.take_seconds().get("learn", 0.0)
+        total = self._seconds_in_rollout + seconds * self.steps_per_rollout
+        self._metrics.update(self._rollout_metrics | ({} if drop else metrics))
+        self._metrics.update({"skipped_minibatches": float(drop), "time/learn": seconds})
+        self._metrics.add("tokens_per_second", self._tokens_in_rollout / max(total, 1e-9))
+
+    def _is_unusable(self, metrics: dict[str, float]) -> bool:
+        """Whether a minibatch must not be learned from; every process comes to the same answer."""
+        loss, ratio = metrics["loss"], metrics["ratio/mean"]
+        finite = abs(loss) < float("inf") and abs(ratio) < float("inf")
+        too_far = self.args.max_ratio is not None and ratio > self.args.max_ratio
+        too_large = self.args.max_loss is not None and abs(loss) > self.args.max_loss
+        if finite and not too_far and not too_large:
+            return False
+        logger.warning(
+            f"Step {self.state.global_step}: minibatch skipped, its loss is {loss:.4g} and its mean ratio {ratio:.4g}; "
+            "if this happens often, lower `learning_rate` or `num_ppo_epochs`."
+        )
+        return True
+
+    def _reduce(self, tensor: Tensor, operation: str = "sum") -> Tensor:
+        """Sum, or largest value, over processes."""
+        if self.accelerator.num_processes == 1:
+            return tensor
+        if operation == "max":
+            return self.accelerator.gather(tensor).max()
+        return self.accelerator.reduce(tensor, reduction="sum")
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The Trainer's optimizer, with groups of their own for the critic when it has its own learning rate."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if fresh and self.args.critic_learning_rate is not None:
+            critic = {id(p) for _, p in self.model.critic_parameters()}
+            for group in list(optimizer.param_groups):
+                split = {**group, "params": [p for p in group["params"] if id(p) in critic]}
+                group["params"] = [p for p in group["params"] if id(p) not in critic]
+                if split["params"]:
+                    optimizer.add_param_group({**split, "lr": self.args.critic_learning_rate})
+        return optimizer
+
+    # ---- evaluation and logs ----
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, with the same random numbers every time and without taking any from training."""
+        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.args.seed + self.args.process_index)
+            metrics = super().evaluate(*args, **kwargs)
+        return metrics
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any):
+        """The Trainer's loop, with PPO's metrics added under its prefix (`eval_reward`, ...)."""
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output = super().evaluation_loop(*args, **kwargs)
+        output.metrics.update({f"{prefix}_{name}": value for name, value in self._eval_metrics.flush().items()})
+        return output
+
+    @torch.no_grad()
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, None, None]:
+        """Sample and score one batch of evaluation prompts, and take the losses it would give."""
+        seconds = self.progress.take_seconds()
+        rollout, metrics = self._make_rollout(inputs, training=False)
+        self._tokens_in_step = self._reduce(rollout.completion_mask.sum().float()).clamp(min=1)
+        micro = self.args.per_device_train_batch_size
+        with self.progress.phase("learn"):
+            for rows in torch.arange(len(rollout), device=self.args.device).split(micro):
+                self.compute_loss(model, rollout.select(rows))
+        metrics |= self._step_means.take(self._reduce)
+        metrics["time/learn"] = self.progress.take_seconds()["learn"]
+        total = self._seconds_in_rollout + metrics["time/learn"]
+        metrics["tokens_per_second"] = self._tokens_in_rollout / max(total, 1e-9)
+        self._eval_metrics.update(metrics, weight=int(self._reduce(rollout.valid.sum())))
+        self.progress.seconds = seconds
+        return torch.tensor(metrics["loss"], device=self.args.device), None, None
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add PPO's metrics to the Trainer's, and show samples."""
+        if "learning_rate" in logs:
+            logs.update(self._metrics.flush())
+            if self.args.log_completions and self.is_world_process_zero():
+                self.samples.print()
+                log_samples(self.samples, self.args.report_to, self.state.global_step, self.callback_handler.callbacks)
+        super().log(logs, *args, **kwargs)
+
+    # ---- checkpoints ----
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+        checkpoint.write_json(folder / "ppo_config.json", self.args.to_dict())
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save everything the next optimizer step depends on, then declare the checkpoint complete."""
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        # An older checkpoint may go only once this one counts.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if not self.args.save_only_model and self._rollout is not None:
+            self._rollout.save(folder / f"rollout_{self.args.process_index}.safetensors")
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            checkpoint.write_json(folder / checkpoint.STATE, self._ppo_state())
+            checkpoint.commit(folder)
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(
+                output_dir=str(folder.parent), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True
+            )
+
+    def _ppo_state(self) -> dict[str, Any]:
+        return {
+            "configuration": self._configuration(),
+            "kl_controller": self.kl_controller.state_dict(),
+            "rewards": self.rewards.state_dict(),
+            "metrics": self._metrics.state_dict(),
+            "rollout_metrics": self._rollout_metrics,
+            "rollout_speed": [self._tokens_in_rollout, self._seconds_in_rollout],
+            "stopped": self._stopped,
+        }
+
+    def _configuration(self) -> dict[str, Any]:
+        """What a checkpoint and the run that resumes it must have in common."""
+        return {
+            "per-process rollout size": self.local_batch_size,
+            "number of processes": self.accelerator.num_processes,
+            "num_ppo_epochs": self.args.num_ppo_epochs,
+            "num_mini_batches": self.args.num_mini_batches,
+            "micro-batch size": self.args.per_device_train_batch_size,
+            "max_completion_length": self.args.max_completion_length,
+            "temperature": self.args.temperature,
+            "critic": self.model.critic_kind,
+            "adapters": isinstance(self.model.policy, PeftModel),
+            "reward functions": self.rewards.names,
+            "KL controller": type(self.kl_controller).__name__,
+            "seed": self.args.seed,
+        }
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        if not checkpoint.is_complete(folder):
+            raise ValueError(f"{folder} is not a complete checkpoint; resume from an earlier one.")
+        checkpoint.check_same_configuration(folder, self._configuration())
+        self.model.load_pretrained(folder)
+
+    def _load_best_model(self) -> None:
+        self.model.load_pretrained(self.state.best_model_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint_folder)
+        if checkpoint_folder is None:
+            return
+        folder = Path(checkpoint_folder)
+        state = json.loads((folder / checkpoint.STATE).read_text())
+        self.kl_controller.load_state_dict(state["kl_controller"])
+        self.rewards.load_state_dict(state["rewards"])
+        self._metrics.load_state_dict(state["metrics"])
+        self._rollout_metrics, self._stopped = state["rollout_metrics"], state["stopped"]
+        self._tokens_in_rollout, self._seconds_in_rollout = state["rollout_speed"]
+        rollout = folder / f"rollout_{self.args.process_index}.safetensors"
+        self._rollout = Rollout.load(rollout, self.accelerator.device) if rollout.is_file() else None
+
+
+def _identity(batch: Any) -> Any:
+    return batch
