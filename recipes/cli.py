@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
-__all__ = ["RecipeParser", "check_output_dir", "newest_checkpoint", "run"]
+__all__ = ["RecipeParser", "check_launch", "check_output_dir", "newest_checkpoint", "run"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -124,6 +125,20 @@ class RecipeParser(TrlParser):
         names = list(dict.fromkeys(f"`{match}`" for match in matches))
         advice = f"did you mean {' or '.join(names)}?" if names else "`--help` lists all of them."
         return f"Unknown {kind} `{given}`: {advice}"
+
+
+def check_launch(args: TrainingArguments) -> None:
+    """
+    See that the processes of a launch know of each other; otherwise each would train alone into the same folder.
+
+    Raises:
+        ValueError: if not.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched != args.world_size:
+        raise ValueError(
+            f"{launched} processes were launched, but the Trainer sees {args.world_size}; without GPUs add `--use_cpu`."
+        )
 
 
 def check_output_dir(path: str) -> Path:

@@ -183,8 +183,7 @@ def _keep_where(dataset: Dataset, where: str, name: str) -> Dataset:
     column, equals, value = where.partition("=")
     if not equals or column not in dataset.column_names:
         raise ValueError(
-            f"The filter '{where}' must be 'column=value' with a column of '{name}': "
-            f"{', '.join(dataset.column_names)}."
+            f"The filter '{where}' must be 'column=value' with a column of '{name}': {', '.join(dataset.column_names)}."
         )
     kept = dataset.filter(lambda cell: str(cell) == value, input_columns=column)
     if len(kept) == 0:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__" and str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # a clone works without being installed
 
-from recipes.cli import RecipeParser, check_output_dir, newest_checkpoint, run  # noqa: E402
+from recipes.cli import RecipeParser, check_launch, check_output_dir, newest_checkpoint, run  # noqa: E402
 from recipes.data import cut_prompts, load_prompts, looks_like_path, split_prompts, wrap_in_conversation  # noqa: E402
 from recipes.evaluation import Measured, goals, measure, print_summary, write_summary  # noqa: E402
 from recipes.offline import OfflineAssets, prepare  # noqa: E402
@@ -79,9 +79,7 @@ class DetoxArguments:
     eval_dataset_config: str | None = field(default=None, metadata={"help": "Its configuration."})
     eval_split: str = field(default="train", metadata={"help": "Its split."})
     eval_filter: str | None = field(default=None, metadata={"help": "As `dataset_filter`."})
-    eval_prompt_column: str | None = field(
-        default=None, metadata={"help": "As `prompt_column`, which is its default."}
-    )
+    eval_prompt_column: str | None = field(default=None, metadata={"help": "As `prompt_column`, which is its default."})
     num_eval_prompts: int = field(default=400, metadata={"help": "Most prompts to evaluate on, before and after."})
     min_prompt_toxicity: float | None = field(
         default=None,
@@ -350,6 +348,7 @@ def report(
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare, measure, train, measure again, and write down what came of it."""
     recipe, args, model_args = make_parser().parse_recipe(argv)
+    check_launch(args)
     output_dir = check_output_dir(args.output_dir)
     args.output_dir = str(output_dir)
     progress = PhaseProgress(enabled=args.process_index == 0 and not args.disable_tqdm)

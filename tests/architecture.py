@@ -20,11 +20,15 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"objectives", "kl_control", "rewards.base"}),
     frozenset({"rewards", "actor_critic", "rollout"}),
     frozenset({"generation", "monitoring"}),
-    frozenset({"config", "prompts", "checkpoint"}),
-    frozenset({"trainer", "integrations"}),
+    frozenset({"config", "prompts", "checkpoint", "experience", "integrations"}),
+    frozenset({"setup"}),
+    frozenset({"trainer"}),
     frozenset({"trl_ext"}),
     frozenset({"recipes", "eval"}),
 )
+
+# Integrations know nothing of the trainer or what is made for it, and it knows nothing of them.
+NO_INTEGRATIONS = frozenset({"setup", "trainer"})
 
 # What a package may import besides itself and the standard library.
 ONLY_IMPORTS = {"objectives": frozenset({"torch"}), "kl_control": frozenset[str]()}
@@ -92,6 +96,8 @@ def _level(part: str) -> int | None:
 
 def _may_import(importer: str, imported: str) -> bool:
     # `rewards/__init__.py` collects its own package; `rewards.base` is the one module that stands a layer below it.
+    if importer in NO_INTEGRATIONS and imported == "integrations":
+        return False
     upper, lower = _level(importer), _level(imported)
     return importer == imported or (upper is not None and lower is not None and lower < upper)
 

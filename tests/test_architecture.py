@@ -79,6 +79,7 @@ BAD = [
     (check.layer_violations, "trl_ext/generation.py", "from .monitoring.a import x", "must not import monitoring"),
     (check.layer_violations, "trl_ext/generation.py", "from trl_ext.config import PPOConfig", "import config"),
     (check.layer_violations, "trl_ext/integrations/a.py", "from ..trainer import T", "must not import trainer"),
+    (check.layer_violations, "trl_ext/integrations/a.py", "from ..config import C", "must not import config"),
     (check.layer_violations, "trl_ext/integrations/a.py", "from trl_ext import T", "must not import trl_ext"),
     (check.layer_violations, "trl_ext/trainer.py", "def f():\n    import trl_ext.integrations.a", "integrations"),
     (check.layer_violations, "trl_ext/trainer.py", "from recipes.a import x", "must not import recipes"),

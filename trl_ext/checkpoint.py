@@ -12,6 +12,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 STATE = "ppo_state.json"
+_MARKS = (MANIFEST, STATE, "critic")  # at least one of them is in every checkpoint of `PPOTrainer` with a state
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -52,10 +53,13 @@ def set_aside_incomplete(output_dir: Path) -> None:
     """
     Rename half-written checkpoints, so that `resume_from_checkpoint=True` goes back to the last whole one.
 
-    Only those with the marks of this trainer are touched; other trainers' checkpoints may share the directory.
+    Other trainers' checkpoints may share the directory and are left alone.
     """
     for folder in sorted(output_dir.glob("checkpoint-*")):
         if not folder.is_dir() or not re.fullmatch(r"checkpoint-\d+", folder.name) or is_complete(folder):
+            continue
+        # Written by the Trainer near the end, but only after the critic.
+        if (folder / "trainer_state.json").is_file() and not any((folder / mark).exists() for mark in _MARKS):
             continue
         aside = folder.with_name(f"incomplete-{folder.name}")
         suffix = 1

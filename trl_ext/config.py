@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from ._compat import BaseConfig
+from .objectives.kl import KL_ESTIMATORS
 
 KL_CONTROLLERS = ("fixed", "adaptive", "pid", "scheduled")
 
@@ -56,8 +57,8 @@ class PPOConfig(BaseConfig):
         default="head",
         metadata={
             "help": "Where values come from: 'head' (a value head on the policy's own trunk), 'adapter' (a second "
-            "LoRA adapter and value head on the same base), 'copy' (a separate copy of the policy), or the name or folder of "
-            "a separate model; a reward model also initialises the value head."
+            "LoRA adapter and value head on the same base), 'copy' (a separate copy of the policy), or the name or "
+            "folder of a separate model; a reward model also initialises the value head."
         },
     )
     shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts, anew in every epoch."})
@@ -216,6 +217,7 @@ class PPOConfig(BaseConfig):
             self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         super().__post_init__()
         self._check_ranges()
+        self._check_engine()
         self._check_sizes()
         self._warn_where_doubtful()
 
@@ -268,6 +270,8 @@ class PPOConfig(BaseConfig):
         for name in ("gamma", "lam", "lam_critic", "max_reward_failures"):
             require(getattr(self, name) is None or 0 <= getattr(self, name) <= 1, name, "between 0 and 1")
         require(self.missing_eos_penalty is None or self.missing_eos_penalty >= 0, "missing_eos_penalty", "0 or more")
+        require(self.kl_estimator in KL_ESTIMATORS, "kl_estimator", f"one of {', '.join(KL_ESTIMATORS)}")
+        require(self.kl_loss_estimator in ("k2", "k3"), "kl_loss_estimator", "k2 or k3 (k1 has no gradient on average)")
         require(self.kl_controller in KL_CONTROLLERS, "kl_controller", f"one of {', '.join(KL_CONTROLLERS)}")
         require(self.kl_target is None or self.kl_target > 0, "kl_target", "above 0")
         require(self.kl_horizon is None or self.kl_horizon > 0, "kl_horizon", "above 0")
@@ -278,6 +282,15 @@ class PPOConfig(BaseConfig):
         bounds = self.reward_clip_range
         if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):
             raise ValueError(f"`reward_clip_range` must be a lower and a higher bound, got {bounds}.")
+
+    def _check_engine(self) -> None:
+        only_generate = ("min_p", "repetition_penalty", "stop_strings", "generation_kwargs")
+        used = [n for n in only_generate if getattr(self, n) != self.__dataclass_fields__[n].default]
+        if self.use_transformers_continuous_batching and used:
+            raise ValueError(
+                f"{', '.join(f'`{n}`' for n in used)} cannot be had with `use_transformers_continuous_batching`; leave "
+                "one of them out."
+            )
 
     def _check_sizes(self) -> None:
         local, parts = self.local_batch_size, self.num_mini_batches

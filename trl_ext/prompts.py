@@ -29,11 +29,8 @@ def tokenize_prompts(
         texts = [apply_chat_template({"prompt": p}, tokenizer, **kwargs)["prompt"] for p in prompts]
         return tokenizer(text=texts, add_special_tokens=False)["input_ids"]
     ids = tokenizer(text=list(prompts))["input_ids"]
-    eos = tokenizer.eos_token_id
-    return [
-        row[:-1] if len(row) > 1 and row[-1] == eos and not p.endswith(tokenizer.eos_token) else row
-        for row, p in zip(ids, prompts, strict=True)
-    ]
+    appends_eos = tokenizer(text="a")["input_ids"][-1] == tokenizer.eos_token_id
+    return [row[:-1] for row in ids] if appends_eos else ids
 
 
 def check_prompts(

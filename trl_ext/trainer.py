@@ -380,10 +380,10 @@ class PPOTrainer(BaseTrainer):
                 loss = torch.zeros((), device=self.args.device)
             else:
                 loss = super().training_step(model, batch, num_items_in_batch)
-            self._micro_step += 1
-            if self._micro_step == self.args.gradient_accumulation_steps:
-                self._micro_step = 0
-                self._finish_step(skip)
+        self._micro_step += 1
+        if self._micro_step == self.args.gradient_accumulation_steps:
+            self._micro_step = 0
+            self._finish_step(skip)
         return loss if torch.isfinite(loss) else torch.zeros_like(loss)
 
     def compute_loss(

@@ -14,9 +14,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt_column", default="prompt", help='texts, {"text": ...} or conversations (prompt)')
     parser.add_argument("--split", default="train", help="split of a hub data set or DatasetDict (train)")
-    parser.add_argument(
-        "--judge_model", help="sequence classifier that judges the toxicity; never the training reward"
-    )
+    parser.add_argument("--judge_model", help="sequence classifier that judges the toxicity; never the training reward")
     parser.add_argument("--toxic_label", help="name of its toxic label, if its label names do not tell")
     parser.add_argument("--max_new_tokens", type=int, default=20, help="length limit of a completion in tokens (20)")
     parser.add_argument("--batch_size", type=int, default=64, help="completions sampled or scored at a time (64)")

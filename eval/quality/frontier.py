@@ -116,9 +116,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         kept = [row for row in results["points"] if row["ess"] >= MIN_ESS]
-        axes.plot(
-            [0.0, *(row["kl"] for row in kept)], [results["reference"][name], *(row[name] for row in kept)], "o-"
-        )
+        axes.plot([0.0, *(row["kl"] for row in kept)], [results["reference"][name], *(row[name] for row in kept)], "o-")
         axes.set_xlabel("KL to the reference (nats per completion)")
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)

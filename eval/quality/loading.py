@@ -147,9 +147,7 @@ def _as_prompt(value: Any, what: str) -> Prompt:
     if isinstance(value, list) and value and all(isinstance(message, dict) and "role" in message for message in value):
         return value
     if not isinstance(value, str):
-        raise ValueError(
-            f"{what} is {value!r:.60}; it must be a text, a dictionary with 'text' or a list of messages."
-        )
+        raise ValueError(f"{what} is {value!r:.60}; it must be a text, a dictionary with 'text' or a list of messages.")
     if not value.strip():
         raise ValueError(f"{what} is empty; remove it.")
     return value
@@ -157,9 +155,7 @@ def _as_prompt(value: Any, what: str) -> Prompt:
 
 def _check_exists(name: str) -> None:
     # A mistyped path would otherwise become a confusing message about the hub.
-    looks_like_path = (
-        name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in (".jsonl", ".txt")
-    )
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in (".jsonl", ".txt")
     if looks_like_path and not Path(name).exists():
         raise ValueError(f"'{name}' does not exist; give a file, a folder or a hub id.")
 

@@ -45,14 +45,14 @@ class OfflineAssets(NamedTuple):
 class OfflineSettings:
     """Sizes of what is made; the defaults take about a minute on two cores."""
 
-    lm_texts: int = 24_000
-    labelled: int = 6_000
+    lm_texts: int = 30_000
+    labelled: int = 8_000
     held_out: int = 1_000
     train_prompts: int = 2_000
     eval_prompts: int = 300
-    vocab_size: int = 1_000
+    vocab_size: int = 1_600
     lm_hidden_size: int = 128
-    lm_layers: int = 3
+    lm_layers: int = 2
     classifier_hidden_size: int = 64
     judge_hidden_size: int = 96
     classifier_epochs: int = 2

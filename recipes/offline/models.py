@@ -6,6 +6,7 @@ reward does not fool the judge by the same means.
 """
 
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -205,7 +206,7 @@ def train_language_model(
     )
     with _quiet():
         arguments = SFTConfig(
-            **_arguments(folder, epochs=1, batch_size=32, learning_rate=3e-3, seed=seed),
+            **_arguments(folder, epochs=1, batch_size=16, learning_rate=2e-3, seed=seed),
             max_length=MAX_LENGTH,
             gradient_checkpointing=False,
         )
@@ -289,6 +290,8 @@ def _train_classifier(
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    # The Trainer insists on an output directory of its own.
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -113,6 +113,16 @@ def test_lengths_and_ends(pad_is_eos):
         assert empty == (text.strip() == "") and (length > 0 or empty)
 
 
+def test_every_completion_is_its_own_prompts():
+    model, tokenizer = tiny_causal_lm(), tiny_tokenizer()
+    # Logits this large leave one token, so that a completion depends on nothing but its prompt.
+    model.lm_head.weight.data *= 1e4
+    alone = [sample_completions(model, tokenizer, [text], max_new_tokens=4).texts[0] for text in TEXTS]
+    assert len(set(alone)) == 3
+    together = sample_completions(model, tokenizer, list(TEXTS), num_samples=2, max_new_tokens=4, batch_size=4)
+    assert together.texts == [text for text in alone for _ in range(2)]
+
+
 def test_only_eos_yields_empty_terminated_completions():
     samples = sample_completions(tiny_causal_lm(eos_token_id=list(range(160))), tiny_tokenizer(), list(TEXTS))
     assert samples.lengths == [0, 0, 0] and samples.texts == ["", "", ""]

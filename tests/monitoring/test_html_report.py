@@ -23,7 +23,7 @@ LOGGED = {
     **{"value_loss": 0.4, "approx_kl": 0.01, "clip_fraction": 0.1, "explained_variance": 0.3},
     **{"completions/mean_length": 9.0, "completions/terminated_fraction": 0.9},
 }
-NASTY = "<script>alert('x')</script> & \"quoted\" $\\frac{ [/b] \ud83d"
+NASTY = "<script>alert('x')</script> & \"quoted\" $\\frac{$ [/b] \ud83d"
 VOID = {"meta", "br"}
 
 

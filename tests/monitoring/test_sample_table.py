@@ -70,9 +70,7 @@ def test_first_rows_are_shown_and_the_rest_counted():
     assert "more not shown" not in _printed(_table())
 
 
-@pytest.mark.parametrize(
-    "text", ["[/b] no [bold]markup[/bold]", "[link=http://x]y[/link]", "[red", r"\[a]", ":smile:"]
-)
+@pytest.mark.parametrize("text", ["[/b] no [bold]markup[/bold]", "[link=http://x]y[/link]", "[red", r"\[a]", ":smile:"])
 def test_markup_is_shown_as_it_is(text: str):
     conversation = [{"role": text, "content": text}]
     table = _table(

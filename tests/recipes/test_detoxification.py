@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
@@ -20,6 +21,7 @@ from recipes.evaluation import Likelihoods, Sampler, Samples, goals, judge, prin
 from tests import tiny_models
 from trl_ext.actor_critic import ActorCritic
 from trl_ext.config import PPOConfig
+from trl_ext.generation import TransformersEngine
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +166,13 @@ def test_unwritable_output_is_found_before_anything_is_loaded(assets, tmp_path, 
     assert list((tmp_path / "new" / "out").iterdir()) == []
 
 
+def test_processes_that_do_not_know_of_each_other(assets, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(PPOConfig, "world_size", 1)
+    line = error_of(capsys, flags(assets, output_dir=tmp_path))
+    assert "2 processes were launched, but the Trainer sees 1; without GPUs add `--use_cpu`" in line
+
+
 def test_without_a_model_the_embedded_ones_fill_the_gaps(assets, monkeypatch):
     names = ("model", "toxicity_model", "judge_model", "train_prompts", "eval_prompts")
     folders = ("lm", "reward", "judge", "train.jsonl", "eval.jsonl")
@@ -203,16 +212,18 @@ def test_bugs_keep_their_traceback():
 # ---- measuring ----
 
 
-def test_likelihoods_agree_with_transformers_loss():
+def test_likelihoods_agree_with_transformers_loss(tmp_path):
     model, tokenizer = tiny_models.tiny_causal_lm(), tiny_models.tiny_tokenizer()
     actor_critic = ActorCritic(model, "head")
     with torch.no_grad():  # the policy moves away from the reference
         for parameter in actor_critic.policy.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    args = SimpleNamespace(temperature=0.7, logits_chunk_size=3, local_rollout_forward_batch_size=2)
+    sizes = {"logits_chunk_size": 3, "local_rollout_forward_batch_size": 2}
+    args = PPOConfig(output_dir=str(tmp_path), use_cpu=True, temperature=0.7, **sizes)  # type: ignore[arg-type]
+    engine = TransformersEngine(tokenizer, eos_token_ids=[2], max_new_tokens=4)
     prompt_ids, completion_ids = [[5, 6, 7], [8], [9, 10]], [[11, 12, 2], [13, 14, 15, 16], [2]]
     samples = Samples(["a", "b", "c"], prompt_ids, ["", "", ""], completion_ids, [True, False, True])
-    found = Sampler(actor_critic, None, tokenizer, args).likelihoods(samples)
+    found = Sampler(actor_critic, engine, tokenizer, args).likelihoods(samples)
     assert found.lengths.tolist() == [2, 4, 0]
 
     def nll(lm, i, temperature, tokens):
@@ -236,8 +247,6 @@ def test_likelihoods_agree_with_transformers_loss():
 def test_sampling_repeats_itself_and_leaves_the_generators_alone(assets):
     args = PPOConfig(output_dir=str(assets / "out"), use_cpu=True)
     actor_critic, tokenizer = ActorCritic(tiny_models.tiny_causal_lm(), "head"), tiny_models.tiny_tokenizer()
-    from trl_ext.generation import TransformersEngine
-
     engine = TransformersEngine(tokenizer, eos_token_ids=[2], max_new_tokens=6)
     sampler = Sampler(actor_critic, engine, tokenizer, args)
     actor_critic.train()
@@ -329,7 +338,13 @@ def test_a_run_leaves_model_summary_and_report(assets, tmp_path, capsys, monkeyp
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_policy_that_did_not_move_measures_the_same_twice(assets, tmp_path):
+@pytest.fixture
+def no_report(monkeypatch):
+    """Drawing the report takes longer than these runs; one test reads it."""
+    monkeypatch.setattr(detoxification, "write_report", lambda *args, **kwargs: None)
+
+
+def test_a_policy_that_did_not_move_measures_the_same_twice(assets, tmp_path, no_report):
     detoxification.main(flags(assets, output_dir=tmp_path, **(SMALL | {"learning_rate": 0, "num_report_samples": 2})))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["kl"] == 0
@@ -337,9 +352,7 @@ def test_a_policy_that_did_not_move_measures_the_same_twice(assets, tmp_path):
         assert summary[f"{name}_before"] == summary[f"{name}_after"]
 
 
-def test_lora_leaves_an_adapter(assets, tmp_path):
-    from peft import AutoPeftModelForCausalLM
-
+def test_lora_leaves_an_adapter(assets, tmp_path, no_report):
     changes = {"use_peft": True, "lora_r": 2, "lora_target_modules": "all-linear", "frontier_prompts": 0}
     detoxification.main(flags(assets, output_dir=tmp_path, **(SMALL | changes)))
     summary = json.loads((tmp_path / "summary.json").read_text())

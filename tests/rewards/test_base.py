@@ -2,6 +2,7 @@
 import functools
 import pickle
 import warnings
+from typing import Any
 
 import pytest
 from trl.rewards import get_repetition_penalty_reward, think_format_reward
@@ -32,7 +33,7 @@ def test_names():
 
 
 def test_completion_text_is_what_the_policy_wrote():
-    conversation = [
+    conversation: list[dict[str, Any]] = [
         {"role": "assistant", "content": None, "tool_calls": [{"name": "search"}]},
         {"role": "tool", "content": "IDIOT"},
         {"role": "assistant", "content": [{"type": "text", "text": "an"}, {"type": "text", "text": "swer"}]},
@@ -45,7 +46,7 @@ def test_completion_text_is_what_the_policy_wrote():
 
 
 def test_prompt_text_and_both_together():
-    prompt = [
+    prompt: list[dict[str, Any]] = [
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "hello"}]},
         {"role": "tool", "content": "IDIOT"},

@@ -150,7 +150,7 @@ def test_functions_log_metrics_and_columns():
 
 def test_progress_adds_up_to_samples_times_functions(classifier, tokenizer):
     toxicity = ToxicityReward(classifier(["neutral", "toxic"]), tokenizer=tokenizer, batch_size=2)
-    steps = []
+    steps: list[int] = []
     run(RewardRunner([toxicity, WeightedSum([toxicity, toxicity]), length]), ["a", "b", "c"], on_progress=steps.append)
     assert steps == [2, 1, 2, 1, 3]
 
@@ -207,8 +207,8 @@ def test_a_broken_contract_is_refused_at_once(result, error, message, wrap):
 class Flaky:
     """Raises at its first calls, and always on some completions."""
 
-    def __init__(self, fails=0, poison=(), error=RuntimeError("no luck")):
-        self.fails, self.poison, self.error = fails, set(poison), error
+    def __init__(self, fails=0, poison=(), error=None):
+        self.fails, self.poison, self.error = fails, set(poison), error or RuntimeError("no luck")
         self.sizes = []
         self.__name__ = "flaky"
 
@@ -251,7 +251,7 @@ def test_the_run_stops_when_too_many_fail(kind):
     runner = RewardRunner(kind(poison=["x", "y"]), retries=1, max_failure_fraction=0.25)
     with pytest.raises(RuntimeError, match=r"'flaky' failed on at least 2 of 4 .*1 retries.*0.25.*no luck") as caught:
         run(runner, ["x", "y", "c", "d"])
-    assert caught.value.__cause__.args == ("no luck",)
+    assert str(caught.value.__cause__) == "no luck"
 
 
 def test_a_hopeless_function_is_not_called_for_every_sample():

@@ -2,6 +2,7 @@
 import copy
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,8 @@ def score(reward, completions, prompts=None):
 )
 def test_outputs_by_hand(classifier, tokenizer, labels, bias, options, logit, log_odds, toxicity):
     model = classifier(labels, bias, **options)
-    for output, expected in [("logit", logit), ("log_odds", log_odds), ("probability", 1 - toxicity)]:
+    cases: list[tuple[Any, float]] = [("logit", logit), ("log_odds", log_odds), ("probability", 1 - toxicity)]
+    for output, expected in cases:
         reward = ToxicityReward(model, tokenizer=tokenizer, output=output)
         assert score(reward, ["a b"]) == pytest.approx([expected], abs=1e-5)
         assert reward.toxicity(["a b"]) == pytest.approx([toxicity], abs=1e-5)
@@ -98,7 +100,7 @@ def test_sorted_batches_equal_one_by_one_in_the_original_order(classifier, token
 
 
 def test_progress_adds_up(classifier, tokenizer):
-    steps = []
+    steps: list[int] = []
     reward = ToxicityReward(classifier(["neutral", "toxic"]), tokenizer=tokenizer, batch_size=3)
     reward([""] * 7, TEXTS, on_progress=steps.append)
     assert steps == [3, 3, 1]
@@ -127,12 +129,12 @@ def test_long_texts_keep_the_completion(classifier, tokenizer, raw_logits):
     model = classifier(["neutral", "toxic"])
     prompt, completion = "a b " * 40, "you are bad"
     joined = ToxicityReward(model, tokenizer=tokenizer, include_prompt=True, max_length=5)
+    assert tokenizer.truncation_side == "right"  # the user's own is left alone
     assert score(joined, [completion], [prompt]) == pytest.approx(raw_logits(model, [completion])[:, 0].tolist())
     alone = ToxicityReward(model, tokenizer=tokenizer, max_length=5)
     expected = raw_logits(model, ["you are bad"])[:, 0].tolist()
     assert score(alone, ["you are bad day day day"]) == pytest.approx(expected)
     assert score(alone, ["a b " * 40]) != score(alone, ["a b"])  # the model's own limit, 32, holds by itself
-    assert tokenizer.truncation_side == "right"
 
 
 def test_include_prompt_joins_text_and_conversations(classifier, tokenizer, raw_logits):

@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from .trunk import ValueHead, causal_lm
+from .trunk import ValueHead, causal_lm, check_causal
 
 # Adapters that leave the model's function unchanged when they are made, so that the base is the initial policy.
 _IDENTITY_INITS = (True, "gaussian", "orthogonal")
@@ -76,6 +76,22 @@ def add_policy_adapter(model: nn.Module, peft_config: PeftConfig) -> tuple[PeftM
     return get_peft_model(model, peft_config), getattr(peft_config, "init_lora_weights", True) in _IDENTITY_INITS
 
 
+def check_adapter(config: PeftConfig) -> None:
+    """
+    Check that turning an adapter of this kind off gives the base back.
+
+    Raises:
+        ValueError: for prompt learning, which has no layers to switch, and for trained biases, which the base keeps.
+    """
+    if config.is_prompt_learning:
+        raise ValueError(f"{type(config).__name__} adds tokens and no adapter layers; use LoRA (`peft.LoraConfig`).")
+    if getattr(config, "bias", "none") != "none":
+        raise ValueError(
+            f"`bias={config.bias!r}` in the adapter's configuration trains biases of the base, which is the reference; "
+            "use `bias='none'`."
+        )
+
+
 def load_critic(critic: str | PreTrainedModel, policy: nn.Module, **init_kwargs: Any) -> tuple[nn.Module, ValueHead]:
     """
     A separate critic: its trunk and its value head.
@@ -88,7 +104,7 @@ def load_critic(critic: str | PreTrainedModel, policy: nn.Module, **init_kwargs:
         policy: The policy, whose tokenizer the critic shares.
 
     Raises:
-        ValueError: when the critic cannot read the policy's tokens, or is a classifier with several labels.
+        ValueError: when the critic cannot read the policy's tokens, is an encoder or a classifier with several labels.
     """
     if isinstance(critic, str) and critic == "copy":
         if isinstance(policy, PeftModel):
@@ -106,6 +122,7 @@ def load_critic(critic: str | PreTrainedModel, policy: nn.Module, **init_kwargs:
             "a reward model with another one belongs in `reward_funcs`."
         )
     trunk = critic.base_model
+    check_causal(trunk)
     value_head = ValueHead(critic.config.get_text_config().hidden_size)
     score = getattr(critic, "score", None) or getattr(critic, "classifier", None)
     if isinstance(score, nn.Linear):

@@ -19,7 +19,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from .._compat import AdapterSwitch
 from ..objectives.logprobs import logprobs_and_entropy
-from .loading import add_policy_adapter, load_critic, load_policy
+from .loading import add_policy_adapter, check_adapter, load_critic, load_policy
 from .trunk import ValueHead, causal_lm, check_logits, disable_dropout, hidden_states, logits
 
 CRITIC_FOLDER = "critic"
@@ -65,7 +65,7 @@ class ActorCritic(nn.Module):
         init_kwargs: Keyword arguments of `from_pretrained` for what is given by name.
 
     Raises:
-        ValueError: `critic="adapter"` without adapters, or what `load_policy` and `load_critic` raise.
+        ValueError: `critic="adapter"` without adapters, or what `load_policy`, `load_critic` and `check_adapter` raise.
     """
 
     def __init__(
@@ -82,7 +82,6 @@ class ActorCritic(nn.Module):
         self.critic: nn.Module | None = None
         self.reference: nn.Module | None = None
         self.critic_kind = critic if critic in ("head", "adapter") else "model"
-        disable_dropout(self.policy)
         check_logits(causal_lm(self.policy))
         if isinstance(self.policy, PeftModel):
             self._add_adapters(reference_is_base, critic_peft_config)
@@ -93,11 +92,12 @@ class ActorCritic(nn.Module):
             self.reference = copy.deepcopy(self.policy).requires_grad_(False).eval()
         if self.critic_kind == "model":
             self.critic, self.value_head = load_critic(critic, self.policy, **(init_kwargs or {}))
-            disable_dropout(self.critic.requires_grad_(True))
+            self.critic.requires_grad_(True)
         else:
             self.value_head = ValueHead(self.config.get_text_config().hidden_size)
         self.value_head.to(self.device)
         self._switch = AdapterSwitch(self.policy)
+        disable_dropout(self)  # at the end: adapters bring dropout of their own
 
     def _add_adapters(self, reference_is_base: bool, critic_peft_config: PeftConfig | None) -> None:
         """Add what the actor's adapter needs beside it: a frozen clone as reference, an adapter for the critic."""
@@ -105,6 +105,7 @@ class ActorCritic(nn.Module):
         self._actor = policy.active_adapter
         self._reference_adapter = None if reference_is_base else _REFERENCE
         own_config = policy.peft_config[self._actor]
+        check_adapter(own_config)
         if not reference_is_base:
             policy.add_adapter(_REFERENCE, _plain(own_config))
             state = get_peft_model_state_dict(policy, adapter_name=self._actor, save_embedding_layers=False)

@@ -71,6 +71,28 @@ def check_logits(model: PreTrainedModel) -> None:
         )
 
 
+@torch.no_grad()
+def check_causal(trunk: PreTrainedModel) -> None:
+    """
+    Check that hidden states depend on the tokens before them alone.
+
+    With an encoder as critic the value of a state would know the completion that follows, and nothing would show it.
+
+    Raises:
+        ValueError: when they do not.
+    """
+    ids = torch.tensor([[1, 2, 3], [1, 2, 4]], device=trunk.device) % trunk.config.get_text_config().vocab_size
+    was_training = trunk.training
+    trunk.eval()
+    one, other = hidden_states(trunk, ids, torch.ones_like(ids))[:, :-1].float()
+    trunk.train(was_training)
+    if not torch.allclose(one, other, atol=1e-2 * one.abs().max().item() + 1e-6):
+        raise ValueError(
+            f"`critic` is a {type(trunk).__name__}, which reads later tokens too; a critic needs a decoder, "
+            "an encoder belongs in `reward_funcs`."
+        )
+
+
 def disable_dropout(model: nn.Module) -> None:
     """
     Turn every kind of dropout off, LoRA's included, whatever mode the model is in.

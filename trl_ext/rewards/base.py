@@ -42,7 +42,7 @@ class RewardFunction(Protocol):
     """A callable that scores completions; see the module's docstring for the arguments and the result."""
 
     def __call__(
-        self, prompts: list[Text], completions: list[Text], completion_ids: list[list[int]], **columns: Any
+        self, prompts: Sequence[Text], completions: Sequence[Text], completion_ids: list[list[int]], **columns: Any
     ) -> list[Reward] | Awaitable[list[Reward]]: ...
 
 
@@ -79,15 +79,15 @@ class Batch:
         services: the values of `SERVICES` to pass on, whatever N is.
     """
 
-    prompts: list[Text]
-    completions: list[Text]
+    prompts: Sequence[Text]
+    completions: Sequence[Text]
     completion_ids: list[list[int]] | None
     columns: dict[str, list] = field(default_factory=dict)
     services: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_call(
-        cls, prompts: list[Text], completions: list[Text], completion_ids: list[list[int]] | None, kwargs: dict
+        cls, prompts: Sequence[Text], completions: Sequence[Text], completion_ids: list[list[int]] | None, kwargs: dict
     ) -> "Batch":
         """The batch behind the keyword arguments that a reward function was called with."""
         columns = {key: value for key, value in kwargs.items() if key not in SERVICES}

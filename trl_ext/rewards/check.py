@@ -6,7 +6,7 @@ import math
 import pickle
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,8 @@ class RewardCheck:
 
 def check_reward(
     fn: Callable,
-    prompts: list[Text] | None = None,
-    completions: list[Text] | None = None,
+    prompts: Sequence[Text] | None = None,
+    completions: Sequence[Text] | None = None,
     *,
     completion_ids: list[list[int]] | None = None,
     **columns: list,
@@ -91,12 +91,12 @@ def check_reward(
 
 
 def _candidates(
-    prompts: list[Text] | None,
-    completions: list[Text] | None,
+    prompts: Sequence[Text] | None,
+    completions: Sequence[Text] | None,
     completion_ids: list[list[int]] | None,
     columns: dict[str, list],
 ) -> dict[str, Batch]:
-    samples: dict[str, tuple[list[Text], list[Text]]]
+    samples: dict[str, tuple[Sequence[Text], Sequence[Text]]]
     if prompts is not None and completions is not None:
         conversational = bool(completions) and not isinstance(completions[0], str)
         samples = {"conversational" if conversational else "plain": (prompts, completions)}

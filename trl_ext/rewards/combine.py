@@ -43,8 +43,8 @@ class Combination(ABC):
 
     def __call__(
         self,
-        prompts: list[Text],
-        completions: list[Text],
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
         completion_ids: list[list[int]] | None = None,
         **columns: Any,
     ) -> list[Reward]:

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """`PreferenceReward`: a reward model with a scalar head, read by its own tokenizer and chat template."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -70,8 +70,8 @@ class PreferenceReward:
 
     def __call__(
         self,
-        prompts: list[Text],
-        completions: list[Text],
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
         completion_ids: list[list[int]] | None = None,
         on_progress: Callable[[int], None] | None = None,
         **columns: Any,
@@ -80,7 +80,7 @@ class PreferenceReward:
         return [(score - self.center) / self.scale for score in self.scores(prompts, completions, on_progress)]
 
     def scores(
-        self, prompts: list[Text], completions: list[Text], on_progress: Callable[[int], None] | None = None
+        self, prompts: Sequence[Text], completions: Sequence[Text], on_progress: Callable[[int], None] | None = None
     ) -> list[float]:
         """N raw logits, neither centred nor scaled."""
         if len(prompts) != len(completions):
@@ -93,7 +93,7 @@ class PreferenceReward:
         logits = self.scorer.logits(texts, add_special_tokens=not conversational, on_progress=on_progress)
         return logits[:, 0].tolist()
 
-    def calibrate(self, prompts: list[Text], completions: list[Text]) -> tuple[float, float]:
+    def calibrate(self, prompts: Sequence[Text], completions: Sequence[Text]) -> tuple[float, float]:
         """Sets `center` and `scale` so that these reference completions have mean 0 and standard deviation 1.
 
         Reference completions are the dataset's, or the initial policy's (detail 9 of "The N Implementation Details of

@@ -22,7 +22,7 @@ def _check_unit(unit: str, allowed: Sequence[str] = UNITS) -> None:
 
 
 def _pieces(
-    completions: list[Text], completion_ids: list[list[int]] | None, unit: Unit, name: str
+    completions: Sequence[Text], completion_ids: list[list[int]] | None, unit: Unit, name: str
 ) -> list[Sequence[Any]]:
     """Each completion as a sequence of token ids, words or characters."""
     if unit == "tokens":
@@ -75,8 +75,8 @@ class LengthReward:
 
     def __call__(
         self,
-        prompts: list[Text],
-        completions: list[Text],
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
         completion_ids: list[list[int]] | None = None,
         **columns: Any,
     ) -> list[float]:
@@ -124,8 +124,8 @@ class RepetitionReward:
 
     def __call__(
         self,
-        prompts: list[Text],
-        completions: list[Text],
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
         completion_ids: list[list[int]] | None = None,
         **columns: Any,
     ) -> list[float]:
@@ -177,8 +177,8 @@ class RegexReward:
 
     def __call__(
         self,
-        prompts: list[Text],
-        completions: list[Text],
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
         completion_ids: list[list[int]] | None = None,
         **columns: Any,
     ) -> list[float]:
@@ -270,8 +270,8 @@ class SentenceEndReward:
 
     def __call__(
         self,
-        prompts: list[Text],
-        completions: list[Text],
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
         completion_ids: list[list[int]] | None = None,
         **columns: Any,
     ) -> list[float]:

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from .combine import RunningNormalization
 from .preference import PreferenceReward
 from .retry import CallLog, CallResult, run_reward
 
-RewardSource = str | PreTrainedModel | Callable
+RewardSource: TypeAlias = str | PreTrainedModel | Callable
 _OWN_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids")
 
 
@@ -120,8 +120,8 @@ class RewardRunner:
 
     def __call__(
         self,
-        prompts: list[Text],
-        completions: list[Text],
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
         completion_ids: list[list[int]],
         columns: dict[str, list],
         *,

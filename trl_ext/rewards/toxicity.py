@@ -114,8 +114,8 @@ class ToxicityReward:
 
     def __call__(
         self,
-        prompts: list[Text],
-        completions: list[Text],
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
         completion_ids: list[list[int]] | None = None,
         on_progress: Callable[[int], None] | None = None,
         **columns: Any,

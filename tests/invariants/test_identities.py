@@ -1,0 +1,111 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Runs that must come out equal, and quantities that must be exact before the first update."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file
+
+from tests import scripted
+from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
+
+LORA = LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.3)
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+@pytest.mark.parametrize(
+    ("critic", "peft_config", "extra"),
+    [
+        ("head", None, {}),
+        ("copy", None, {"temperature": 0.7}),
+        ("head", LORA, {}),
+        ("adapter", LORA, {"gradient_checkpointing": True}),
+    ],
+)
+def test_before_the_first_update_the_ratio_is_one_and_the_kl_zero(tmp_path, critic, peft_config, extra):
+    made = scripted.trainer(tmp_path, scripted=False, critic=critic, peft_config=peft_config, **extra)
+    made.train()
+    first = scripted.logs(made)[0]
+    assert (first["ratio/mean"], first["ratio/max"], first["approx_kl"], first["clip_fraction"]) == (1, 1, 0, 0)
+    assert first["kl"] == 0 and first["kl_k3"] == 0
+    # The identity holds at the start of every rollout, the KL only of the first.
+    later = scripted.logs(made)[2]
+    assert later["ratio/max"] == 1 and later["approx_kl"] == 0 and later["kl_k3"] > 0
+    assert scripted.logs(made)[1]["ratio/max"] != 1
+
+
+@pytest.mark.parametrize("critic", ["head", "copy"])
+def test_eight_micro_batches_of_one_equal_one_of_eight(tmp_path, critic):
+    # SGD, because Adam divides by the size of a gradient and so blows rounding up where it is all there is.
+    settings = {"critic": critic, "entropy_coef": 0.01, "kl_loss_coef": 0.1, "optim": "sgd", "learning_rate": 0.1}
+    one = scripted.trainer(tmp_path / "a", per_device_train_batch_size=8, gradient_accumulation_steps=1, **settings)
+    eight = scripted.trainer(tmp_path / "b", per_device_train_batch_size=1, gradient_accumulation_steps=8, **settings)
+    before = scripted.weights(one)
+    one.train()
+    eight.train()
+    assert largest_difference(scripted.weights(one), scripted.weights(eight)) < 1e-5
+    assert largest_difference(scripted.weights(one), before) > 1e-3
+    for a, b in zip(scripted.logs(one), scripted.logs(eight), strict=True):
+        for name in ("loss", "policy_loss", "value_loss", "entropy", "kl", "ratio/max", "grad_norm"):
+            assert a[name] == pytest.approx(b[name], abs=1e-5, rel=1e-4), name
+
+
+def test_padding_does_not_change_a_sample(tmp_path):
+    """Neither the other samples of a batch nor the width they force on it."""
+    made = scripted.trainer(tmp_path)
+    rollout, _ = made._make_rollout(list(scripted.prompts(8)), training=False)
+    together = made._forward(made.model, rollout.select(torch.arange(8)))
+    for row in range(8):
+        alone = rollout.select(torch.tensor([row]))
+        width = alone.completion_length
+        out = made._forward(made.model, alone)
+        assert torch.allclose(out.logps[0], together.logps[row, :width], atol=1e-5)
+        mask = alone.completion_mask[0]
+        assert torch.allclose(out.values[0, :-1][mask], together.values[row, :width][mask], atol=1e-5)
+
+
+def test_a_pad_token_that_is_eos_changes_nothing(tmp_path):
+    separate, same = (
+        scripted.trainer(tmp_path, processing_class=tiny_tokenizer(pad_is_eos=pad_is_eos)) for pad_is_eos in (False, True)
+    )
+    assert separate.processing_class.pad_token_id != same.processing_class.pad_token_id
+    separate.train()
+    same.train()
+    assert largest_difference(scripted.weights(separate), scripted.weights(same)) == 0
+
+
+def test_every_trainable_parameter_moves_and_no_frozen_one(tmp_path):
+    for critic, peft_config in (("head", None), ("copy", None), ("head", LORA), ("adapter", LORA)):
+        made = scripted.trainer(tmp_path, critic=critic, peft_config=peft_config)
+        before = scripted.weights(made)
+        trainable = {name for name, p in made.model.named_parameters() if p.requires_grad}
+        made.train()
+        after = scripted.weights(made)
+        still = {name for name in before if torch.equal(before[name], after[name])}
+        assert still == set(before) - trainable, f"{critic}, {peft_config is not None}"
+
+
+def test_two_processes_equal_one(tmp_path):
+    """gloo, real processes: global normalization, whitening, KL and metrics."""
+    results = []
+    for world in (1, 2):
+        out = tmp_path / f"world{world}"
+        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world}"]
+        command += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+        script = Path(__file__).with_name("two_processes.py")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
+        subprocess.run([*command, str(script), str(out)], check=True, env=environment, capture_output=True)
+        results.append(load_file(out / "weights.safetensors"))
+    assert largest_difference(*results) < 1e-5
+    untrained = {name: p for name, p in tiny_causal_lm().named_parameters()}
+    name = "model.embed_tokens.weight"
+    assert (results[0][f"policy.{name}"] - untrained[name]).abs().max() > 1e-3

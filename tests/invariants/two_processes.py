@@ -1,0 +1,30 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""One update of 16 completions on however many processes it is launched on; writes the weights."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tests import scripted
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    out = Path(sys.argv[1])
+    world = int(os.environ["WORLD_SIZE"])
+    trainer = scripted.trainer(
+        out,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=4 // world,
+        whiten_rewards=True,
+        total_episodes=32,
+        optim="sgd",
+        learning_rate=0.1,
+        max_grad_norm=0.5,
+        ddp_backend="gloo",
+    )
+    trainer.train()
+    if trainer.is_world_process_zero():
+        save_file(scripted.weights(trainer), out / "weights.safetensors")
