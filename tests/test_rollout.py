@@ -2,9 +2,6 @@
 """A batch of experience: its masks, what slicing keeps, what a file keeps, and the order of learning."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -109,10 +106,12 @@ def test_a_file_keeps_every_bit(tmp_path):
         assert before.contiguous().view(torch.uint8).tolist() == after.view(torch.uint8).tolist(), f.name
 
 
-def test_a_fresh_rollout_can_be_saved(tmp_path):
-    """Safetensors refuses tensors that share memory."""
-    collate(PROMPTS, COMPLETIONS, [True, False, False], pad_token_id=0).save(tmp_path / "r.safetensors")
-    assert Rollout.load(tmp_path / "r.safetensors").input_ids.shape == (3, 7)
+def test_no_two_fields_share_memory(tmp_path):
+    """Writing into one would change the others, and safetensors refuses them."""
+    rollout = collate(PROMPTS, COMPLETIONS, [True, False, False], pad_token_id=0)
+    rollout.save(tmp_path / "r.safetensors")
+    rollout.old_logps += 1
+    assert not rollout.ref_logps.any() and not rollout.returns.any()
 
 
 def test_the_first_pass_keeps_the_order():
@@ -133,10 +132,3 @@ def test_the_order_depends_on_the_seed_alone():
     state = torch.get_rng_state()
     pass_order(16, 2, (5, 7, 2))
     assert torch.equal(torch.get_rng_state(), state), "a resumed run samples the same completions"
-
-
-def test_the_order_is_the_same_in_another_process():
-    code = "from trl_ext.rollout import pass_order; print(pass_order(16, 2, (5, 7, 2)).tolist())"
-    root = Path(__file__).parents[1]
-    out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
-    assert out.strip().splitlines()[-1] == str(pass_order(16, 2, (5, 7, 2)).tolist())

@@ -12,7 +12,10 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from trl.trainer.base_config import _BaseConfig as BaseConfig
 from trl.trainer.base_trainer import _BaseTrainer as BaseTrainer
 
-__all__ = ["AdapterSwitch", "BaseConfig", "BaseTrainer"]
+__all__ = ["DICT_FIELDS", "AdapterSwitch", "BaseConfig", "BaseTrainer"]
+
+# Fields that the argument parser may be given as JSON.
+DICT_FIELDS = tuple(BaseConfig._VALID_DICT_FIELDS)
 
 AdapterState = list[tuple[list[str] | str, bool]]
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from transformers import TrainingArguments
 
-from ._compat import BaseConfig
+from ._compat import DICT_FIELDS, BaseConfig
 from .objectives.kl import KL_ESTIMATORS
 
 KL_CONTROLLERS = ("fixed", "adaptive", "pid", "scheduled")
@@ -33,7 +32,7 @@ class PPOConfig(BaseConfig):
     """
 
     _VALID_DICT_FIELDS = [
-        *TrainingArguments._VALID_DICT_FIELDS,
+        *DICT_FIELDS,
         "model_init_kwargs",
         "chat_template_kwargs",
         "generation_kwargs",
@@ -279,6 +278,13 @@ class PPOConfig(BaseConfig):
             raise ValueError(f"`kl_controller='{self.kl_controller}'` needs `kl_target`, in nats per completion.")
         if self.kl_controller == "scheduled" and self.kl_coef_end is None:
             raise ValueError("`kl_controller='scheduled'` needs `kl_coef_end`, the final coefficient.")
+        unknown = [n for n in ("min_p", "stop_strings", "generation_kwargs") if getattr(self, n)]
+        unknown += ["repetition_penalty"] if self.repetition_penalty != 1.0 else []
+        if self.use_transformers_continuous_batching and unknown:
+            raise ValueError(
+                f"`use_transformers_continuous_batching` cannot do {', '.join(f'`{n}`' for n in unknown)}; leave "
+                "one of them out."
+            )
         bounds = self.reward_clip_range
         if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):
             raise ValueError(f"`reward_clip_range` must be a lower and a higher bound, got {bounds}.")

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """From scores, log-probabilities and values to what PPO learns from, and to what a person wants to know about it."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -118,3 +119,12 @@ def describe(
     metrics["completions/terminated_fraction"] = mean_and_std(rollout.terminated.float(), valid)[0]
     metrics["importance_weight"] = mean_and_std(rollout.weights, mask)[0]
     return metrics | scores.metrics
+
+
+def named_rewards(scores: Scores, reward_names: list[str]) -> dict[str, list[float | None]]:
+    """Each function's rewards by its name; None where it had none."""
+    columns = scores.per_function.T.tolist()
+    return {
+        name: [None if math.isnan(value) else value for value in column]
+        for name, column in zip(reward_names, columns, strict=True)
+    }

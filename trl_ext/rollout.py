@@ -110,7 +110,7 @@ def collate(
 
     input_ids = torch.tensor([padded(p, c, pad_token_id) for p, c in rows], device=device)
     mask = torch.tensor([padded([1] * len(p), [1] * len(c), 0) for p, c in rows], device=device)
-    zeros = torch.zeros(len(rows), right, device=device)
+    unknown = ("old_logps", "ref_logps", "old_values", "advantages", "returns")
     return Rollout(
         input_ids=input_ids,
         attention_mask=mask,
@@ -118,12 +118,8 @@ def collate(
         terminated=torch.tensor(terminated, device=device),
         valid=torch.ones(len(rows), dtype=torch.bool, device=device),
         scores=torch.zeros(len(rows), device=device),
-        old_logps=zeros,
-        ref_logps=zeros,
-        old_values=zeros,
-        advantages=zeros,
-        returns=zeros,
-        weights=torch.ones_like(zeros),
+        **{name: torch.zeros(len(rows), right, device=device) for name in unknown},
+        weights=torch.ones(len(rows), right, device=device),
     )
 
 

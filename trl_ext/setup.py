@@ -81,7 +81,7 @@ def build_generation_engine(
     args: PPOConfig, model: ActorCritic, tokenizer: PreTrainedTokenizerBase
 ) -> GenerationEngine:
     """The engine that `args` asks for."""
-    common = {
+    common: dict[str, Any] = {
         "eos_token_ids": eos_token_ids(model.causal_lm, tokenizer),
         "max_new_tokens": args.max_completion_length,
         "temperature": args.temperature,

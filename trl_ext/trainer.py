@@ -27,7 +27,7 @@ from . import checkpoint
 from ._compat import BaseTrainer
 from .actor_critic import ActorCritic, build_actor_critic
 from .config import PPOConfig
-from .experience import add_advantages, describe, importance_weights
+from .experience import add_advantages, describe, importance_weights, named_rewards
 from .generation import GenerationEngine
 from .kl_control import KLController
 from .monitoring import MetricBuffer, PhaseProgress, SampleTable, TokenMeans, log_samples
@@ -80,14 +80,6 @@ class PPOTrainer(BaseTrainer):
 
     Raises:
         ValueError, TypeError: for input that cannot work, naming what to change.
-
-    Example:
-        >>> trainer = PPOTrainer(
-        ...     model="Qwen/Qwen2.5-0.5B-Instruct",
-        ...     reward_funcs=lambda completions, **kwargs: [-float(len(c)) for c in completions],
-        ...     train_dataset=Dataset.from_dict({"prompt": ["The sky is"] * 8}),
-        ... )
-        >>> trainer.train()
     """
 
     # Each minibatch is normalized by its own number of tokens, so the Trainer must not divide again.
@@ -123,7 +115,7 @@ class PPOTrainer(BaseTrainer):
         kl_controller: KLController | None = None,
     ):
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path or type(model).__name__
+            name = model if isinstance(model, str) else model.config.name_or_path or type(model).__name__
             args = PPOConfig(output_dir=f"{Path(name).name}-PPO")
         if args.n_gpu > 1:
             raise ValueError(
@@ -140,7 +132,7 @@ class PPOTrainer(BaseTrainer):
             init_kwargs={"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})},
         )
         tokenizer = processing_class or AutoTokenizer.from_pretrained(
-            actor_critic.config._name_or_path, trust_remote_code=args.trust_remote_code
+            actor_critic.config.name_or_path, trust_remote_code=args.trust_remote_code
         )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -284,7 +276,9 @@ class PPOTrainer(BaseTrainer):
         metrics |= {"kl_coef": kl_coef} | {f"time/{phase}": s for phase, s in seconds.items()}
         if training:
             self.kl_controller.update(metrics["kl"], int(self._reduce(rollout.valid.sum())))
-            self._fill_samples(prompts, completions, scores, rollout)
+            rewards = named_rewards(scores, self.rewards.names)
+            advantages = masked_mean(rollout.advantages, rollout.completion_mask, dim=1).tolist()
+            self.samples.fill(prompts, completions, rewards, advantages, self.state.global_step)
         return rollout, metrics
 
     def _generate(self, prompts: list[Any]) -> tuple[Rollout, list[Any], list[list[int]], list[list[float]] | None]:
@@ -359,15 +353,6 @@ class PPOTrainer(BaseTrainer):
             chunk_size=self.args.logits_chunk_size,
             **kwargs,
         )
-
-    def _fill_samples(self, prompts: list, completions: list, scores: Scores, rollout: Rollout) -> None:
-        advantages = masked_mean(rollout.advantages, rollout.completion_mask, dim=1).tolist()
-        per_function = scores.per_function.T.tolist()
-        rewards = {
-            name: [None if value != value else value for value in values]
-            for name, values in zip(self.rewards.names, per_function, strict=True)
-        }
-        self.samples.fill(prompts, completions, rewards, advantages, self.state.global_step)
 
     # ---- learning ----
 

@@ -109,15 +109,15 @@ OPENINGS = {
     ],
 }
 CLAUSE_SUBJECTS = [
-    ("one", "{who} {made} it"),
-    ("one", "the {role}"),
-    ("one", "this {role} with the {thing}"),
+    ("one", "{who} {did} it"),
+    ("one", "my {kin}"),
+    ("one", "your {kin}"),
     ("you", "you"),
-    ("you", "you as {a:role}"),
+    ("you", "you of all people"),
     ("many", "the {group} here"),
-    ("many", "those {some:role}"),
-    ("thing", "the {part}"),
-    ("thing", "this {thing}"),
+    ("many", "your {group}"),
+    ("thing", "{rest}"),
+    ("thing", "the result"),
 ]
 
 
@@ -126,8 +126,6 @@ def _plural(noun: str) -> str:
         return noun + "es"
     if noun.endswith("man"):
         return noun[:-3] + "men"
-    if noun.endswith("f") and not noun.endswith("ff"):
-        return noun[:-1] + "ves"
     return noun[:-1] + "ies" if re.search(r"[^aeiou]y$", noun) else noun + "s"
 
 
@@ -168,10 +166,6 @@ def _expand(template: str, rng: random.Random, scene: Scene, voice: Voice) -> st
             return _plural(lookup(rest)) if voice.plural else _article(lookup(rest))
         if kind == "some":
             return _plural(lookup(rest))
-        if symbol == "made_by":
-            return lookup("made").replace("wrote", "written") + " by"
-        if symbol == "thing_owner":
-            return "the " + lookup("role")
         return lookup(symbol)
 
     return re.sub(r"\{([^{}]+)\}", replace, template)

@@ -75,7 +75,8 @@ def test_padding_does_not_change_a_sample(tmp_path):
 
 def test_a_pad_token_that_is_eos_changes_nothing(tmp_path):
     separate, same = (
-        scripted.trainer(tmp_path, processing_class=tiny_tokenizer(pad_is_eos=pad_is_eos)) for pad_is_eos in (False, True)
+        scripted.trainer(tmp_path, processing_class=tiny_tokenizer(pad_is_eos=pad_is_eos))
+        for pad_is_eos in (False, True)
     )
     assert separate.processing_class.pad_token_id != same.processing_class.pad_token_id
     separate.train()
@@ -106,6 +107,6 @@ def test_two_processes_equal_one(tmp_path):
         subprocess.run([*command, str(script), str(out)], check=True, env=environment, capture_output=True)
         results.append(load_file(out / "weights.safetensors"))
     assert largest_difference(*results) < 1e-5
-    untrained = {name: p for name, p in tiny_causal_lm().named_parameters()}
+    untrained = dict(tiny_causal_lm().named_parameters())
     name = "model.embed_tokens.weight"
     assert (results[0][f"policy.{name}"] - untrained[name]).abs().max() > 1e-3

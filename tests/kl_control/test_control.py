@@ -143,9 +143,7 @@ def test_the_integral_stops_at_both_bounds(kl, bound):
 def test_an_integral_from_a_run_with_wider_bounds_unwinds():
     # log 0.2 + 0.05 * 60 is far above log 0.5; 60 errors of -1 must bring it back in, not stay locked out.
     controller = PIDKL(TARGET, max_coef=0.5)
-    controller.load_state_dict(
-        {**controller.state_dict(), "integral": 60.0, "previous_error": 1.0, "smoothed_kl": 9.0}
-    )
+    controller.load_state_dict({**controller.state_dict(), "integral": 60.0, "previous_error": 1.0, "smoothed_kl": 9.0})
     for _ in range(60):
         controller.update(0.0, 16)
     assert controller.coef < 0.2

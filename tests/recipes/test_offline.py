@@ -87,8 +87,7 @@ def test_lengths_vary_and_are_the_same_for_both_labels(comments: list[Comment]) 
     assert sum(6 <= length <= 24 for length in lengths) / len(lengths) > 0.95
     assert len(set(lengths)) > 15
     civil, toxic = (
-        [len(comment.continuation.split()) for comment in comments if comment.toxic is label]
-        for label in (False, True)
+        [len(comment.continuation.split()) for comment in comments if comment.toxic is label] for label in (False, True)
     )
     assert 0.9 < (sum(civil) / len(civil)) / (sum(toxic) / len(toxic)) < 1.1
 
