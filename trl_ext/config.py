@@ -213,10 +213,10 @@ class PPOConfig(BaseConfig):
     def __post_init__(self):
         if self.bf16 is None:
             # TRL turns bf16 on everywhere; emulated on a CPU it is slower than float32 and less exact.
-            self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            on_gpu = torch.cuda.is_available() and not self.use_cpu
+            self.bf16 = not self.fp16 and on_gpu and torch.cuda.is_bf16_supported()
         super().__post_init__()
         self._check_ranges()
-        self._check_engine()
         self._check_sizes()
         self._warn_where_doubtful()
 
@@ -256,6 +256,10 @@ class PPOConfig(BaseConfig):
         for name in ("total_episodes", "max_prompt_length"):
             require(getattr(self, name) is None or getattr(self, name) >= 1, name, "at least 1")
         require(self.temperature > 0, "temperature", "above 0")
+        require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
+        require(self.min_p is None or 0 <= self.min_p <= 1, "min_p", "between 0 and 1")
+        require(self.repetition_penalty > 0, "repetition_penalty", "above 0")
+        require(self.top_k >= 0, "top_k", "0 or more")
         require(self.importance_sampling_cap > 0, "importance_sampling_cap", "above 0")
         require(0 < self.cliprange < 1, "cliprange", "between 0 and 1")
         for name in ("cliprange_high", "cliprange_value", "target_approx_kl", "max_loss", "critic_learning_rate"):
@@ -288,15 +292,6 @@ class PPOConfig(BaseConfig):
         bounds = self.reward_clip_range
         if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):
             raise ValueError(f"`reward_clip_range` must be a lower and a higher bound, got {bounds}.")
-
-    def _check_engine(self) -> None:
-        only_generate = ("min_p", "repetition_penalty", "stop_strings", "generation_kwargs")
-        used = [n for n in only_generate if getattr(self, n) != self.__dataclass_fields__[n].default]
-        if self.use_transformers_continuous_batching and used:
-            raise ValueError(
-                f"{', '.join(f'`{n}`' for n in used)} cannot be had with `use_transformers_continuous_batching`; leave "
-                "one of them out."
-            )
 
     def _check_sizes(self) -> None:
         local, parts = self.local_batch_size, self.num_mini_batches

@@ -12,9 +12,6 @@ from typing import NamedTuple
 
 from . import vocabulary as words
 
-# Symbol to options, as in `vocabulary.TOPICS`.
-Scene = dict[str, list[str]]
-
 
 class Opening(NamedTuple):
     """The beginning of a comment.
@@ -22,13 +19,11 @@ class Opening(NamedTuple):
     Attributes:
         text: Three to six words, no space at the end.
         subject: Who the continuation is about: "one", "you", "many", "thing", or "clause" where it has yet to be said.
-        scene: The word lists of its topic, narrowed to one `thing` that the whole comment is about.
         provoking: Whether its tone makes a toxic continuation likelier.
     """
 
     text: str
     subject: str
-    scene: Scene
     provoking: bool
 
 
@@ -138,8 +133,8 @@ def _article(noun_phrase: str) -> str:
     return ("an " if noun_phrase[0] in "aeiou" and not sounds_like_consonant else "a ") + noun_phrase
 
 
-def _expand(template: str, rng: random.Random, scene: Scene, voice: Voice) -> str:
-    """Replace every `{symbol}` by a random entry of its word list, recursively.
+def _expand(template: str, rng: random.Random, voice: Voice, topic: dict[str, list[str]] | None = None) -> str:
+    """Replace every `{symbol}` by a random entry of its word list (the topic's first), recursively.
 
     `{be}`, `{have}` and `{+verb}` agree with the subject, `{a:symbol}` too (article or plural), and `{some:symbol}` is
     a plural without an article. A symbol that stands twice in a template takes two values
@@ -148,10 +143,10 @@ def _expand(template: str, rng: random.Random, scene: Scene, voice: Voice) -> st
     used: set[str] = set()
 
     def lookup(symbol: str) -> str:
-        options = scene.get(symbol) or words.WORDS[symbol]
+        options = (topic or {}).get(symbol) or words.WORDS[symbol]
         choice = rng.choice([option for option in options if "{" in option or option not in used] or options)
         used.add(choice)
-        return _expand(choice, rng, scene, voice)
+        return _expand(choice, rng, voice, topic)
 
     def replace(match: re.Match[str]) -> str:
         symbol = match.group(1)
@@ -176,28 +171,27 @@ def sample_opening(rng: random.Random) -> Opening:
     while True:
         subject = rng.choices(list(OPENINGS), weights=(4, 3, 3, 3, 2))[0]
         topic = rng.choice(list(words.TOPICS.values()))
-        scene = {**topic, "thing": [rng.choice(topic["thing"])]}
         provoking = rng.random() < 0.6
         lead = rng.choice(words.LEADS_PROVOKING if provoking else words.LEADS_PLAIN)
         template = rng.choice(OPENINGS[subject])
         # Without a lead there is no tone, so such an opening sits in the middle only on average.
-        text = _expand(template.replace("{lead}", lead), rng, scene, VOICES.get(subject, VOICES["one"]))
+        text = _expand(template.replace("{lead}", lead), rng, VOICES.get(subject, VOICES["one"]), topic)
         if 3 <= len(text.split()) <= 6:
             provoking = provoking if "{lead}" in template else subject in ("one", "clause")
-            return Opening(text[0].upper() + text[1:], subject, scene, provoking)
+            return Opening(text[0].upper() + text[1:], subject, provoking)
 
 
-def _sample_predicate(rng: random.Random, subject: str, scene: Scene, toxic: bool) -> str:
+def _sample_predicate(rng: random.Random, subject: str, toxic: bool) -> str:
     if subject == "thing":
         options = words.TOXIC_THING_PREDICATES if toxic else words.CIVIL_THING_PREDICATES
     else:
         options = words.TOXIC_PREDICATES if toxic else words.CIVIL_PREDICATES
-    return _expand(rng.choice(options), rng, scene, VOICES[subject])
+    return _expand(rng.choice(options), rng, VOICES[subject])
 
 
-def _sample_tail(rng: random.Random, scene: Scene, toxic: bool) -> str:
+def _sample_tail(rng: random.Random, toxic: bool) -> str:
     options = words.NEUTRAL_TAILS if rng.random() < 0.35 else (words.TOXIC_TAILS if toxic else words.CIVIL_TAILS)
-    return _expand(rng.choice(options), rng, scene, VOICES["one"])
+    return _expand(rng.choice(options), rng, VOICES["one"])
 
 
 def sample_continuation(rng: random.Random, opening: Opening, toxic: bool) -> str:
@@ -205,13 +199,13 @@ def sample_continuation(rng: random.Random, opening: Opening, toxic: bool) -> st
     subject, prefix = opening.subject, ""
     if subject == "clause":
         subject, template = rng.choice(CLAUSE_SUBJECTS)
-        prefix = " " + _expand(template, rng, opening.scene, VOICES[subject])
+        prefix = " " + _expand(template, rng, VOICES[subject])
     if toxic and rng.random() < 0.06:
-        body = _sample_predicate(rng, subject, opening.scene, toxic=False)
-        tail = _expand(rng.choice(words.TOXIC_TAILS[2:]), rng, opening.scene, VOICES["one"])
+        body = _sample_predicate(rng, subject, toxic=False)
+        tail = _expand(rng.choice(words.TOXIC_TAILS[2:]), rng, VOICES["one"])
     else:
-        body = _sample_predicate(rng, subject, opening.scene, toxic)
-        tail = _sample_tail(rng, opening.scene, toxic) if rng.random() < TAIL_PROBABILITY else ""
+        body = _sample_predicate(rng, subject, toxic)
+        tail = _sample_tail(rng, toxic) if rng.random() < TAIL_PROBABILITY else ""
     return f"{prefix} {body}{tail}" + rng.choices([".", "!", "..."], weights=(14, 5, 1))[0]
 
 

@@ -206,7 +206,7 @@ def train_language_model(
     )
     with _quiet():
         arguments = SFTConfig(
-            **_arguments(folder, epochs=1, batch_size=16, learning_rate=2e-3, seed=seed),
+            **_arguments(folder, epochs=1, batch_size=32, learning_rate=3e-3, seed=seed),
             max_length=MAX_LENGTH,
             gradient_checkpointing=False,
         )

@@ -131,7 +131,7 @@ WORDS: dict[str, list[str]] = {
     # Continuations fit every topic: a model this small would mix up cakes and cameras.
     "what": [
         "the whole thing",
-        "every detail",
+        "every corner",
         "the hard part",
         "the job",
         "the basics",
@@ -294,7 +294,7 @@ CIVIL_PREDICATES = [
     "{+make} the whole {place} feel like home",
     "should {carry_on} and {carry_on}",
     "should {carry_on} after {improving} {what}",
-    "never missed a detail about {what}",
+    "never missed a detail of {what}",
     "{be} about as reliable as {useful_thing}",
     "{+seem} {state} but {+turn} out to be {a:praise}",
     "{be} not {a:insult_noun}, just {state}",
@@ -365,7 +365,7 @@ NEUTRAL_TAILS = [
     ". I was there with my {kin}",
     ", says my {kin}",
     ", if you ask me",
-    ". {What} is {mild}, though",
+    ". The rest is {mild}, though",
     ", even before {day}",
     ". That is all I have to say about it",
     ", as my {kin} found out in the {place}",
