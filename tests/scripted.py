@@ -41,6 +41,8 @@ def trainer(folder: Path | str, *, scripted: bool = True, model: Any = None, **s
         for name in ("peft_config", "callbacks", "eval_dataset", "kl_controller", "train_dataset", "processing_class")
         if name in settings
     }
+    if isinstance(for_trainer.get("kl_controller"), str):
+        settings["kl_controller"] = for_trainer.pop("kl_controller")  # by name, a field of PPOConfig
     reward_funcs = settings.pop("reward_funcs", reward)
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": 4,

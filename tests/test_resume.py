@@ -63,7 +63,7 @@ def resume(folder, **settings):
 def test_a_checkpoint_of_another_configuration_is_refused(interrupted):
     with pytest.raises(ValueError, match=r"another configuration.*num_ppo_epochs \(then 2, now 3\)"):
         resume(interrupted, num_ppo_epochs=3)
-    with pytest.raises(ValueError, match=r"critic \(then head, now copy\)"):
+    with pytest.raises(ValueError, match=r"critic \(then head, now model\)"):
         resume(interrupted, critic="copy")
     with pytest.raises(ValueError, match="KL controller"):
         resume(interrupted, kl_controller=AdaptiveKL())

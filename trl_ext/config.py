@@ -210,12 +210,15 @@ class PPOConfig(BaseConfig):
     )
     num_completions_to_print: int = field(default=5, metadata={"help": "Rows of the sample table."})
 
-    def __post_init__(self):
-        if self.bf16 is None:
+    def __post_init__(self) -> None:
+        if getattr(self, "bf16", None) is None:
             # TRL turns bf16 on everywhere; emulated on a CPU it is slower than float32 and less exact.
             on_gpu = torch.cuda.is_available() and not self.use_cpu
             self.bf16 = not self.fp16 and on_gpu and torch.cuda.is_bf16_supported()
-        super().__post_init__()
+        with warnings.catch_warnings():
+            # TRL's own default sets the field that transformers has renamed; nobody here can do anything about it.
+            warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
+            super().__post_init__()
         self._check_ranges()
         self._check_sizes()
         self._warn_where_doubtful()

@@ -16,6 +16,12 @@ from .kl_control import PIDKL, AdaptiveKL, FixedKL, KLController, ScheduledKL
 from .prompts import check_prompts
 
 
+def mapping(value: dict[str, Any] | str | None) -> dict[str, Any]:
+    """A field of the configuration that may also be given as JSON, which `TrainingArguments` has parsed by now."""
+    assert not isinstance(value, str)
+    return dict(value or {})
+
+
 def check_output_dir(output_dir: str) -> None:
     """Fail before any work when nothing could be saved."""
     try:
@@ -68,11 +74,13 @@ def count_episodes(args: PPOConfig, dataset: Dataset) -> int:
 
 def build_kl_controller(args: PPOConfig, total_episodes: int) -> KLController:
     """The controller that `args.kl_controller` names."""
+    # `PPOConfig` has checked that a controller with a target or an end was given one.
+    target, end = args.kl_target or 0.0, args.kl_coef_end or 0.0
     builders: dict[str, Callable[[], KLController]] = {
         "fixed": lambda: FixedKL(args.kl_coef),
-        "adaptive": lambda: AdaptiveKL(args.kl_coef, target=args.kl_target, horizon=args.kl_horizon),
-        "pid": lambda: PIDKL(target=args.kl_target, init_coef=args.kl_coef),
-        "scheduled": lambda: ScheduledKL(args.kl_coef, args.kl_coef_end, episodes=total_episodes),
+        "adaptive": lambda: AdaptiveKL(args.kl_coef, target=target, horizon=args.kl_horizon),
+        "pid": lambda: PIDKL(target=target, init_coef=args.kl_coef),
+        "scheduled": lambda: ScheduledKL(args.kl_coef, end, episodes=total_episodes),
     }
     return builders[args.kl_controller]()
 
@@ -90,7 +98,9 @@ def build_generation_engine(
         "return_logps": args.importance_sampling_correction,
     }
     if args.use_transformers_continuous_batching:
-        return ContinuousBatchingEngine(tokenizer, **common, config=args.transformers_continuous_batching_config)
+        return ContinuousBatchingEngine(
+            tokenizer, **common, config=mapping(args.transformers_continuous_batching_config)
+        )
     return TransformersEngine(
         tokenizer,
         **common,
@@ -98,5 +108,5 @@ def build_generation_engine(
         repetition_penalty=args.repetition_penalty,
         stop_strings=args.stop_strings,
         batch_size=args.local_rollout_forward_batch_size,
-        generation_kwargs=args.generation_kwargs,
+        generation_kwargs=mapping(args.generation_kwargs),
     )

@@ -50,6 +50,7 @@ from .setup import (
     check_datasets,
     check_output_dir,
     count_episodes,
+    mapping,
     max_prompt_length,
 )
 
@@ -129,14 +130,14 @@ class PPOTrainer(BaseTrainer):
             args.critic,
             peft_config=peft_config,
             quantization_config=quantization_config,
-            init_kwargs={"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})},
+            init_kwargs={"trust_remote_code": args.trust_remote_code, **mapping(args.model_init_kwargs)},
         )
         tokenizer = processing_class or AutoTokenizer.from_pretrained(
             actor_critic.config.name_or_path, trust_remote_code=args.trust_remote_code
         )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        self.chat_template_kwargs = args.chat_template_kwargs or {}
+        self.chat_template_kwargs = mapping(args.chat_template_kwargs)
         limit = max_prompt_length(args, actor_critic.config)
         check_datasets(train_dataset, eval_dataset, tokenizer, limit, self.chat_template_kwargs)
 
@@ -172,7 +173,7 @@ class PPOTrainer(BaseTrainer):
             retries=args.reward_retries,
             timeout=args.reward_timeout,
             max_failure_fraction=args.max_reward_failures,
-            clip_range=tuple(args.reward_clip_range) if args.reward_clip_range else None,
+            clip_range=(args.reward_clip_range[0], args.reward_clip_range[1]) if args.reward_clip_range else None,
             chat_template_kwargs=self.chat_template_kwargs,
             device=self.accelerator.device,
         )
@@ -193,8 +194,7 @@ class PPOTrainer(BaseTrainer):
     # ---- data ----
 
     def _set_signature_columns_if_needed(self) -> None:
-        if self._signature_columns is None:
-            self._signature_columns = ["prompt"]
+        self._signature_columns = ["prompt"]
 
     def get_train_dataloader(self):
         """Batches of one process's share of a rollout, each repeated for every micro-batch learned from it."""

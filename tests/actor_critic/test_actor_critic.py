@@ -10,7 +10,6 @@ from tests.actor_critic.makes import (
     MAKES,
     ROWS,
     batch,
-    from_scratch,
     learn,
     lora,
     lora_config,
@@ -192,10 +191,6 @@ def test_the_reference_of_a_policy_that_is_not_the_base_is_not_the_base(make):
     base = own_log_probs(tiny_causal_lm().eval(), prompt, completion).gather(1, torch.tensor(completion)[:, None])[:, 0]
     assert (reference(make(), batch())[1] - base.float()).abs().max() > 0.01
     assert (reference(lora(), batch())[1] - base.float()).abs().max() < 1e-5
-
-
-def test_the_reference_carries_no_gradient():
-    assert not reference(from_scratch(), batch()).requires_grad
 
 
 # ---- dropout, precision ----

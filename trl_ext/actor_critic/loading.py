@@ -92,7 +92,9 @@ def check_adapter(config: PeftConfig) -> None:
         )
 
 
-def load_critic(critic: str | PreTrainedModel, policy: nn.Module, **init_kwargs: Any) -> tuple[nn.Module, ValueHead]:
+def load_critic(
+    critic: str | PreTrainedModel, policy: nn.Module, **init_kwargs: Any
+) -> tuple[PreTrainedModel, ValueHead]:
     """
     A separate critic: its trunk and its value head.
 
@@ -109,22 +111,24 @@ def load_critic(critic: str | PreTrainedModel, policy: nn.Module, **init_kwargs:
     if isinstance(critic, str) and critic == "copy":
         if isinstance(policy, PeftModel):
             raise ValueError("`critic='copy'` copies a whole model; with adapters use `critic='adapter'` or 'head'.")
-        critic = copy.deepcopy(policy)
+        model = copy.deepcopy(causal_lm(policy))
     elif isinstance(critic, str):
         config = AutoConfig.from_pretrained(critic, trust_remote_code=init_kwargs.get("trust_remote_code", False))
         is_classifier = any("ForSequenceClassification" in name for name in config.architectures or [])
         auto = AutoModelForSequenceClassification if is_classifier else AutoModel
-        critic = auto.from_pretrained(critic, **{"dtype": "auto", **init_kwargs})
-    vocabularies = [m.get_input_embeddings().num_embeddings for m in (critic, causal_lm(policy))]
+        model = auto.from_pretrained(critic, **{"dtype": "auto", **init_kwargs})
+    else:
+        model = critic
+    vocabularies = [m.get_input_embeddings().num_embeddings for m in (model, causal_lm(policy))]
     if vocabularies[0] < vocabularies[1]:
         raise ValueError(
             f"`critic` knows {vocabularies[0]} tokens and the policy {vocabularies[1]}: they must share a tokenizer; "
             "a reward model with another one belongs in `reward_funcs`."
         )
-    trunk = critic.base_model
+    trunk = model.base_model
     check_causal(trunk)
-    value_head = ValueHead(critic.config.get_text_config().hidden_size)
-    score = getattr(critic, "score", None) or getattr(critic, "classifier", None)
+    value_head = ValueHead(model.config.get_text_config().hidden_size)
+    score = getattr(model, "score", None) or getattr(model, "classifier", None)
     if isinstance(score, nn.Linear):
         if score.out_features != 1:
             raise ValueError(

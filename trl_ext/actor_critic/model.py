@@ -79,7 +79,7 @@ class ActorCritic(nn.Module):
     ):
         super().__init__()
         self.policy = load_policy(policy, **(init_kwargs or {}))
-        self.critic: nn.Module | None = None
+        self.critic: PreTrainedModel | None = None
         self.reference: nn.Module | None = None
         self.critic_kind = critic if critic in ("head", "adapter") else "model"
         check_logits(causal_lm(self.policy))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -36,7 +37,7 @@ class PhaseProgress:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def phase(self, name: str, total: int | None = None, unit: str = "completion") -> Iterator[Callable[..., object]]:
+    def phase(self, name: str, total: int | None = None, unit: str = "completion") -> Iterator[Callable[..., Any]]:
         """Measure the phase `name`, and show a bar if `total` is given.
 
         The bar vanishes at the end, also when the phase raises. It is never drawn into a file or a pipe.
