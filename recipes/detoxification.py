@@ -276,8 +276,6 @@ def make_trainer(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfi
     }
     given: dict[str, Any] = args.model_init_kwargs or {}  # type: ignore[assignment]
     args.model_init_kwargs = {key: value for key, value in options.items() if value is not None} | given
-    if model_args.use_peft and args.critic == "copy":
-        args.critic = "adapter"  # the default critic copies a whole model, which LoRA is there to avoid
     return PPOTrainer(
         model=name,
         reward_funcs=make_rewards(recipe, tokenizer),

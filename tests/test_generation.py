@@ -57,7 +57,8 @@ def seeded(engine: Any, model: PreTrainedModel, prompts: list[list[int]]) -> Com
 
 @both
 def test_each_prompt_of_a_batch_is_continued_as_it_would_be_alone(engine):
-    model, progress = peaked_model(), []
+    model = peaked_model()
+    progress: list[int] = []
     config = model.generation_config
     padded = {"input_ids": torch.tensor([[0, 0, 5, 6], [1, 2, 3, 4]])}
     padded["attention_mask"] = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
@@ -72,9 +73,16 @@ def test_each_prompt_of_a_batch_is_continued_as_it_would_be_alone(engine):
 
 
 def test_prompts_are_sampled_some_at_a_time():
-    model, widths, progress = peaked_model(), [], []
+    model = peaked_model()
     generate = model.generate
-    model.generate = lambda ids, **kwargs: widths.append(tuple(ids.shape)) or generate(ids, **kwargs)
+    widths: list[tuple[int, ...]] = []
+    progress: list[int] = []
+
+    def spy(ids, **kwargs):
+        widths.append(tuple(ids.shape))
+        return generate(ids, **kwargs)
+
+    model.generate = spy
     out = transformers_engine(batch_size=2)(model, PROMPTS, progress.append)
     assert widths == [(2, 7), (2, 3), (1, 5)] and progress == [2, 2, 1]
     del model.generate
@@ -83,7 +91,7 @@ def test_prompts_are_sampled_some_at_a_time():
 
 # ---- the distribution ----
 
-LEAKS = [
+LEAKS: list[dict[str, Any]] = [
     {"top_k": 1},
     {"repetition_penalty": 8.0},
     {"min_p": 0.9},
@@ -178,7 +186,9 @@ def test_eos_tokens_are_the_tokenizers_and_all_of_the_model():
     assert eos_token_ids(tiny_causal_lm(eos_token_id=[7, 2, 9]), tokenizer) == [7, 2, 9]
     assert eos_token_ids(tiny_causal_lm(eos_token_id=[7, 9]), tokenizer) == [2, 7, 9]
     assert eos_token_ids(tiny_causal_lm(eos_token_id=7), tokenizer) == [2, 7]
-    assert eos_token_ids(tiny_causal_lm(eos_token_id=None), tokenizer) == [2]
+    undeclared = tiny_causal_lm()
+    undeclared.generation_config.eos_token_id = None
+    assert eos_token_ids(undeclared, tokenizer) == [2]
     tokenizer.eos_token = None
     assert eos_token_ids(tiny_causal_lm(eos_token_id=7), tokenizer) == [7]
 

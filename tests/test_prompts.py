@@ -67,7 +67,7 @@ def test_chat_template_kwargs_reach_the_template():
 # ---- what is refused ----
 
 
-def check(data: object, max_length: int | None = 20, **options: object) -> None:
+def check(data: object, max_length: int | None = 20, **options: bool) -> None:
     check_prompts(data, "train_dataset", tiny_tokenizer(**options), max_length)
 
 

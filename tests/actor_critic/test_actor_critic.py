@@ -5,6 +5,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import LlamaForCausalLM
 
 from tests.actor_critic.makes import (
     MAKES,
@@ -75,7 +76,7 @@ def test_scaled_logits_count(arch, field, value):
 def test_an_architecture_that_changes_its_logits_in_an_unknown_way_is_refused():
     policy = tiny_causal_lm()
 
-    class Scaled(type(policy)):
+    class Scaled(LlamaForCausalLM):
         def forward(self, **kwargs):
             out = super().forward(**kwargs)
             out.logits = out.logits * 1.5
@@ -158,14 +159,14 @@ def test_a_critic_from_a_reward_model_starts_as_the_reward_model(arch, tmp_path)
         scores = [values[i, len(completion)].item() for i, (_, completion) in enumerate(ROWS)]
         assert scores == pytest.approx(expected, abs=1e-5)
         assert max(scores) - min(scores) > 0.01
-        assert all(p.requires_grad for p in model.critic.parameters())
+        assert model.critic is not None and all(p.requires_grad for p in model.critic.parameters())
 
 
 def test_a_critic_from_a_language_model_has_its_trunk_and_a_head_at_zero(tmp_path):
     other = tiny_causal_lm("gpt2", seed=3)
     model = ActorCritic(tiny_causal_lm(), save_tiny(tmp_path / "lm", other))
     assert type(model.critic).__name__ == "GPT2Model"
-    assert torch.equal(model.critic.wte.weight, other.transformer.wte.weight)
+    assert model.critic is not None and torch.equal(model.critic.wte.weight, other.transformer.wte.weight)
     assert (model(*batch()).values == 0).all()
 
 

@@ -26,7 +26,7 @@ def gradients_with_checkpointing() -> tuple[ActorCritic, dict[str, Tensor], int]
     model.causal_lm.model.layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
     out = model.train()(*batch())
     ((out.logps * POLICY_WEIGHTS).sum() + (out.values * VALUE_WEIGHTS).sum()).backward()
-    return model, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}, len(runs)
+    return model, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, len(runs)
 
 
 def gradients_of_two_models(model: ActorCritic) -> dict[str, Tensor]:
@@ -38,7 +38,8 @@ def gradients_of_two_models(model: ActorCritic) -> dict[str, Tensor]:
         "position_ids": (attention_mask.cumsum(-1) - 1).clamp(min=0),
         "output_hidden_states": True,
     }
-    weights, gradients = dict(model.named_parameters()), {}
+    weights = dict(model.named_parameters())
+    gradients: dict[str, Tensor] = {}
     for role in ("default", "critic"):
         alone = get_peft_model(tiny_causal_lm(), lora_config()).eval()
         names = {name: f"policy.{name.replace('.default.', f'.{role}.')}" for name, _ in alone.named_parameters()}
@@ -84,6 +85,7 @@ def test_reentrant_checkpointing_is_refused_with_two_adapters():
 def test_a_separate_critic_is_checkpointed_too():
     model = ActorCritic(tiny_causal_lm(), "copy")
     model.gradient_checkpointing_enable()
+    assert model.critic is not None
     assert model.policy.is_gradient_checkpointing and model.critic.is_gradient_checkpointing
     runs = []
     model.critic.layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))

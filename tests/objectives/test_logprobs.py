@@ -88,7 +88,12 @@ def test_no_call_holds_more_logits_than_the_chunk_size():
 def test_no_logits_are_kept_for_the_backward_pass():
     hidden, targets, head = parts()
     kept: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape[-1]) or t, lambda t: t):
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.shape[-1])
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logprobs_and_entropy(hidden, targets, head, chunk_size=4)
     assert kept and V not in kept
 

@@ -310,7 +310,7 @@ SMALL = {
     "num_ppo_epochs": 1,
     "num_mini_batches": 2,
     "learning_rate": 1e-2,
-    "critic_warmup_rollouts": 0,
+    "gradient_accumulation_steps": 1,
     "frontier_prompts": 4,
     "frontier_samples": 8,
     "logging_steps": 1,
@@ -353,7 +353,7 @@ def test_a_policy_that_did_not_move_measures_the_same_twice(assets, tmp_path, no
 
 
 def test_lora_leaves_an_adapter(assets, tmp_path, no_report):
-    changes = {"use_peft": True, "lora_r": 2, "lora_target_modules": "all-linear", "frontier_prompts": 0}
+    changes = {"use_peft": True, "critic": "adapter", "lora_r": 2, "lora_target_modules": "all-linear", "frontier_prompts": 0}
     detoxification.main(flags(assets, output_dir=tmp_path, **(SMALL | changes)))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["kl_at_optimum"] is None and summary["kl"] != 0
