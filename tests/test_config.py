@@ -293,3 +293,9 @@ def test_an_unknown_setting_is_an_error(tmp_path: Path):
         parsed("--config", str(tmp_path / "run.yaml"))
     with pytest.raises((ValueError, SystemExit)):
         parsed("--kl_coeff", "0.1")
+
+
+def test_generation_kwargs_cannot_undo_what_learning_relies_on(tmp_path):
+    with pytest.raises(ValueError, match="`generation_kwargs` has num_beams, top_p, which PPO decides"):
+        PPOConfig(output_dir=str(tmp_path), generation_kwargs={"top_p": 0.9, "num_beams": 4, "no_repeat_ngram_size": 3})
+    assert PPOConfig(output_dir=str(tmp_path), generation_kwargs={"no_repeat_ngram_size": 3}).generation_kwargs

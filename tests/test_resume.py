@@ -86,7 +86,7 @@ def test_a_truncated_checkpoint_is_skipped(interrupted):
 def test_a_checkpoint_of_a_plain_trainer_is_refused(interrupted):
     (interrupted / "checkpoint-2" / "ppo_state.json").unlink()
     made = scripted.trainer(interrupted)
-    with pytest.raises(ValueError, match="not a complete checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint that PPOTrainer can resume from"):
         made.train(resume_from_checkpoint=str(interrupted / "incomplete-checkpoint-2"))
 
 

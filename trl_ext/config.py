@@ -10,6 +10,10 @@ import torch
 from ._compat import DICT_FIELDS, BaseConfig
 from .objectives.kl import KL_ESTIMATORS
 
+# What must stay true of sampling for its log-probabilities and lengths to be learned from.
+_OWN_GENERATION = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
+_OWN_GENERATION |= {"num_beams", "num_return_sequences", "use_cache", "stop_strings"}
+_OWN_GENERATION |= {"pad_token_id", "bos_token_id", "eos_token_id"}
 KL_CONTROLLERS = ("fixed", "adaptive", "pid", "scheduled")
 
 
@@ -291,6 +295,11 @@ class PPOConfig(BaseConfig):
             raise ValueError(
                 f"`use_transformers_continuous_batching` cannot do {', '.join(f'`{n}`' for n in unknown)}; leave "
                 "one of them out."
+            )
+        if isinstance(self.generation_kwargs, dict) and (taken := _OWN_GENERATION & self.generation_kwargs.keys()):
+            raise ValueError(
+                f"`generation_kwargs` has {', '.join(sorted(taken))}, which PPO decides; use the field of PPOConfig "
+                "where there is one."
             )
         bounds = self.reward_clip_range
         if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):

@@ -571,9 +571,9 @@ class PPOTrainer(BaseTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
+        checkpoint.check_same_configuration(folder, self._configuration())
         if not checkpoint.is_complete(folder):
             raise ValueError(f"{folder} is not a complete checkpoint; resume from an earlier one.")
-        checkpoint.check_same_configuration(folder, self._configuration())
         self.model.load_pretrained(folder)
 
     def _load_best_model(self) -> None:

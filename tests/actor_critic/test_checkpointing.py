@@ -2,6 +2,7 @@
 """Two adapters on one base: gradients under activation checkpointing, and what switching leaves behind."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def gradients_of_two_models(model: ActorCritic) -> dict[str, Tensor]:
         "output_hidden_states": True,
     }
     weights = dict(model.named_parameters())
-    gradients: dict[str, Tensor] = {}
+    gradients: dict[str, Any] = {}
     for role in ("default", "critic"):
         alone = get_peft_model(tiny_causal_lm(), lora_config()).eval()
         names = {name: f"policy.{name.replace('.default.', f'.{role}.')}" for name, _ in alone.named_parameters()}
@@ -71,7 +72,7 @@ def test_gradients_equal_those_of_two_separate_models():
 
 
 def test_without_the_checkpoint_contexts_the_gradients_would_be_wrong(monkeypatch):
-    """Recomputation would run under whatever adapter is active then; should this pass one day, drop the contexts."""
+    """Recomputation would run under whatever adapter is active then. Should this fail one day, they can go."""
     monkeypatch.setattr(AdapterSwitch, "checkpoint_contexts", lambda self: (nullcontext(), nullcontext()))
     model, gradients, _ = gradients_with_checkpointing()
     assert largest_difference(gradients, gradients_of_two_models(model)) > 1e-2

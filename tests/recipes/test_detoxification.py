@@ -353,7 +353,13 @@ def test_a_policy_that_did_not_move_measures_the_same_twice(assets, tmp_path, no
 
 
 def test_lora_leaves_an_adapter(assets, tmp_path, no_report):
-    changes = {"use_peft": True, "critic": "adapter", "lora_r": 2, "lora_target_modules": "all-linear", "frontier_prompts": 0}
+    changes = {
+        "use_peft": True,
+        "critic": "adapter",
+        "lora_r": 2,
+        "lora_target_modules": "all-linear",
+        "frontier_prompts": 0,
+    }
     detoxification.main(flags(assets, output_dir=tmp_path, **(SMALL | changes)))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["kl_at_optimum"] is None and summary["kl"] != 0
