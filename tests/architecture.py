@@ -16,11 +16,11 @@ PACKAGES = ("trl_ext", "recipes", "eval")
 # Each layer may import the layers above it in this list and itself; the members of one layer do not import each other.
 # "trl_ext" is the public API in `trl_ext/__init__.py`.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"_compat"}),
+    frozenset({"_compat", "micro_batches"}),
     frozenset({"objectives", "kl_control", "rewards.base"}),
     frozenset({"rewards", "actor_critic", "rollout"}),
     frozenset({"generation", "monitoring"}),
-    frozenset({"config", "prompts", "checkpoint", "experience", "integrations"}),
+    frozenset({"config", "prompts", "checkpoint", "experience", "learning", "integrations"}),
     frozenset({"setup"}),
     frozenset({"trainer"}),
     frozenset({"trl_ext"}),
@@ -28,7 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 
 # Integrations know nothing of the trainer or what is made for it, and it knows nothing of them.
-NO_INTEGRATIONS = frozenset({"setup", "trainer"})
+NO_INTEGRATIONS = frozenset({"setup", "trainer", "learning"})
 
 # What a package may import besides itself and the standard library.
 ONLY_IMPORTS = {"objectives": frozenset({"torch"}), "kl_control": frozenset[str]()}

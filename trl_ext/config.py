@@ -64,6 +64,10 @@ class PPOConfig(BaseConfig):
             "folder of a separate model; a reward model also initialises the value head."
         },
     )
+    critic_lora_rank: int | None = field(
+        default=None,
+        metadata={"help": "Rank of the critic's LoRA adapter (`critic='adapter'`); None: the same as the policy's."},
+    )
     shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts, anew in every epoch."})
     max_prompt_length: int | None = field(
         default=None,
@@ -194,6 +198,13 @@ class PPOConfig(BaseConfig):
     kl_coef_end: float | None = field(default=None, metadata={"help": "Final coefficient of 'scheduled'."})
 
     # Rewards
+    reward_adapters: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Folders of LoRA reward models that TRL's RewardTrainer trained on the policy's base: each is one "
+            "more reward function, which shares that base with the policy."
+        },
+    )
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "Weight of each reward function; all 1 by default."}
     )
@@ -260,7 +271,7 @@ class PPOConfig(BaseConfig):
         for name in ("max_completion_length", "num_ppo_epochs", "num_mini_batches", "logits_chunk_size"):
             require(getattr(self, name) >= 1, name, "at least 1")
         require(self.local_rollout_forward_batch_size >= 1, "local_rollout_forward_batch_size", "at least 1")
-        for name in ("total_episodes", "max_prompt_length"):
+        for name in ("total_episodes", "max_prompt_length", "critic_lora_rank"):
             require(getattr(self, name) is None or getattr(self, name) >= 1, name, "at least 1")
         require(self.temperature > 0, "temperature", "above 0")
         require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1")

@@ -23,6 +23,8 @@ from transformers import (
 )
 from transformers.generation import EosTokenCriteria, StopStringCriteria
 
+from .micro_batches import MicroBatches
+
 
 class Completions(NamedTuple):
     """
@@ -101,7 +103,7 @@ class TransformersEngine:
         generation_kwargs: dict[str, Any] | None = None,
     ):
         self.tokenizer = tokenizer
-        self.batch_size = batch_size
+        self.batches = MicroBatches(batch_size, "local_rollout_forward_batch_size")
         self.return_logps = return_logps
         # The distribution is shaped by the processors below, in this order, so that the recorder sees the final one.
         self.processors: list[LogitsProcessor] = []
@@ -136,14 +138,17 @@ class TransformersEngine:
         self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[[int], Any] | None = None
     ) -> Completions:
         out = Completions([], [], [] if self.return_logps else None)
-        for start in range(0, len(prompt_ids), self.batch_size):
-            batch = self._sample(model, prompt_ids[start : start + self.batch_size])
+
+        def sample(some: list[list[int]]) -> None:
+            batch = self._sample(model, some)
             out.ids.extend(batch.ids)
             out.terminated.extend(batch.terminated)
             if out.logps is not None and batch.logps is not None:
                 out.logps.extend(batch.logps)
             if on_progress is not None:
                 on_progress(len(batch.ids))
+
+        self.batches.run(prompt_ids, sample, "sampling")
         return out
 
     @torch.no_grad()

@@ -2,7 +2,8 @@
 """What a trainer checks and builds from its arguments before the run."""
 
 import os
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,36 @@ from .config import PPOConfig
 from .generation import ContinuousBatchingEngine, GenerationEngine, TransformersEngine, eos_token_ids
 from .kl_control import PIDKL, AdaptiveKL, FixedKL, KLController, ScheduledKL
 from .prompts import check_prompts
+from .rewards import PreferenceReward
+
+# For the model card.
+PAPER = {
+    "title": "Fine-Tuning Language Models from Human Preferences",
+    "id": "1909.08593",
+    "citation": textwrap.dedent("""\
+        @article{ziegler2019fine,
+            title  = {{Fine-Tuning Language Models from Human Preferences}},
+            author = {Ziegler, Daniel M. and Stiennon, Nisan and Wu, Jeffrey and Brown, Tom B. and Radford, Alec and
+                      Amodei, Dario and Christiano, Paul and Irving, Geoffrey},
+            year   = 2019,
+            eprint = {arXiv:1909.08593},
+        }"""),
+}
 
 
 def mapping(value: dict[str, Any] | str | None) -> dict[str, Any]:
     """A field of the configuration that may also be given as JSON, which `TrainingArguments` has parsed by now."""
     assert not isinstance(value, str)
     return dict(value or {})
+
+
+def check_devices(n_gpu: int) -> None:
+    """Refuse the Trainer's DataParallel, which splits batches in ways PPO cannot follow."""
+    if n_gpu > 1:
+        raise ValueError(
+            f"{n_gpu} GPUs are visible to one process; start the script with `accelerate launch`, or make one visible "
+            "with CUDA_VISIBLE_DEVICES."
+        )
 
 
 def check_output_dir(output_dir: str) -> None:
@@ -70,6 +95,25 @@ def count_episodes(args: PPOConfig, dataset: Dataset) -> int:
     if args.max_steps > 0:
         return -(-args.max_steps // args.steps_per_rollout) * args.batch_size
     return int(args.num_train_epochs * max(1, len(dataset) // args.batch_size) * args.batch_size)
+
+
+def add_adapter_rewards(
+    reward_funcs: Any,
+    processing_classes: Any,
+    reward_models: Iterable[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template_kwargs: dict[str, Any],
+) -> tuple[list[Any], Any]:
+    """Reward functions and their tokenizers, with the reward adapters on the policy's base behind those given."""
+    given = [] if reward_funcs is None else reward_funcs
+    functions = list(given) if isinstance(given, list | tuple) else [given]
+    adapters = [
+        PreferenceReward(model, tokenizer=tokenizer, append_eos=True, chat_template_kwargs=chat_template_kwargs)
+        for model in reward_models
+    ]
+    if isinstance(processing_classes, list | tuple):
+        processing_classes = [*processing_classes, *[None] * len(adapters)]
+    return functions + adapters, processing_classes
 
 
 def build_kl_controller(args: PPOConfig, total_episodes: int) -> KLController:

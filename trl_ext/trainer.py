@@ -3,7 +3,7 @@
 
 import copy
 import json
-import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +30,20 @@ from .config import PPOConfig
 from .experience import add_advantages, describe, importance_weights, named_rewards
 from .generation import GenerationEngine
 from .kl_control import KLController
+from .learning import token_losses
+from .micro_batches import MicroBatches
 from .monitoring import MetricBuffer, PhaseProgress, SampleTable, TokenMeans, log_samples
-from .objectives import (
-    approx_kl,
-    drop_gradients,
-    kl_estimate,
-    last_token_index,
-    masked_mean,
-    masked_sum,
-    policy_loss,
-    value_loss,
-)
+from .objectives import drop_gradients, last_token_index, masked_mean, masked_sum
 from .prompts import EpochSeed, RolloutSampler, tokenize_prompts
 from .rewards import RewardRunner, Scores
 from .rollout import Rollout, collate, pass_order
 from .setup import (
+    PAPER,
+    add_adapter_rewards,
     build_generation_engine,
     build_kl_controller,
     check_datasets,
+    check_devices,
     check_output_dir,
     count_episodes,
     mapping,
@@ -68,7 +64,8 @@ class PPOTrainer(BaseTrainer):
     Args:
         model: The policy: a name or folder, a causal LM, a PEFT model, or an [`ActorCritic`] built by hand.
         reward_funcs: One or several of: a function `f(prompts, completions, completion_ids, **columns)` returning one
-            float (or None) per sample, as in TRL; an async one; the name of a reward model, or the model.
+            float (or None) per sample, as in TRL; an async one; the name of a reward model, or the model. May be left
+            out where `args.reward_adapters` are the reward.
         args: Settings; by default those of `PPOConfig` with an `output_dir` named after the model.
         train_dataset: Column "prompt" with texts or conversations; reward functions get every other column.
         eval_dataset: The same for evaluation, or several by name.
@@ -87,23 +84,12 @@ class PPOTrainer(BaseTrainer):
     loss_is_scaled_for_ga = True
     _tag_names = ["trl", "trl_ext", "ppo"]
     _name = "PPO"
-    _paper = {
-        "title": "Fine-Tuning Language Models from Human Preferences",
-        "id": "1909.08593",
-        "citation": textwrap.dedent("""\
-            @article{ziegler2019fine,
-                title  = {{Fine-Tuning Language Models from Human Preferences}},
-                author = {Ziegler, Daniel M. and Stiennon, Nisan and Wu, Jeffrey and Brown, Tom B. and Radford, Alec and
-                          Amodei, Dario and Christiano, Paul and Irving, Geoffrey},
-                year   = 2019,
-                eprint = {arXiv:1909.08593},
-            }"""),
-    }
+    _paper = PAPER
 
     def __init__(
         self,
         model: str | PreTrainedModel | PeftModel | ActorCritic,
-        reward_funcs: Any,
+        reward_funcs: Any = None,
         args: PPOConfig | None = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
@@ -118,11 +104,7 @@ class PPOTrainer(BaseTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path or type(model).__name__
             args = PPOConfig(output_dir=f"{Path(name).name}-PPO")
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"{args.n_gpu} GPUs are visible to one process; start the script with `accelerate launch`, or make one "
-                "visible with CUDA_VISIBLE_DEVICES."
-            )
+        check_devices(args.n_gpu)
         check_output_dir(args.output_dir)
         set_seed(args.seed)  # adapters and heads are initialised at random
         actor_critic = build_actor_critic(
@@ -130,6 +112,8 @@ class PPOTrainer(BaseTrainer):
             args.critic,
             peft_config=peft_config,
             quantization_config=quantization_config,
+            critic_lora_rank=args.critic_lora_rank,
+            reward_adapters=args.reward_adapters or (),
             init_kwargs={"trust_remote_code": args.trust_remote_code, **mapping(args.model_init_kwargs)},
         )
         tokenizer = processing_class or AutoTokenizer.from_pretrained(
@@ -166,6 +150,9 @@ class PPOTrainer(BaseTrainer):
         )
         if self.is_world_process_zero():
             checkpoint.set_aside_incomplete(Path(args.output_dir))
+        reward_funcs, reward_processing_classes = add_adapter_rewards(
+            reward_funcs, reward_processing_classes, actor_critic.reward_models, tokenizer, self.chat_template_kwargs
+        )
         self.rewards = RewardRunner(
             reward_funcs,
             weights=args.reward_weights,
@@ -186,6 +173,9 @@ class PPOTrainer(BaseTrainer):
         self._rollout_metrics: dict[str, float] = {}
         self._stopped = False  # whether the rest of this rollout's passes is skipped
         self._micro_step = 0  # micro-batches of the current optimizer step that are done
+        alone = self.accelerator.num_processes == 1
+        micro = self.args.per_device_train_batch_size
+        self.micro_batches = MicroBatches(micro, "per_device_train_batch_size", fixed=not alone)
         self._step_means = TokenMeans()
         self.model.add_model_tags(self._tag_names)
         # A seed per process, so that each samples something else.
@@ -219,9 +209,9 @@ class PPOTrainer(BaseTrainer):
         )
 
     def _prepare_inputs(self, inputs: Any) -> Any:
-        """The micro-batch to learn from now, out of a rollout that is made when its first one is asked for."""
+        """Make a rollout when its first micro-batch is asked for, and choose the samples of an optimizer step."""
         if isinstance(inputs, Rollout):
-            return inputs
+            return inputs  # a micro-batch, on its way through the Trainer
         step = self.state.global_step % self.steps_per_rollout
         if self._micro_step == 0 and (step == 0 or self._rollout is None):
             self._rollout, self._rollout_metrics = self._make_rollout(inputs, training=True)
@@ -233,9 +223,9 @@ class PPOTrainer(BaseTrainer):
         order = pass_order(len(rollout), epoch, seed).to(rollout.input_ids.device)
         rows = order[minibatch * self.local_mini_batch_size :][: self.local_mini_batch_size]
         if self._micro_step == 0:
+            self._rows_in_step = rows
             self._tokens_in_step = self._reduce(rollout.completion_mask[rows].sum().float()).clamp(min=1)
-        micro = self.args.per_device_train_batch_size
-        return rollout.select(rows[self._micro_step * micro :][:micro])
+        return rows
 
     # ---- experience ----
 
@@ -324,10 +314,9 @@ class PPOTrainer(BaseTrainer):
         shape = rollout.completion_mask.shape
         parts = {name: torch.zeros(shape, device=rollout.scores.device) for name in ("old", "ref", "entropy", "value")}
         last_values = torch.zeros_like(rollout.scores)
-        micro = self.args.per_device_train_batch_size
         with self.progress.phase("evaluate", total=len(rollout)) as advance:
-            for start in range(0, len(rollout), micro):
-                rows = torch.arange(start, min(start + micro, len(rollout)), device=rollout.scores.device)
+
+            def evaluate(rows: Tensor) -> None:
                 batch = rollout.select(rows)
                 out = self._forward(self.model, batch)
                 reference = self._forward(self.model, batch, role="reference")
@@ -339,10 +328,15 @@ class PPOTrainer(BaseTrainer):
                 after_last = last_token_index(batch.completion_mask) + 1
                 last_values[rows] = out.values.gather(1, after_last.unsqueeze(1)).squeeze(1)
                 advance(len(rows))
+
+            self.micro_batches.run(self._all_rows(rollout), evaluate, "evaluating")
         rollout.old_logps, rollout.ref_logps, rollout.old_values = parts["old"], parts["ref"], parts["value"]
         if self.args.importance_sampling_correction and engine_logps is not None:
             rollout.weights = importance_weights(rollout, engine_logps, cap=self.args.importance_sampling_cap)
         return parts["entropy"], last_values
+
+    def _all_rows(self, rollout: Rollout) -> Tensor:
+        return torch.arange(len(rollout), device=rollout.scores.device)
 
     def _forward(self, model: nn.Module, batch: Rollout, **kwargs: Any):
         return model(
@@ -358,54 +352,60 @@ class PPOTrainer(BaseTrainer):
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch; with the last one of an optimizer step, the decision whether the step is taken."""
-        batch = self._prepare_inputs(inputs)
+        self._prepare_inputs(inputs)
         skip = self._stopped
         with self.progress.phase("learn"):
-            if skip:
-                loss = torch.zeros((), device=self.args.device)
-            else:
-                loss = super().training_step(model, batch, num_items_in_batch)
+            loss = torch.zeros((), device=self.args.device) if skip else self._learn(model)
         self._micro_step += 1
         if self._micro_step == self.args.gradient_accumulation_steps:
             self._micro_step = 0
             self._finish_step(skip)
         return loss if torch.isfinite(loss) else torch.zeros_like(loss)
 
+    def _learn(self, model: nn.Module) -> Tensor:
+        """
+        Add the gradients of one micro-batch, in pieces where memory does not suffice for all of it.
+
+        Memory can run out halfway through a backward pass. Some gradients are in then and nobody knows which, so the
+        optimizer step begins again, with smaller pieces; the rollout stays.
+        """
+        assert self._rollout is not None
+        rollout, micro, last = self._rollout, self.args.per_device_train_batch_size, self._micro_step
+        losses: Any = None
+
+        def learn(micro_steps: range) -> None:
+            nonlocal losses
+            for i in micro_steps:
+                pieces = self._rows_in_step[i * micro : (i + 1) * micro].split(self.micro_batches.size)
+                losses = sum(super(PPOTrainer, self).training_step(model, rollout.select(rows)) for rows in pieces)
+
+        micro_steps = range(last, last + 1)
+        while not self.micro_batches.attempt(partial(learn, micro_steps), "learning from"):
+            self.model.zero_grad()
+            self._step_means = TokenMeans()
+            micro_steps = range(last + 1)
+        return losses
+
     def compute_loss(
         self, model: nn.Module, inputs: Rollout, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of a micro-batch: sums over its tokens, divided by the tokens of the whole global minibatch."""
-        args, batch, mask = self.args, inputs, inputs.completion_mask
-        out = self._forward(model, batch)
-        policy, ratio, clipped = policy_loss(
-            out.logps,
-            batch.old_logps,
-            batch.advantages,
+        args, mask = self.args, inputs.completion_mask
+        out = self._forward(model, inputs)
+        losses = token_losses(
+            out,
+            inputs,
             cliprange=args.cliprange,
             cliprange_high=args.cliprange_high,
             dual_clip=args.dual_clip,
+            cliprange_value=args.cliprange_value,
+            vf_coef=args.vf_coef,
+            entropy_coef=args.entropy_coef,
+            kl_loss_coef=args.kl_loss_coef,
+            kl_loss_estimator=args.kl_loss_estimator,
         )
-        values = out.values[:, :-1]
-        value, value_clipped = value_loss(values, batch.old_values, batch.returns, cliprange_value=args.cliprange_value)
-        actor = policy * batch.weights - args.entropy_coef * out.entropy
-        if args.kl_loss_coef > 0:
-            actor = actor + args.kl_loss_coef * kl_estimate(out.logps, batch.ref_logps, args.kl_loss_estimator)
-        per_token = actor + args.vf_coef * value
-        loss = masked_sum(per_token, mask) / self._tokens_in_step
-        self._step_means.add(
-            {
-                "loss": per_token,
-                "policy_loss": policy,
-                "value_loss": value,
-                "entropy": out.entropy,
-                "approx_kl": approx_kl(out.logps, batch.old_logps),
-                "clip_fraction": clipped,
-                "value_clip_fraction": value_clipped,
-                "ratio/mean": ratio,
-                "ratio/max": ratio,
-            },
-            mask,
-        )
+        self._step_means.add(losses, mask)
+        loss = masked_sum(losses["loss"], mask) / self._tokens_in_step
         # DDP averages gradients over processes; the loss above is each one's share of a sum.
         loss = loss * self.accelerator.num_processes
         return (loss, out) if return_outputs else loss
@@ -489,10 +489,10 @@ class PPOTrainer(BaseTrainer):
         seconds = self.progress.take_seconds()
         rollout, metrics = self._make_rollout(inputs, training=False)
         self._tokens_in_step = self._reduce(rollout.completion_mask.sum().float()).clamp(min=1)
-        micro = self.args.per_device_train_batch_size
         with self.progress.phase("learn"):
-            for rows in torch.arange(len(rollout), device=self.args.device).split(micro):
-                self.compute_loss(model, rollout.select(rows))
+            self.micro_batches.run(
+                self._all_rows(rollout), lambda rows: self.compute_loss(model, rollout.select(rows)), "evaluating"
+            )
         metrics |= self._step_means.take(self._reduce)
         metrics["time/learn"] = self.progress.take_seconds()["learn"]
         total = self._seconds_in_rollout + metrics["time/learn"]
@@ -550,6 +550,7 @@ class PPOTrainer(BaseTrainer):
             "rollout_metrics": self._rollout_metrics,
             "rollout_speed": [self._tokens_in_rollout, self._seconds_in_rollout],
             "stopped": self._stopped,
+            "micro-batch": self.micro_batches.size,
         }
 
     def _configuration(self) -> dict[str, Any]:
@@ -590,6 +591,7 @@ class PPOTrainer(BaseTrainer):
         self._metrics.load_state_dict(state["metrics"])
         self._rollout_metrics, self._stopped = state["rollout_metrics"], state["stopped"]
         self._tokens_in_rollout, self._seconds_in_rollout = state["rollout_speed"]
+        self.micro_batches.size = state["micro-batch"]
         rollout = folder / f"rollout_{self.args.process_index}.safetensors"
         self._rollout = Rollout.load(rollout, self.accelerator.device) if rollout.is_file() else None
 

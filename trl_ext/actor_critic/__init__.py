@@ -1,7 +1,9 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""One backbone, several roles: actor, critic and reference."""
+"""One backbone, several roles: actor, critic, reference and reward."""
 
+from .build import build_actor_critic
 from .loading import add_policy_adapter
-from .model import ActorCritic, Evaluation, build_actor_critic
+from .model import ActorCritic, Evaluation
+from .reward_adapter import AdapterRewardModel
 
-__all__ = ["ActorCritic", "Evaluation", "add_policy_adapter", "build_actor_critic"]
+__all__ = ["ActorCritic", "AdapterRewardModel", "Evaluation", "add_policy_adapter", "build_actor_critic"]

@@ -2,9 +2,12 @@
 """Models by name or object, with the mistakes people make turned into one sentence."""
 
 import copy
+import dataclasses
+import importlib.util
 from typing import Any
 
-from peft import PeftConfig, PeftModel, get_peft_model
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -32,6 +35,7 @@ def load_policy(model: str | nn.Module, **init_kwargs: Any) -> PreTrainedModel |
     Raises:
         TypeError: when `model` is neither a name nor a transformers or PEFT model.
         ValueError: when it is not a causal LM.
+        ImportError: when it is to be quantized and bitsandbytes is not installed.
     """
     if isinstance(model, str):
         config = AutoConfig.from_pretrained(model, trust_remote_code=init_kwargs.get("trust_remote_code", False))
@@ -42,7 +46,11 @@ def load_policy(model: str | nn.Module, **init_kwargs: Any) -> PreTrainedModel |
             raise ValueError(
                 f"`model` {model!r} is a {names[0]}, not a causal language model; give one that generates text."
             )
-        return AutoModelForCausalLM.from_pretrained(model, **{"dtype": "auto", **init_kwargs})
+        if init_kwargs.get("quantization_config") is not None and importlib.util.find_spec("bitsandbytes") is None:
+            raise ImportError("Quantization needs bitsandbytes; install it with `pip install 'trl_ext[quantization]'`.")
+        policy = AutoModelForCausalLM.from_pretrained(model, **{"dtype": "auto", **init_kwargs})
+        keep_differentiable(policy)
+        return policy
     if not isinstance(model, (PreTrainedModel, PeftModel)):
         raise TypeError(f"`model` must be a name, a transformers model or a PEFT model, got {type(model).__name__}.")
     inner = causal_lm(model)
@@ -50,19 +58,41 @@ def load_policy(model: str | nn.Module, **init_kwargs: Any) -> PreTrainedModel |
         raise ValueError(
             f"`model` is a {type(inner).__name__}, not a causal language model; give one that generates text."
         )
+    keep_differentiable(inner)
     return model
+
+
+def keep_differentiable(model: PreTrainedModel) -> None:
+    """
+    Keep 4-bit layers on a CPU in the one layout that gradients pass through.
+
+    In eval mode bitsandbytes repacks their weights for its AVX-512 kernel and rounds the scales. The layers stay that
+    way in training mode, where the kernel has no backward pass: whatever lies below silently gets no gradient.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+            module.state_dict()  # brings a layer back that was repacked before
+
+
+def compute_dtype(model: PreTrainedModel) -> torch.dtype | None:
+    """Dtype that a quantized model computes in; None for a model that is not quantized."""
+    if not getattr(model, "is_quantized", False):
+        return None
+    return getattr(model.config.quantization_config, "bnb_4bit_compute_dtype", None) or model.dtype
 
 
 def add_policy_adapter(model: nn.Module, peft_config: PeftConfig) -> tuple[PeftModel, bool]:
     """
-    Wrap the policy in its LoRA adapter.
+    Wrap the policy in its LoRA adapter: on every linear layer but the head, unless `target_modules` says otherwise.
 
     Returns:
-        The PEFT model, and whether the policy is still the base (False for PiSSA and other initialisations that start
-        elsewhere; the reference then needs an adapter of its own).
+        The PEFT model, and whether the policy is still exactly the base (False for DoRA, for PiSSA and other
+        initialisations that start elsewhere; the reference then needs an adapter of its own).
 
     Raises:
-        TypeError, ValueError: for something that is not a `PeftConfig`, or a model that has adapters already.
+        TypeError, ValueError: for something that is not a `PeftConfig`, a model that has adapters already, or layers
+            that it does not have.
     """
     if not isinstance(peft_config, PeftConfig):
         raise TypeError(
@@ -73,7 +103,35 @@ def add_policy_adapter(model: nn.Module, peft_config: PeftConfig) -> tuple[PeftM
             "`model` has PEFT adapters already, so `peft_config` has no place: leave it out to train the present "
             "adapter, or merge it first (`model.merge_and_unload()`)."
         )
-    return get_peft_model(model, peft_config), getattr(peft_config, "init_lora_weights", True) in _IDENTITY_INITS
+    if getattr(peft_config, "target_modules", ()) is None:
+        peft_config = dataclasses.replace(peft_config, target_modules="all-linear")
+    starts_at_base = getattr(peft_config, "init_lora_weights", True) in _IDENTITY_INITS
+    if getattr(peft_config, "use_dora", False):
+        starts_at_base = False  # it scales each layer by a quotient of norms, which is 1 only up to rounding
+    try:
+        return get_peft_model(model, peft_config), starts_at_base
+    except ValueError as error:
+        if "not found in the base model" not in str(error):
+            raise
+        linear = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        raise ValueError(
+            f"`target_modules` {peft_config.target_modules} are no layers of this {type(model).__name__}; its linear "
+            f"layers are {', '.join(sorted(linear))}, and 'all-linear' means all of them but the head."
+        ) from error
+
+
+def with_rank(config: PeftConfig, rank: int) -> PeftConfig:
+    """
+    A LoRA configuration with another rank and the same scale of its update.
+
+    Raises:
+        ValueError: when the adapter is of a kind that has no rank.
+    """
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"`critic_lora_rank` is for LoRA; {type(config).__name__} has no rank.")
+    growth = rank / config.r
+    alpha = config.lora_alpha * (growth**0.5 if config.use_rslora else growth)
+    return dataclasses.replace(config, r=rank, lora_alpha=alpha, rank_pattern={}, alpha_pattern={})
 
 
 def check_adapter(config: PeftConfig) -> None:

@@ -1,11 +1,11 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""`ActorCritic`: one module that answers as actor, critic and reference."""
+"""`ActorCritic`: one module that answers as actor, critic, reference and reward."""
 
 import copy
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,14 +15,16 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from peft.functional import set_requires_grad
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .._compat import AdapterSwitch
 from ..objectives.logprobs import logprobs_and_entropy
-from .loading import add_policy_adapter, check_adapter, load_critic, load_policy
+from .loading import check_adapter, compute_dtype, load_critic, load_policy
+from .reward_adapter import AdapterRewardModel, add_reward_adapter
 from .trunk import ValueHead, causal_lm, check_logits, disable_dropout, hidden_states, logits
 
 CRITIC_FOLDER = "critic"
+QUANTIZATION_FILE = "quantization_config.json"  # how the base was quantized in training, for `merge`
 _CRITIC, _REFERENCE = "critic", "reference"  # names of the adapters that are added to the policy
 
 
@@ -49,10 +51,10 @@ class Evaluation(NamedTuple):
 
 class ActorCritic(nn.Module):
     """
-    A policy, a critic and a reference in one module; every answer comes from `forward`.
+    A policy, a critic, a reference and reward models in one module, on one base that may be quantized.
 
-    Going through `forward` is what makes DDP, autocast and activation checkpointing treat all roles alike: the KL to
-    the reference is exactly 0 and the ratio to the old policy exactly 1 before the first update.
+    Policy, critic and reference answer through `forward`, which makes DDP, autocast and activation checkpointing treat
+    them alike: the KL to the reference is exactly 0 and the ratio to the old policy exactly 1 before the first update.
 
     Args:
         policy: Causal LM, with or without PEFT adapters (its active adapter is trained), by name or object.
@@ -62,10 +64,15 @@ class ActorCritic(nn.Module):
         reference_is_base: With adapters: True if the reference is the base with adapters off, False (default) if the
             adapter as it is now is the reference, of which a frozen clone is kept.
         critic_peft_config: LoRA configuration of the critic's adapter; default: the actor's.
+        reward_adapters: Folders of LoRA reward adapters for the same base, as TRL's `RewardTrainer` saves them.
         init_kwargs: Keyword arguments of `from_pretrained` for what is given by name.
 
+    Attributes:
+        reward_models: One [`AdapterRewardModel`] per reward adapter, to be given to `PreferenceReward`.
+
     Raises:
-        ValueError: `critic="adapter"` without adapters, or what `load_policy`, `load_critic` and `check_adapter` raise.
+        ValueError: `critic="adapter"`, reward adapters or a quantized policy without a LoRA adapter of its own, or what
+            `load_policy`, `load_critic`, `check_adapter` and `add_reward_adapter` raise.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class ActorCritic(nn.Module):
         *,
         reference_is_base: bool = False,
         critic_peft_config: PeftConfig | None = None,
+        reward_adapters: Sequence[str | os.PathLike] = (),
         init_kwargs: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -85,9 +93,8 @@ class ActorCritic(nn.Module):
         check_logits(causal_lm(self.policy))
         if isinstance(self.policy, PeftModel):
             self._add_adapters(reference_is_base, critic_peft_config)
-        elif self.critic_kind == "adapter":
-            raise ValueError("`critic='adapter'` is a LoRA adapter beside the policy's own: it needs `peft_config`.")
         else:
+            self._check_without_adapters(reward_adapters)
             self.policy.requires_grad_(True)
             self.reference = copy.deepcopy(self.policy).requires_grad_(False).eval()
         if self.critic_kind == "model":
@@ -96,8 +103,33 @@ class ActorCritic(nn.Module):
         else:
             self.value_head = ValueHead(self.config.get_text_config().hidden_size)
         self.value_head.to(self.device)
-        self._switch = AdapterSwitch(self.policy)
+        heads = {f"reward{i}": add_reward_adapter(self.policy, f, f"reward{i}") for i, f in enumerate(reward_adapters)}
+        self._match_compute_dtype()
+        self._switch = AdapterSwitch(self.policy)  # when every adapter is there
+        self.reward_models = nn.ModuleList(
+            AdapterRewardModel(self.causal_lm, self._switch, adapter, head.to(self.device), name)
+            for adapter, (head, name) in heads.items()
+        )
         disable_dropout(self)  # at the end: adapters bring dropout of their own
+
+    def _check_without_adapters(self, reward_adapters: Sequence[str | os.PathLike]) -> None:
+        if self.critic_kind == "adapter":
+            raise ValueError("`critic='adapter'` is a LoRA adapter beside the policy's own: it needs `peft_config`.")
+        if reward_adapters:
+            raise ValueError("`reward_adapters` read the frozen base of a policy with LoRA: they need `peft_config`.")
+        if compute_dtype(self.policy) is not None:
+            raise ValueError(
+                "A quantized model cannot be trained itself, only LoRA adapters on it: give `peft_config`."
+            )
+
+    def _match_compute_dtype(self) -> None:
+        """Give adapters on a quantized base the dtype it computes in, as QLoRA has it (arXiv 2305.14314, section 3)."""
+        dtype = compute_dtype(causal_lm(self.policy))
+        # float16 weights cannot be trained: the gradient scaler needs float32 gradients.
+        if dtype in (torch.bfloat16, torch.float32):
+            for name, parameter in self.policy.named_parameters():
+                if "lora_" in name:
+                    parameter.data = parameter.data.to(dtype)
 
     def _add_adapters(self, reference_is_base: bool, critic_peft_config: PeftConfig | None) -> None:
         """Add what the actor's adapter needs beside it: a frozen clone as reference, an adapter for the critic."""
@@ -201,13 +233,17 @@ class ActorCritic(nn.Module):
         Save the policy where plain `AutoModelForCausalLM` / `AutoPeftModelForCausalLM` load it from, the critic below.
 
         Args:
-            folder: Its root takes the policy (or its adapter), `critic/` the value head and the critic's own weights.
+            folder: Its root takes the policy (or its adapter, and how its base was quantized), `critic/` the value head
+                and the critic's own weights.
         """
         folder = Path(folder)
         critic_folder = folder / CRITIC_FOLDER
         critic_folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.policy, PeftModel):
             self._save_adapter(folder, self._actor)
+            if compute_dtype(self.causal_lm) is not None:
+                quantization = self.config.quantization_config.to_json_string()
+                (folder / QUANTIZATION_FILE).write_text(quantization)
         else:
             self.policy.save_pretrained(folder)
         if self.critic_kind == "adapter":
@@ -305,44 +341,6 @@ class ActorCritic(nn.Module):
             if model is not None:
                 enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
                 enable(options, **kwargs)
-
-
-def build_actor_critic(
-    model: str | PreTrainedModel | PeftModel | ActorCritic,
-    critic: str = "head",
-    *,
-    peft_config: PeftConfig | None = None,
-    quantization_config: BitsAndBytesConfig | None = None,
-    init_kwargs: dict[str, Any] | None = None,
-) -> ActorCritic:
-    """
-    An [`ActorCritic`] from what a trainer is given.
-
-    Args:
-        model: Name, folder or object; an `ActorCritic` is returned as it is.
-        critic: As in `ActorCritic`.
-        peft_config: LoRA configuration to wrap the policy in.
-        quantization_config: How to quantize a policy given by name.
-        init_kwargs: Keyword arguments of `from_pretrained`.
-
-    Raises:
-        ValueError: when two of them contradict each other.
-    """
-    if isinstance(model, ActorCritic):
-        if peft_config is not None or quantization_config is not None:
-            raise ValueError("`model` is an ActorCritic: give `peft_config` and quantization to its parts instead.")
-        return model
-    init_kwargs = dict(init_kwargs or {})
-    if quantization_config is not None:
-        if not isinstance(model, str):
-            raise ValueError("`quantization_config` needs `model` by name: a loaded model is quantized or not already.")
-        init_kwargs["quantization_config"] = quantization_config
-    policy = load_policy(model, **init_kwargs)
-    init_kwargs.pop("quantization_config", None)  # a separate critic is loaded in full
-    reference_is_base = False
-    if peft_config is not None:
-        policy, reference_is_base = add_policy_adapter(policy, peft_config)
-    return ActorCritic(policy, critic, reference_is_base=reference_is_base, init_kwargs=init_kwargs)
 
 
 def _load_weights(model: PreTrainedModel, folder: Path) -> None:

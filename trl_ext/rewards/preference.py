@@ -22,6 +22,7 @@ class PreferenceReward:
         tokenizer: its tokenizer; by default found under the model's name.
         chat_template: a Jinja template in place of the tokenizer's.
         chat_template_kwargs: further variables for the template.
+        append_eos: end plain text with the EOS token, as TRL's `RewardTrainer` does; templates write their own.
         center: subtracted from the logit, see `calibrate`.
         scale: divides the difference; positive.
         batch_size: texts per forward pass; texts are sorted by length first.
@@ -42,6 +43,7 @@ class PreferenceReward:
         tokenizer: str | PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
+        append_eos: bool = False,
         center: float = 0.0,
         scale: float = 1.0,
         batch_size: int = 32,
@@ -55,6 +57,7 @@ class PreferenceReward:
             raise ValueError(f"scale is {scale}: it must be positive.")
         self.center, self.scale = center, scale
         self.chat_template, self.chat_template_kwargs = chat_template, dict(chat_template_kwargs or {})
+        self.append_eos = append_eos
         self.scorer = SequenceScorer(
             model,
             tokenizer=tokenizer,
@@ -123,7 +126,9 @@ class PreferenceReward:
 
     def _text(self, prompt: Text, completion: Text) -> str:
         if isinstance(prompt, str) and isinstance(completion, str):
-            return prompt + completion
+            eos = (self.scorer.tokenizer.eos_token or "") if self.append_eos else ""
+            text = prompt + completion
+            return text if eos and text.endswith(eos) else text + eos
         if isinstance(prompt, str) or isinstance(completion, str):
             raise RewardValueError(
                 f"'{self.__name__}' got a {type(prompt).__name__} as prompt and a {type(completion).__name__} as "

@@ -3,7 +3,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..micro_batches import MicroBatches
 from .base import RewardValueError
 
 _HEADS = ("classifier", "score", "classification_head", "pre_classifier", "sequence_summary", "logits_proj")
@@ -51,7 +52,8 @@ class SequenceScorer:
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length is {max_length}: it must be 1 or more, or None for the model's own limit.")
         self.given_model, self.given_tokenizer = model, tokenizer
-        self.batch_size, self.max_length, self.truncation_side = batch_size, max_length, truncation_side
+        self.batches = MicroBatches(batch_size, "batch_size")
+        self.max_length, self.truncation_side = max_length, truncation_side
         self.device = None if device is None else torch.device(device)
         self.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         self.trust_remote_code, self.check_config = trust_remote_code, check_config
@@ -163,20 +165,18 @@ class SequenceScorer:
         )
         rows = [{key: values[i] or self._stand_in(key) for key, values in encoded.items()} for i in range(len(texts))]
         rows_logits: list[Tensor] = [torch.empty(0)] * len(rows)
-        for indices in self._batches(rows):
+
+        def score(indices: list[int]) -> None:
             inputs = self._pad([rows[i] for i in indices])
             scores = model(**{key: value.to(model.device) for key, value in inputs.items()}).logits.float().cpu()
             for i, row in zip(indices, scores, strict=True):
                 rows_logits[i] = row
             if on_progress is not None:
                 on_progress(len(indices))
-        return torch.stack(rows_logits)
 
-    def _batches(self, rows: list[dict[str, list[int]]]) -> Iterator[list[int]]:
         # Neighbours in length waste little on padding; the longest first, so that memory runs out early or never.
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
+        self.batches.run(sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"])), score, "scoring")
+        return torch.stack(rows_logits)
 
     def _pad(self, rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
         tokenizer = self.tokenizer

@@ -1,0 +1,69 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""An actor-critic from what a trainer is given."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from .loading import add_policy_adapter, load_policy, with_rank
+from .model import ActorCritic
+
+
+def build_actor_critic(
+    model: str | PreTrainedModel | PeftModel | ActorCritic,
+    critic: str = "head",
+    *,
+    peft_config: PeftConfig | None = None,
+    quantization_config: BitsAndBytesConfig | None = None,
+    critic_lora_rank: int | None = None,
+    reward_adapters: Sequence[str | os.PathLike] = (),
+    init_kwargs: dict[str, Any] | None = None,
+) -> ActorCritic:
+    """
+    An [`ActorCritic`] from what a trainer is given.
+
+    Args:
+        model: Name, folder or object; an `ActorCritic` is returned as it is.
+        critic: As in `ActorCritic`.
+        peft_config: LoRA configuration to wrap the policy in.
+        quantization_config: How to quantize a policy given by name.
+        critic_lora_rank: Rank of the critic's adapter; None: the actor's.
+        reward_adapters: As in `ActorCritic`.
+        init_kwargs: Keyword arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: when two of them contradict each other.
+    """
+    if isinstance(model, ActorCritic):
+        if peft_config or quantization_config or critic_lora_rank or reward_adapters:
+            raise ValueError(
+                "`model` is an ActorCritic: give `peft_config`, quantization, `critic_lora_rank` and reward adapters "
+                "to its parts instead."
+            )
+        return model
+    init_kwargs = dict(init_kwargs or {})
+    if quantization_config is not None:
+        if not isinstance(model, str):
+            raise ValueError("`quantization_config` needs `model` by name: a loaded model is quantized or not already.")
+        init_kwargs["quantization_config"] = quantization_config
+    policy = load_policy(model, **init_kwargs)
+    init_kwargs.pop("quantization_config", None)  # a separate critic is loaded in full
+    reference_is_base = False
+    if peft_config is not None:
+        policy, reference_is_base = add_policy_adapter(policy, peft_config)
+    critic_peft_config = None
+    if critic_lora_rank is not None:
+        if critic != "adapter" or not isinstance(policy, PeftModel):
+            raise ValueError(f"`critic_lora_rank` {critic_lora_rank} needs `critic='adapter'`; leave it out otherwise.")
+        critic_peft_config = with_rank(policy.peft_config[policy.active_adapter], critic_lora_rank)
+    return ActorCritic(
+        policy,
+        critic,
+        reference_is_base=reference_is_base,
+        critic_peft_config=critic_peft_config,
+        reward_adapters=reward_adapters,
+        init_kwargs=init_kwargs,
+    )

@@ -1,0 +1,158 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Reward models that are one more LoRA adapter on the policy's base."""
+
+import copy
+import dataclasses
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, set_peft_model_state_dict
+from peft.functional import set_requires_grad
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from .._compat import AdapterSwitch
+from .trunk import ValueHead, causal_lm, hidden_states
+
+_HEAD_KEYS = ("base_model.model.score.weight", "base_model.model.classifier.weight")
+
+
+class AdapterRewardModel(nn.Module):
+    """
+    A reward model on the policy's trunk, with the interface of a transformers sequence classifier of one label.
+
+    `trl_ext.rewards.PreferenceReward` takes it like any other reward model; its tokenizer is the policy's.
+
+    Args:
+        model: The policy as a transformers model, to which an adapter of that name has been added.
+        switch: Moves between its adapters.
+        adapter: Name of the adapter.
+        head: Maps the last token's hidden state to the reward.
+        name: Name in logs.
+    """
+
+    def __init__(self, model: PreTrainedModel, switch: AdapterSwitch, adapter: str, head: ValueHead, name: str):
+        super().__init__()
+        self.head = head
+        self.name_or_path = name
+        self.config = copy.deepcopy(model.config)
+        self.config.num_labels = 1
+        # A tuple, so that the policy does not become a part of one of its own parts.
+        self._shared = (model, switch, adapter)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the policy."""
+        return self._shared[0].device
+
+    @torch.no_grad()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: object) -> SequenceClassifierOutput:
+        """
+        Rewards of B texts, read at their last tokens.
+
+        Args:
+            input_ids: Token ids, shape (B, L), padded on either side.
+            attention_mask: 1 for real tokens, shape (B, L).
+
+        Returns:
+            An output whose `logits` are the rewards, float32, shape (B, 1).
+        """
+        model, switch, adapter = self._shared
+        with switch.use(adapter):
+            states = hidden_states(model.base_model, input_ids, attention_mask)
+        positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        last = (positions * attention_mask).argmax(dim=1)
+        rewards = self.head(states[torch.arange(len(last), device=last.device), last])
+        return SequenceClassifierOutput(logits=rewards.unsqueeze(1))
+
+
+def add_reward_adapter(policy: PeftModel, folder: str | os.PathLike, adapter: str) -> tuple[ValueHead, str]:
+    """
+    Add a frozen LoRA reward adapter, as TRL's `RewardTrainer` saves one, to the policy's base.
+
+    Args:
+        policy: The policy.
+        folder: Folder with `adapter_config.json` and `adapter_model.safetensors`.
+        adapter: Name the adapter gets.
+
+    Returns:
+        The reward head, and the adapter's name in logs: that of its folder.
+
+    Raises:
+        FileNotFoundError: when there is no adapter in `folder`.
+        ValueError: when it is no LoRA adapter, has no head for one label, or belongs to another base.
+    """
+    path = Path(folder)
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (path / file).is_file():
+            raise FileNotFoundError(
+                f"The reward adapter '{folder}' has no `{file}`; give the folder that `RewardTrainer` saved with a "
+                "`peft_config`."
+            )
+    config = PeftConfig.from_pretrained(str(path))
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"The reward adapter '{folder}' is a {type(config).__name__}; only LoRA can share the base.")
+    state = load_file(path / "adapter_model.safetensors")
+    head = _take_head(state, folder)
+    _warn_about_base(policy, config, folder)
+    kept = {key: value for key, value in state.items() if "lora_" in key}
+    if len(kept) < len(state):
+        extra = sorted(state.keys() - kept.keys())
+        raise ValueError(
+            f"The reward adapter '{folder}' also changes {extra[0]}, which it would share with the policy; train it "
+            "with LoRA layers and `modules_to_save=['score']` only."
+        )
+    plain = dataclasses.replace(config, modules_to_save=None, task_type="CAUSAL_LM", inference_mode=False)
+    try:
+        policy.add_adapter(adapter, plain)
+        result = set_peft_model_state_dict(policy, kept, adapter_name=adapter)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(_other_base(folder, config, str(error).splitlines()[-1].strip())) from error
+    own = [key for key in result.missing_keys if f".{adapter}." in key]
+    if result.unexpected_keys or own:
+        raise ValueError(_other_base(folder, config, f"no place for {[*result.unexpected_keys, *own][0]}"))
+    set_requires_grad(policy, adapter, False)
+    return head, path.resolve().name
+
+
+def _take_head(state: dict[str, Tensor], folder: str | os.PathLike) -> ValueHead:
+    """Remove the score head from an adapter's weights and return it, frozen, in float32."""
+    keys = [key for key in _HEAD_KEYS if key in state]
+    if not keys:
+        raise ValueError(
+            f"The reward adapter '{folder}' holds no trained head; train it with "
+            "`LoraConfig(task_type='SEQ_CLS', modules_to_save=['score'])`."
+        )
+    weight = state.pop(keys[0])
+    bias = state.pop(keys[0].replace(".weight", ".bias"), None)
+    if len(weight) != 1:
+        raise ValueError(f"The reward adapter '{folder}' has {len(weight)} labels; a reward model has one.")
+    head = ValueHead(weight.shape[1])
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        if bias is not None:
+            head.bias.copy_(bias)
+    head.requires_grad_(False)
+    return head
+
+
+def _warn_about_base(policy: PeftModel, config: LoraConfig, folder: str | os.PathLike) -> None:
+    """An adapter of the same shape for other weights fits, and scores nonsense."""
+    theirs, ours = config.base_model_name_or_path, causal_lm(policy).config.name_or_path
+    if theirs and ours and Path(theirs).name != Path(ours).name:
+        warnings.warn(
+            f"The reward adapter '{folder}' was trained on '{theirs}' and the policy is '{ours}'; unless these are the "
+            "same weights, train it on the policy's base.",
+            stacklevel=5,
+        )
+
+
+def _other_base(folder: str | os.PathLike, config: LoraConfig, detail: str) -> str:
+    return (
+        f"The reward adapter '{folder}' belongs to another base ({config.base_model_name_or_path}) and does not fit "
+        f"the policy's: {detail}; train one on the policy's base, or give the whole reward model in `reward_funcs`."
+    )

@@ -1,0 +1,76 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Batches that get smaller when memory runs out."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+class MicroBatches:
+    """
+    Work in pieces of a size that is halved whenever memory does not suffice, and stays so.
+
+    Args:
+        size: Samples at a time to begin with.
+        advice: The setting that starts with a smaller size, for the message.
+        fixed: Do not halve: with several processes one cannot fall behind the others, which wait for its gradients.
+    """
+
+    def __init__(self, size: int, advice: str, *, fixed: bool = False):
+        self.size = size
+        self.advice = advice
+        self.fixed = fixed
+
+    def run(self, samples: Any, function: Callable[[Any], object], what: str) -> None:
+        """
+        Call `function` on consecutive pieces; a piece for which memory runs out is done again in halves.
+
+        Args:
+            samples: Anything with a length and slices.
+            function: Does its work wholly or not at all.
+            what: What is being done, for the message.
+
+        Raises:
+            RuntimeError: what `function` raises, out of memory included when a piece is a single sample.
+        """
+        start = 0
+        while start < len(samples):
+            piece = samples[start : start + self.size]
+            if self.attempt(partial(function, piece), what, len(piece)):
+                start += len(piece)
+
+    def attempt(self, function: Callable[[], object], what: str, size: int | None = None) -> bool:
+        """
+        Call `function`; when memory runs out in it, halve the size.
+
+        Args:
+            function: To be called.
+            what: What is being done, for the message.
+            size: Samples in it; default: as many as there are at a time.
+
+        Returns:
+            Whether it went through. If not, the caller tries again in smaller pieces.
+
+        Raises:
+            RuntimeError: what `function` raises, out of memory included when there is nothing to halve.
+        """
+        tried = self.size if size is None else size
+        try:
+            function()
+            return True
+        except RuntimeError as error:
+            if self.fixed or tried < 2 or not should_reduce_batch_size(error):
+                raise
+        # Only here: while the exception lives, its traceback keeps the tensors of the failed attempt.
+        clear_device_cache(garbage_collection=True)
+        self.size = max(1, tried // 2)
+        logger.warning(
+            f"Out of memory {what} {tried} samples at a time; going on with {self.size}. To start with that, lower "
+            f"`{self.advice}`."
+        )
+        return False
