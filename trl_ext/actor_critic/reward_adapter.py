@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, set_peft_model_state_dict
 from peft.functional import set_requires_grad
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .._compat import AdapterSwitch
@@ -98,7 +98,7 @@ def add_reward_adapter(policy: PeftModel, folder: str | os.PathLike, adapter: st
         raise ValueError(f"The reward adapter '{folder}' is a {type(config).__name__}; only LoRA can share the base.")
     state = load_file(path / "adapter_model.safetensors")
     head = _take_head(state, folder)
-    _warn_about_base(policy, config, folder)
+    _check_base(policy, config, folder)
     kept = {key: value for key, value in state.items() if "lora_" in key}
     if len(kept) < len(state):
         extra = sorted(state.keys() - kept.keys())
@@ -112,9 +112,9 @@ def add_reward_adapter(policy: PeftModel, folder: str | os.PathLike, adapter: st
         result = set_peft_model_state_dict(policy, kept, adapter_name=adapter)
     except (RuntimeError, ValueError) as error:
         raise ValueError(_other_base(folder, config, str(error).splitlines()[-1].strip())) from error
-    own = [key for key in result.missing_keys if f".{adapter}." in key]
-    if result.unexpected_keys or own:
-        raise ValueError(_other_base(folder, config, f"no place for {[*result.unexpected_keys, *own][0]}"))
+    places = sum(f".{adapter}." in f"{name}." for name, _ in policy.named_parameters())
+    if result.unexpected_keys or places != len(kept):
+        raise ValueError(_other_base(folder, config, f"{len(kept)} weights for {places} places"))
     set_requires_grad(policy, adapter, False)
     return head, path.resolve().name
 
@@ -140,15 +140,25 @@ def _take_head(state: dict[str, Tensor], folder: str | os.PathLike) -> ValueHead
     return head
 
 
-def _warn_about_base(policy: PeftModel, config: LoraConfig, folder: str | os.PathLike) -> None:
-    """An adapter of the same shape for other weights fits, and scores nonsense."""
-    theirs, ours = config.base_model_name_or_path, causal_lm(policy).config.name_or_path
-    if theirs and ours and Path(theirs).name != Path(ours).name:
-        warnings.warn(
-            f"The reward adapter '{folder}' was trained on '{theirs}' and the policy is '{ours}'; unless these are the "
-            "same weights, train it on the policy's base.",
-            stacklevel=5,
-        )
+def _check_base(policy: PeftModel, config: LoraConfig, folder: str | os.PathLike) -> None:
+    """An adapter for other weights of the same shape, or for fewer layers, fits and scores nonsense."""
+    ours = causal_lm(policy).config
+    name = config.base_model_name_or_path
+    if not name or not ours.name_or_path or Path(name).name == Path(ours.name_or_path).name:
+        return
+    try:
+        theirs = AutoConfig.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):
+        theirs = ours  # no longer there, so the name is all there is to go by
+    for field in ("model_type", "num_hidden_layers", "vocab_size"):
+        one, other = (getattr(c.get_text_config(), field, None) for c in (theirs, ours))
+        if one != other:
+            raise ValueError(_other_base(folder, config, f"`{field}` is {one} there and {other} here"))
+    warnings.warn(
+        f"The reward adapter '{folder}' was trained on '{name}' and the policy is '{ours.name_or_path}'; unless these "
+        "are the same weights, train it on the policy's base.",
+        stacklevel=5,
+    )
 
 
 def _other_base(folder: str | os.PathLike, config: LoraConfig, detail: str) -> str:
