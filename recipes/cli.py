@@ -19,6 +19,8 @@ from trl import TrlParser
 __all__ = ["RecipeParser", "check_launch", "check_output_dir", "newest_checkpoint", "run"]
 
 ROOT = Path(__file__).resolve().parent.parent
+# A quantized base is trained through adapters alone.
+_NEEDS_LORA = ("use_peft", "load_in_4bit", "load_in_8bit")
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -41,11 +43,13 @@ class RecipeParser(TrlParser):
     """
     TRL's parser with the recipe's defaults below the YAML file, and help that can be read.
 
-    From weakest to strongest: the dataclasses' defaults, `defaults_file`, `--config file.yaml`, the command line.
+    From weakest to strongest: the dataclasses' defaults, `defaults_file`, with LoRA `lora_defaults_file`, `--config
+    file.yaml`, the command line.
 
     Args:
         dataclass_types: Dataclasses whose fields become options.
         defaults_file: YAML file with the recipe's own defaults.
+        lora_defaults_file: YAML file with further ones for `--use_peft`, `--load_in_4bit` and `--load_in_8bit`.
         groups: Title of each group of options in `--help`, with the names of its fields; others stay under "options".
         description: Shown above the options.
         epilog: Shown below them, for instance examples.
@@ -58,6 +62,7 @@ class RecipeParser(TrlParser):
         self,
         dataclass_types: Sequence[Any],
         defaults_file: Path,
+        lora_defaults_file: Path,
         groups: Mapping[str, Sequence[str]],
         description: str,
         epilog: str,
@@ -71,6 +76,7 @@ class RecipeParser(TrlParser):
         )
         self._group(groups)
         self.set_defaults_with_config(**self._read(defaults_file))
+        self._lora_defaults = self._read(lora_defaults_file)
 
     def parse_recipe(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
         """
@@ -88,12 +94,19 @@ class RecipeParser(TrlParser):
                 self._read(Path(arguments[arguments.index("--config") + 1]))
             elif "--config" in arguments:
                 raise ValueError("`--config` needs the path of a YAML file, once.")
-            *parsed, unknown = self.parse_args_and_config(arguments, return_remaining_strings=True)
-            if unknown:
-                raise ValueError(self._unknown("option", unknown[0]))
+            parsed = self._parse(arguments)
+            if any(getattr(part, name, False) for part in parsed for name in _NEEDS_LORA):
+                self.set_defaults_with_config(**self._lora_defaults)
+                parsed = self._parse(arguments)
         except (ValueError, TypeError, OSError) as error:
             fail(error)
         return tuple(parsed)
+
+    def _parse(self, arguments: list[str]) -> list[Any]:
+        *parsed, unknown = self.parse_args_and_config(arguments, return_remaining_strings=True)
+        if unknown:
+            raise ValueError(self._unknown("option", unknown[0]))
+        return parsed
 
     def _group(self, groups: Mapping[str, Sequence[str]]) -> None:
         options = {action.dest: [] for action in self._actions}  # type: dict[str, list[Any]]
@@ -185,7 +198,7 @@ def run(main: Callable[[], None]) -> None:
     """Call `main`, and end with one line and status 2 where it raises what the user can mend."""
     try:
         main()
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         # An OSError is a file or name that is not there. The other two may be bugs, unless this project raised them.
         own = any(raised_in.is_relative_to(ROOT / package) for package in ("trl_ext", "recipes", "eval"))

@@ -161,11 +161,10 @@ def make_parser() -> RecipeParser:
         "model, LoRA and quantization": [f.name for f in fields(ModelConfig)],
         "training (transformers.TrainingArguments)": trainer_fields,
     }
-    description = f"{(__doc__ or '').strip()}\n\nDefaults come from {CONFIGS.name}/default.yaml; --config FILE.yaml "
-    description += "and then the command line override them."
-    return RecipeParser(
-        (DetoxArguments, PPOConfig, ModelConfig), CONFIGS / "default.yaml", groups, description, EXAMPLES
-    )
+    description = f"{(__doc__ or '').strip()}\n\nDefaults come from {CONFIGS.name}/default.yaml, with LoRA also from "
+    description += "lora.yaml; --config FILE.yaml and then the command line override them."
+    files = (CONFIGS / "default.yaml", CONFIGS / "lora.yaml")
+    return RecipeParser((DetoxArguments, PPOConfig, ModelConfig), *files, groups, description, EXAMPLES)
 
 
 def resolve_names(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfig) -> None:
