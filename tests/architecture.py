@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"objectives", "kl_control", "rewards.base"}),
     frozenset({"rewards", "actor_critic", "rollout"}),
     frozenset({"generation", "monitoring"}),
-    frozenset({"config", "prompts", "checkpoint", "experience", "learning", "integrations"}),
+    frozenset({"config", "prompts", "checkpoint", "experience", "learning", "supervised", "integrations"}),
     frozenset({"setup"}),
     frozenset({"trainer"}),
     frozenset({"trl_ext"}),
@@ -28,7 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 
 # Integrations know nothing of the trainer or what is made for it, and it knows nothing of them.
-NO_INTEGRATIONS = frozenset({"setup", "trainer", "learning"})
+NO_INTEGRATIONS = frozenset({"setup", "trainer", "learning", "supervised"})
 
 # What a package may import besides itself and the standard library.
 ONLY_IMPORTS = {"objectives": frozenset({"torch"}), "kl_control": frozenset[str]()}

@@ -158,6 +158,11 @@ class PPOConfig(BaseConfig):
         default=False,
         metadata={"help": "Let truncated completions bootstrap from the value after their last token, instead of 0."},
     )
+    ptx_coef: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the language-model loss on `ptx_dataset` (PPO-ptx, InstructGPT); 0 is off."},
+    )
+    ptx_max_length: int = field(default=512, metadata={"help": "Tokens of each text of `ptx_dataset` that are used."})
     target_approx_kl: float | None = field(
         default=None,
         metadata={"help": "Skip the rest of a rollout's passes once a minibatch's approximate KL exceeds this."},
@@ -268,7 +273,13 @@ class PPOConfig(BaseConfig):
             if not ok:
                 raise ValueError(f"`{name}` must be {wanted}, got {getattr(self, name)}.")
 
-        for name in ("max_completion_length", "num_ppo_epochs", "num_mini_batches", "logits_chunk_size"):
+        for name in (
+            "max_completion_length",
+            "num_ppo_epochs",
+            "num_mini_batches",
+            "logits_chunk_size",
+            "ptx_max_length",
+        ):
             require(getattr(self, name) >= 1, name, "at least 1")
         require(self.local_rollout_forward_batch_size >= 1, "local_rollout_forward_batch_size", "at least 1")
         for name in ("total_episodes", "max_prompt_length", "critic_lora_rank"):
@@ -286,7 +297,15 @@ class PPOConfig(BaseConfig):
             require(getattr(self, name) is None or getattr(self, name) > 0, name, "above 0")
         for name in ("dual_clip", "max_ratio"):
             require(getattr(self, name) is None or getattr(self, name) > 1, name, "above 1")
-        for name in ("vf_coef", "entropy_coef", "kl_coef", "kl_loss_coef", "critic_warmup_rollouts", "reward_retries"):
+        for name in (
+            "ptx_coef",
+            "vf_coef",
+            "entropy_coef",
+            "kl_coef",
+            "kl_loss_coef",
+            "critic_warmup_rollouts",
+            "reward_retries",
+        ):
             require(getattr(self, name) >= 0, name, "0 or more")
         for name in ("gamma", "lam", "lam_critic", "max_reward_failures"):
             require(getattr(self, name) is None or 0 <= getattr(self, name) <= 1, name, "between 0 and 1")

@@ -7,6 +7,18 @@ from .actor_critic import Evaluation
 from .objectives import approx_kl, kl_estimate, policy_loss, value_loss
 from .rollout import Rollout
 
+# Arguments of `token_losses` that are fields of `PPOConfig`.
+LOSS_OPTIONS = (
+    "cliprange",
+    "cliprange_high",
+    "dual_clip",
+    "cliprange_value",
+    "vf_coef",
+    "entropy_coef",
+    "kl_loss_coef",
+    "kl_loss_estimator",
+)
+
 
 def token_losses(
     out: Evaluation,

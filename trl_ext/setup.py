@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from .actor_critic import ActorCritic
@@ -16,6 +17,7 @@ from .generation import ContinuousBatchingEngine, GenerationEngine, Transformers
 from .kl_control import PIDKL, AdaptiveKL, FixedKL, KLController, ScheduledKL
 from .prompts import check_prompts
 from .rewards import PreferenceReward
+from .supervised import SupervisedData
 
 # For the model card.
 PAPER = {
@@ -127,6 +129,52 @@ def build_kl_controller(args: PPOConfig, total_episodes: int) -> KLController:
         "scheduled": lambda: ScheduledKL(args.kl_coef, end, episodes=total_episodes),
     }
     return builders[args.kl_controller]()
+
+
+def build_supervised_data(
+    args: PPOConfig, dataset: Dataset | None, tokenizer: PreTrainedTokenizerBase
+) -> SupervisedData | None:
+    """The texts of PPO-ptx, where there are any."""
+    if (dataset is None) != (args.ptx_coef == 0):
+        raise ValueError(
+            f"`ptx_coef` is {args.ptx_coef} and `ptx_dataset` is {'missing' if dataset is None else 'given'}; PPO-ptx "
+            "needs both."
+        )
+    if dataset is None:
+        return None
+    return SupervisedData(
+        dataset,
+        tokenizer,
+        max_length=args.ptx_max_length,
+        seed=args.seed,
+        chat_template_kwargs=mapping(args.chat_template_kwargs),
+    )
+
+
+def run_configuration(
+    args: PPOConfig,
+    local_batch_size: int,
+    num_processes: int,
+    model: ActorCritic,
+    rewards: list[str],
+    kl_controller: KLController,
+) -> dict[str, Any]:
+    """What a checkpoint and the run that resumes it must have in common."""
+    return {
+        "per-process rollout size": local_batch_size,
+        "number of processes": num_processes,
+        "num_ppo_epochs": args.num_ppo_epochs,
+        "num_mini_batches": args.num_mini_batches,
+        "micro-batch size": args.per_device_train_batch_size,
+        "max_completion_length": args.max_completion_length,
+        "temperature": args.temperature,
+        "critic": model.critic_kind,
+        "adapters": isinstance(model.policy, PeftModel),
+        "reward functions": rewards,
+        "KL controller": type(kl_controller).__name__,
+        "ptx_coef": args.ptx_coef,
+        "seed": args.seed,
+    }
 
 
 def build_generation_engine(

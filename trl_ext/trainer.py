@@ -30,7 +30,7 @@ from .config import PPOConfig
 from .experience import add_advantages, describe, importance_weights, named_rewards
 from .generation import GenerationEngine
 from .kl_control import KLController
-from .learning import token_losses
+from .learning import LOSS_OPTIONS, token_losses
 from .micro_batches import MicroBatches
 from .monitoring import MetricBuffer, PhaseProgress, SampleTable, TokenMeans, log_samples
 from .objectives import drop_gradients, last_token_index, masked_mean, masked_sum
@@ -42,13 +42,16 @@ from .setup import (
     add_adapter_rewards,
     build_generation_engine,
     build_kl_controller,
+    build_supervised_data,
     check_datasets,
     check_devices,
     check_output_dir,
     count_episodes,
     mapping,
     max_prompt_length,
+    run_configuration,
 )
+from .supervised import SupervisedBatch
 
 logger = logging.get_logger(__name__)
 
@@ -74,6 +77,7 @@ class PPOTrainer(BaseTrainer):
         peft_config: LoRA configuration that the policy is wrapped in.
         quantization_config: How to quantize a policy given by name.
         kl_controller: Moves the KL coefficient; by default built from `args.kl_controller`.
+        ptx_dataset: Texts to keep predicting, weighted by `args.ptx_coef`, in a format of TRL's `SFTTrainer`.
         callbacks, optimizers: As in `transformers.Trainer`.
 
     Raises:
@@ -100,6 +104,7 @@ class PPOTrainer(BaseTrainer):
         quantization_config: BitsAndBytesConfig | None = None,
         peft_config: PeftConfig | None = None,
         kl_controller: KLController | None = None,
+        ptx_dataset: Dataset | None = None,
     ):
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path or type(model).__name__
@@ -165,6 +170,7 @@ class PPOTrainer(BaseTrainer):
             device=self.accelerator.device,
         )
         self.kl_controller = kl_controller or build_kl_controller(args, total_episodes)
+        self.supervised = build_supervised_data(args, ptx_dataset, tokenizer)
         self.generation_engine: GenerationEngine = build_generation_engine(args, actor_critic, tokenizer)
         self.progress = PhaseProgress(enabled=self.is_world_process_zero() and not args.disable_tqdm)
         self.samples = SampleTable(args.num_completions_to_print)
@@ -176,7 +182,8 @@ class PPOTrainer(BaseTrainer):
         alone = self.accelerator.num_processes == 1
         micro = self.args.per_device_train_batch_size
         self.micro_batches = MicroBatches(micro, "per_device_train_batch_size", fixed=not alone)
-        self._step_means = TokenMeans()
+        self._step_means, self._ptx_means = TokenMeans(), TokenMeans()
+        self._ptx: SupervisedBatch | None = None
         self.model.add_model_tags(self._tag_names)
         # A seed per process, so that each samples something else.
         set_seed(args.seed, device_specific=True)
@@ -210,7 +217,7 @@ class PPOTrainer(BaseTrainer):
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Make a rollout when its first micro-batch is asked for, and choose the samples of an optimizer step."""
-        if isinstance(inputs, Rollout):
+        if isinstance(inputs, Rollout | SupervisedBatch):
             return inputs  # a micro-batch, on its way through the Trainer
         step = self.state.global_step % self.steps_per_rollout
         if self._micro_step == 0 and (step == 0 or self._rollout is None):
@@ -225,6 +232,10 @@ class PPOTrainer(BaseTrainer):
         if self._micro_step == 0:
             self._rows_in_step = rows
             self._tokens_in_step = self._reduce(rollout.completion_mask[rows].sum().float()).clamp(min=1)
+            if self.supervised is not None:
+                key = (self.state.global_step, self.args.process_index)
+                texts = self.supervised.batch(len(rows), key, self.accelerator.device)
+                self._ptx = SupervisedBatch(texts, self._reduce(texts.completion_mask.sum().float()).clamp(min=1))
         return rows
 
     # ---- experience ----
@@ -339,14 +350,8 @@ class PPOTrainer(BaseTrainer):
         return torch.arange(len(rollout), device=rollout.scores.device)
 
     def _forward(self, model: nn.Module, batch: Rollout, **kwargs: Any):
-        return model(
-            batch.input_ids,
-            batch.attention_mask,
-            batch.completion_mask,
-            temperature=self.args.temperature,
-            chunk_size=self.args.logits_chunk_size,
-            **kwargs,
-        )
+        options = {"temperature": self.args.temperature, "chunk_size": self.args.logits_chunk_size} | kwargs
+        return model(batch.input_ids, batch.attention_mask, batch.completion_mask, **options)
 
     # ---- learning ----
 
@@ -376,13 +381,16 @@ class PPOTrainer(BaseTrainer):
         def learn(micro_steps: range) -> None:
             nonlocal losses
             for i in micro_steps:
-                pieces = self._rows_in_step[i * micro : (i + 1) * micro].split(self.micro_batches.size)
-                losses = sum(super(PPOTrainer, self).training_step(model, rollout.select(rows)) for rows in pieces)
+                positions = self._all_rows(rollout)[i * micro : (i + 1) * micro].split(self.micro_batches.size)
+                pieces: list[Any] = [rollout.select(self._rows_in_step[piece]) for piece in positions]
+                if self._ptx is not None:
+                    pieces += [SupervisedBatch(self._ptx.texts.select(p), self._ptx.tokens) for p in positions]
+                losses = sum(super(PPOTrainer, self).training_step(model, piece) for piece in pieces)
 
         micro_steps = range(last, last + 1)
         while not self.micro_batches.attempt(partial(learn, micro_steps), "learning from"):
             self.model.zero_grad()
-            self._step_means = TokenMeans()
+            self._step_means, self._ptx_means = TokenMeans(), TokenMeans()
             micro_steps = range(last + 1)
         return losses
 
@@ -390,29 +398,31 @@ class PPOTrainer(BaseTrainer):
         self, model: nn.Module, inputs: Rollout, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of a micro-batch: sums over its tokens, divided by the tokens of the whole global minibatch."""
+        if isinstance(inputs, SupervisedBatch):
+            return self._supervised_loss(model, inputs)
         args, mask = self.args, inputs.completion_mask
         out = self._forward(model, inputs)
-        losses = token_losses(
-            out,
-            inputs,
-            cliprange=args.cliprange,
-            cliprange_high=args.cliprange_high,
-            dual_clip=args.dual_clip,
-            cliprange_value=args.cliprange_value,
-            vf_coef=args.vf_coef,
-            entropy_coef=args.entropy_coef,
-            kl_loss_coef=args.kl_loss_coef,
-            kl_loss_estimator=args.kl_loss_estimator,
-        )
+        losses = token_losses(out, inputs, **{name: getattr(args, name) for name in LOSS_OPTIONS})
         self._step_means.add(losses, mask)
         loss = masked_sum(losses["loss"], mask) / self._tokens_in_step
         # DDP averages gradients over processes; the loss above is each one's share of a sum.
         loss = loss * self.accelerator.num_processes
         return (loss, out) if return_outputs else loss
 
+    def _supervised_loss(self, model: nn.Module, batch: SupervisedBatch) -> Tensor:
+        """The language-model loss of PPO-ptx: its share of a mean over the tokens of the whole global minibatch."""
+        logps, mask = (
+            self._forward(model, batch.texts, role="actor", temperature=1.0).logps,
+            batch.texts.completion_mask,
+        )
+        self._ptx_means.add({"ptx_loss": -logps}, mask)
+        return -self.args.ptx_coef * self.accelerator.num_processes * masked_sum(logps, mask) / batch.tokens
+
     def _finish_step(self, skipped: bool) -> None:
         """After the last micro-batch of an optimizer step: take its gradients, or drop them and say why."""
         metrics = self._step_means.take(self._reduce) if not skipped else {}
+        if self._ptx is not None and not skipped:
+            metrics |= self._ptx_means.take(self._reduce)
         drop = skipped or self._is_unusable(metrics)
         warming_up = self.state.global_step // self.steps_per_rollout < self.args.critic_warmup_rollouts
         scaled = getattr(self.accelerator, "scaler", None) is not None
@@ -554,21 +564,8 @@ class PPOTrainer(BaseTrainer):
         }
 
     def _configuration(self) -> dict[str, Any]:
-        """What a checkpoint and the run that resumes it must have in common."""
-        return {
-            "per-process rollout size": self.local_batch_size,
-            "number of processes": self.accelerator.num_processes,
-            "num_ppo_epochs": self.args.num_ppo_epochs,
-            "num_mini_batches": self.args.num_mini_batches,
-            "micro-batch size": self.args.per_device_train_batch_size,
-            "max_completion_length": self.args.max_completion_length,
-            "temperature": self.args.temperature,
-            "critic": self.model.critic_kind,
-            "adapters": isinstance(self.model.policy, PeftModel),
-            "reward functions": self.rewards.names,
-            "KL controller": type(self.kl_controller).__name__,
-            "seed": self.args.seed,
-        }
+        names, processes = self.rewards.names, self.accelerator.num_processes
+        return run_configuration(self.args, self.local_batch_size, processes, self.model, names, self.kl_controller)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)

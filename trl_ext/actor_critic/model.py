@@ -41,7 +41,7 @@ class Evaluation(NamedTuple):
         logps: Log-probability of each completion token at the sampling temperature, nats, float32, shape (B, C).
         entropy: Entropy of the distribution each token was drawn from, nats, float32, shape (B, C).
         values: Value of the state before each token, and in the last column of the state after the last one, float32,
-            shape (B, C + 1). Not masked. None for the reference.
+            shape (B, C + 1). Not masked. Only from the critic.
     """
 
     logps: Tensor
@@ -158,7 +158,7 @@ class ActorCritic(nn.Module):
         *,
         temperature: float = 1.0,
         chunk_size: int = 512,
-        role: Literal["actor_critic", "reference"] = "actor_critic",
+        role: Literal["actor_critic", "actor", "reference"] = "actor_critic",
     ) -> Evaluation:
         """
         Log-probabilities, entropies and values of completions, given their prompts.
@@ -179,6 +179,8 @@ class ActorCritic(nn.Module):
         model = causal_lm(self.policy)
         states = self._states(model.base_model, tokens, completion_mask)
         logps, entropy = self._score(model, states, ids, completion_mask, temperature, chunk_size)
+        if role == "actor":
+            return Evaluation(logps, entropy, None)
         if self.critic_kind == "adapter":
             with self._switch.use(_CRITIC):
                 states = self._states(model.base_model, tokens, completion_mask)
