@@ -155,7 +155,8 @@ def _summary_section(summary: Mapping[str, Any], thresholds: Mapping[str, tuple[
 def _comparison_row(name: str, summary: Mapping[str, Any], thresholds: Mapping[str, tuple[str, float]]) -> str:
     before, after = summary.get(f"{name}_before"), summary.get(f"{name}_after")
     old, new = finite(before), finite(after)
-    ratio = new / old if old and new is not None else None
+    # A quotient says nothing about what may be negative, such as a reward.
+    ratio = new / old if old is not None and new is not None and old > 0 and new >= 0 else None
     cells = f'<td>{_number(before)}</td><td>{_number(after)}</td><td class="wide">{_number(ratio)}</td>'
     return f"<tr>{_name_cell(name)}{cells}{_threshold_cells(f'{name}_after', summary, thresholds)}</tr>"
 
