@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -12,7 +13,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from trl.trainer.base_config import _BaseConfig as BaseConfig
 from trl.trainer.base_trainer import _BaseTrainer as BaseTrainer
 
-__all__ = ["DICT_FIELDS", "AdapterSwitch", "BaseConfig", "BaseTrainer"]
+__all__ = ["DICT_FIELDS", "AdapterSwitch", "BaseConfig", "BaseTrainer", "training_metrics"]
 
 # Fields that the argument parser may be given as JSON.
 DICT_FIELDS = tuple(BaseConfig._VALID_DICT_FIELDS)
@@ -73,3 +74,13 @@ class AdapterSwitch:
                 self.restore(before)
 
         return nullcontext(), as_in_forward()
+
+
+def training_metrics(trainer: Any) -> dict[str, list[float]]:
+    """
+    What a GRPO or RLOO trainer has measured in training since its last log line, one value per measurement.
+
+    Their callbacks see only averages over `logging_steps`, while a KL controller wants every measurement. What is
+    appended here is averaged and logged by the trainer.
+    """
+    return trainer._metrics["train"]

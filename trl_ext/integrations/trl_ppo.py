@@ -1,0 +1,295 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Reward functions, KL controllers and actor-critics inside TRL's own PPOTrainer, which exists up to trl 1.12.
+
+```python
+from trl.experimental.ppo import PPOConfig, PPOTrainer
+from trl_ext.integrations.trl_ppo import KLCoefCallback, RewardFunctionModel, ppo_models
+
+models = ppo_models(build_actor_critic(name, "adapter", peft_config=LoraConfig(...)))
+reward_model = RewardFunctionModel([ToxicityReward(...), my_function], models.model, tokenizer)
+trainer = PPOTrainer(args, tokenizer, reward_model=reward_model, train_dataset=tokenized, **models._asdict())
+trainer.add_callback(KLCoefCallback(AdaptiveKL(target=3.0), trainer))
+```
+
+Raises:
+    ImportError: under trl 1.13 and newer.
+"""
+
+import functools
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers.modeling_outputs import BaseModelOutput
+from trl import is_conversational
+
+from .._compat import AdapterSwitch
+from ..actor_critic import ActorCritic
+from ..actor_critic.trunk import causal_lm, hidden_states
+from ..kl_control import KLController
+from ..rewards import RewardRunner
+
+try:
+    from trl.experimental.ppo import PPOTrainer
+except ImportError:
+    raise ImportError(
+        f"trl {version('trl')} has no PPOTrainer: it was removed in 1.13. Use `trl_ext.PPOTrainer`, which takes reward "
+        "functions, a KL controller and an ActorCritic directly, or install trl<=1.12 for this module."
+    ) from None
+
+# The names that `ActorCritic` gives the adapters it adds.
+_CRITIC, _REFERENCE = "critic", "reference"
+
+
+class RewardFunctionModel(nn.Module):
+    """
+    Any reward functions as the `reward_model` of TRL's PPOTrainer.
+
+    TRL asks its reward model for hidden states of the policy's tokens. This one decodes them with the policy's
+    tokenizer and calls the functions with texts, so a classifier among them reads with a tokenizer of its own. Where
+    the prompt ends TRL does not tell; it is known from the prompts that `policy.generate` was last called with, which
+    are those that TRL has scored next.
+
+    TRL derives its masks from the padding token. Where that is the EOS token, the EOS that ended a completion arrives
+    masked; it is put back into `completion_ids`.
+
+    Args:
+        rewards: One or several reward functions, models or their names, or a `RewardRunner`. Without a runner of your
+            own a function may fail on no sample: TRL cannot skip one.
+        policy: The `model` given to the trainer; its `generate` is wrapped.
+        processing_class: The policy's tokenizer, as given to the trainer.
+        dataset: The prompts in a column "input_ids", tokenized as the trainer gets them, beside the columns that the
+            functions ask for; with a column "prompt", that is what they get as prompts (text or conversation). By
+            default they get the decoded prompts and no columns. The trainer's own dataset has "input_ids" alone.
+
+    Raises:
+        ValueError: the dataset has no "input_ids", or one prompt twice with different columns; when scoring: a prompt
+            that it does not have, or a sample that no function has a reward for.
+        RuntimeError: when scoring before `policy` has generated, so that it cannot be the trainer's.
+    """
+
+    base_model_prefix = "backbone"
+
+    def __init__(
+        self,
+        rewards: Any,
+        policy: Any,
+        processing_class: PreTrainedTokenizerBase,
+        dataset: Dataset | None = None,
+    ):
+        super().__init__()
+        self.rewards = rewards if isinstance(rewards, RewardRunner) else RewardRunner(rewards, max_failure_fraction=0.0)
+        self.processing_class = processing_class
+        self._prompt_length: int | None = None
+        self._rows = None if dataset is None else self._by_prompt(dataset)
+        generate = policy.generate
+
+        @functools.wraps(generate)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if "input_ids" in kwargs:  # as TRL calls it
+                self._prompt_length = kwargs["input_ids"].shape[1]
+            return generate(*args, **kwargs)
+
+        policy.generate = watched
+
+    def _by_prompt(self, dataset: Dataset) -> dict[tuple[int, ...], dict[str, Any]]:
+        """The columns of each prompt, by its tokens without padding."""
+        if "input_ids" not in dataset.column_names:
+            raise ValueError(
+                "`dataset` has no column 'input_ids'; give the prompts tokenized as the trainer gets them."
+            )
+        rows: dict[tuple[int, ...], dict[str, Any]] = {}
+        for row in dataset:
+            ids = tuple(i for i in row.pop("input_ids") if i != self.processing_class.pad_token_id)
+            row.pop("attention_mask", None)
+            if rows.setdefault(ids, row) != row:
+                raise ValueError(
+                    f"`dataset` has the prompt {self.processing_class.decode(ids)!r:.60} twice with different columns, "
+                    "which cannot be told apart by its tokens; keep one of them."
+                )
+        return rows
+
+    def backbone(self, input_ids: Tensor, attention_mask: Tensor, **unused: Any) -> BaseModelOutput:
+        """
+        The rewards in the place of hidden states, shape (B, P + C, 1): TRL reads one position a sample, whichever.
+
+        Args:
+            input_ids: Left-padded prompts followed by right-padded completions, shape (B, P + C).
+            attention_mask: False where the token is the padding token, shape (B, P + C).
+        """
+        if self._prompt_length is None:
+            raise RuntimeError("`policy` has not generated: give this class the model that the trainer is given.")
+        samples = [
+            self._split(ids, mask) for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
+        ]
+        prompt_ids, completion_ids = ([sample[i] for sample in samples] for i in range(2))
+        prompts, columns = self._prompts(prompt_ids)
+        completions: list[Any] = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+        if is_conversational({"prompt": prompts[0]}):
+            completions = [[{"role": "assistant", "content": text}] for text in completions]
+        scores = self.rewards(prompts, completions, completion_ids, columns)
+        if not scores.valid.all():
+            unscored = completions[scores.valid.tolist().index(False)]
+            raise ValueError(
+                f"No reward function has a reward for the completion {unscored!r:.60}, and TRL's PPOTrainer cannot "
+                "skip a sample; return a number for each, or use `trl_ext.PPOTrainer`."
+            )
+        rewards = scores.total.to(input_ids.device)[:, None, None].expand(*input_ids.shape, 1)
+        return BaseModelOutput(hidden_states=(rewards,))
+
+    def score(self, rewards: Tensor) -> Tensor:
+        """What TRL applies to hidden states; here they are the rewards."""
+        return rewards
+
+    def _split(self, ids: list[int], mask: list[bool]) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt and of its completion, without padding."""
+        tokenizer, start = self.processing_class, self._prompt_length
+        prompt = [i for i, real in zip(ids[:start], mask[:start], strict=True) if real]
+        completion, real = ids[start:], mask[start:]
+        if not all(real):
+            completion = completion[: real.index(False)]
+            if tokenizer.pad_token_id == tokenizer.eos_token_id:
+                completion.append(tokenizer.eos_token_id)
+        return prompt, completion
+
+    def _prompts(self, prompt_ids: list[list[int]]) -> tuple[list[Any], dict[str, list]]:
+        """Prompts as the functions get them, and the other columns."""
+        if self._rows is None:
+            return self.processing_class.batch_decode(prompt_ids, skip_special_tokens=True), {}
+        rows = []
+        for ids in prompt_ids:
+            if tuple(ids) not in self._rows:
+                raise ValueError(
+                    f"The prompt {self.processing_class.decode(ids)!r:.60} is not in `dataset`; give it every prompt "
+                    "that the trainer has, those for evaluation too."
+                )
+            rows.append(self._rows[tuple(ids)])
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        prompts = columns.pop("prompt", None)
+        return prompts or self.processing_class.batch_decode(prompt_ids, skip_special_tokens=True), columns
+
+
+class KLCoefCallback(TrainerCallback):
+    """
+    Lets a KL controller move `args.kl_coef` of TRL's PPOTrainer.
+
+    After every update the controller is fed `objective/kl`: nats per completion, by `args.kl_estimator`, over the batch
+    of all processes. TRL reads `args.kl_coef` anew for each batch. Logs get `kl_coef`, the coefficient of the update.
+
+    ```python
+    trainer.add_callback(KLCoefCallback(AdaptiveKL(init_coef=0.05, target=3.0), trainer))
+    ```
+
+    Args:
+        controller: Takes over from `args.kl_coef` with the coefficient that it starts with.
+        trainer: The trainer; the callback is then added to it.
+
+    Raises:
+        TypeError: another kind of trainer.
+    """
+
+    def __init__(self, controller: KLController, trainer: PPOTrainer):
+        if not isinstance(trainer, PPOTrainer):
+            raise TypeError(f"`trainer` is a {type(trainer).__name__}; give a trl.experimental.ppo.PPOTrainer.")
+        self.controller = controller
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take over `kl_coef`."""
+        args.kl_coef = self.controller.coef
+        # TRL puts loggers before other callbacks; what this one adds to a log line has to come first. Those already
+        # called for this event move back by one, the others stay.
+        callbacks = self._trainer.callback_handler.callbacks
+        callbacks.insert(0, callbacks.pop(callbacks.index(self)))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        """Feed the controller with an update's KL."""
+        if "objective/kl" not in logs:
+            return
+        logs["kl_coef"] = state.log_history[-1]["kl_coef"] = self.controller.coef
+        self.controller.update(logs["objective/kl"], args.batch_size)
+        args.kl_coef = self.controller.coef
+
+
+class PPOModels(NamedTuple):
+    """The models of an `ActorCritic` by the names of TRL's arguments, to be passed on as `**models._asdict()`."""
+
+    model: nn.Module
+    ref_model: nn.Module
+    value_model: nn.Module
+
+
+def ppo_models(actor_critic: ActorCritic) -> PPOModels:
+    """
+    Policy, reference and value model for TRL's PPOTrainer from one [`ActorCritic`].
+
+    With LoRA all three are views of one base, which may be quantized, instead of three or four models. TRL's own way to
+    a reference without a second model, PEFT's `disable_adapter`, turns off the gradients of every adapter but the
+    active one and so would stop the critic from learning; here adapters are switched without that.
+
+    TRL saves only the policy; `actor_critic.save_pretrained` saves the critic too.
+
+    Args:
+        actor_critic: With any kind of critic. With activation checkpointing, switch it on there and before this.
+    """
+    policy = actor_critic.policy
+    if actor_critic.reference is not None:
+        return PPOModels(policy, actor_critic.reference, _ValueModel(actor_critic))
+    # TRL switches checkpointing off and on around generation; by PEFT's own method it would lose the adapter.
+    policy.gradient_checkpointing_enable = actor_critic.gradient_checkpointing_enable
+    return PPOModels(policy, _Reference(policy), _ValueModel(actor_critic))
+
+
+class _Reference(nn.Module):
+    """The frozen adapter of an actor-critic, or its base, as a causal LM; holds no weights of its own."""
+
+    def __init__(self, policy: PeftModel):
+        super().__init__()
+        model, switch = causal_lm(policy), AdapterSwitch(policy)
+        adapter = _REFERENCE if _REFERENCE in policy.peft_config else None
+
+        # A closure, not an attribute: the policy must not be among the modules of its own reference.
+        def answer(**inputs: Any) -> Any:
+            with switch.use(adapter):
+                return model(**{**inputs, "output_hidden_states": False, "use_cache": False})
+
+        self._answer = answer
+
+    def forward(self, **inputs: Any) -> Any:
+        """Output with the reference's logits."""
+        return self._answer(**inputs)
+
+
+class _ValueModel(nn.Module):
+    """The critic in the shape that TRL knows: a backbone with hidden states and a `score` of the last ones."""
+
+    base_model_prefix = "backbone"
+
+    def __init__(self, actor_critic: ActorCritic):
+        super().__init__()
+        self.value_head = actor_critic.value_head
+        self.critic = actor_critic.critic
+        policy, kind = actor_critic.policy, actor_critic.critic_kind
+        trunk = actor_critic.critic if actor_critic.critic is not None else causal_lm(policy).base_model
+        switch = AdapterSwitch(policy)
+
+        # A closure, as in the reference: the shared weights belong to the policy alone.
+        def states(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            if kind != "adapter":
+                return hidden_states(trunk, input_ids, attention_mask)
+            with switch.use(_CRITIC):
+                return hidden_states(trunk, input_ids, attention_mask)
+
+        self._states: Callable[[Tensor, Tensor], Tensor] = states
+
+    def backbone(self, input_ids: Tensor, attention_mask: Tensor, **unused: Any) -> BaseModelOutput:
+        """Hidden states of the critic, shape (B, L, D)."""
+        return BaseModelOutput(hidden_states=(self._states(input_ids, attention_mask.long()),))
+
+    def score(self, states: Tensor) -> Tensor:
+        """Values, shape (B, L, 1)."""
+        return self.value_head(states).unsqueeze(-1)
