@@ -10,9 +10,12 @@ import re
 import subprocess
 import tomllib
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import transformers
 import trl
 import yaml
@@ -185,6 +188,57 @@ def test_the_custom_reward_example_runs(tmp_path: Path, monkeypatch: pytest.Monk
     logged = [entry for entry in trainer.state.log_history if "rewards/brevity/mean" in entry]
     assert trainer.state.global_step > 0 and (tmp_path / "out").is_dir()
     assert logged and -0.04 <= logged[-1]["rewards/brevity/mean"] <= 0
+
+
+def run_example(name: str, small: dict[str, str], given: dict[str, object] | None = None) -> dict[str, Any]:
+    """Run the README's example with small models in place of the ones it names; returns its variables."""
+    source = code_blocks("python", README.split(f"<!-- example: {name} -->\n", 1)[1])[0]
+    for written, replacement in small.items():
+        assert source.count(written) == 1, f"the example no longer has {written}"
+        source = source.replace(written, replacement)
+    names: dict[str, Any] = dict(given or {})
+    exec(compile(source, f"<the {name} example>", "exec"), names)
+    return names
+
+
+@pytest.fixture
+def tiny_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.chdir(tmp_path)
+    return {
+        "Qwen/Qwen2.5-0.5B-Instruct": save_tiny(tmp_path / "lm", tiny_causal_lm("qwen2")),
+        "unitary/toxic-bert": save_tiny(tmp_path / "classifier", tiny_classifier()),
+    }
+
+
+def test_the_grpo_example_runs(tiny_names: dict[str, str]) -> None:
+    small = (
+        "output_dir='out', max_steps=2, per_device_train_batch_size=4, num_generations=2, use_cpu=True, bf16=False, "
+    )
+    small += "max_completion_length=4, report_to='none', logging_steps=1, beta=0.05)"
+    names = run_example("grpo", tiny_names | {'output_dir="out", beta=0.05)': small})
+    logged = [entry["kl_coef"] for entry in names["trainer"].state.log_history if "kl_coef" in entry]
+    assert len(logged) == 2 and logged[0] == 0.05 != logged[1]
+
+
+@pytest.mark.skipif(
+    find_spec("trl.experimental.ppo") is None, reason="TRL's PPOTrainer was removed in 1.13: `make test-oldest` has it"
+)
+def test_the_trl_ppo_example_runs(tiny_names: dict[str, str]) -> None:
+    small = {
+        "total_episodes=2048, response_length=64": "total_episodes=16, response_length=4, use_cpu=True, bf16=False, "
+        "per_device_train_batch_size=4, gradient_accumulation_steps=2, report_to='none', num_sample_generations=0"
+    }
+    names = run_example("trl-ppo", tiny_names | small)
+    logged = [entry for entry in names["trainer"].state.log_history if "objective/kl" in entry]
+    assert len(logged) == 2 and names["trainer"].args.kl_coef != 0.05
+
+
+def test_the_value_head_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = save_tiny(tmp_path / "lm", tiny_causal_lm())
+    ids = torch.tensor([[5, 9, 11]])
+    names = run_example("value-head", {"path/to/trl-checkpoint": folder}, {"input_ids": ids})
+    assert names["values"].shape == (1, 3) and (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_tables_cover_the_fields_of_trl() -> None:

@@ -25,7 +25,7 @@ from .trunk import ValueHead, causal_lm, check_logits, disable_dropout, hidden_s
 
 CRITIC_FOLDER = "critic"
 QUANTIZATION_FILE = "quantization_config.json"  # how the base was quantized in training, for `merge`
-_CRITIC, _REFERENCE = "critic", "reference"  # names of the adapters that are added to the policy
+CRITIC_ADAPTER, REFERENCE_ADAPTER = "critic", "reference"  # added to the policy
 
 
 def _plain(config: PeftConfig, **changes: Any) -> PeftConfig:
@@ -135,17 +135,17 @@ class ActorCritic(nn.Module):
         """Add what the actor's adapter needs beside it: a frozen clone as reference, an adapter for the critic."""
         policy = self.policy
         self._actor = policy.active_adapter
-        self._reference_adapter = None if reference_is_base else _REFERENCE
+        self._reference_adapter = None if reference_is_base else REFERENCE_ADAPTER
         own_config = policy.peft_config[self._actor]
         check_adapter(own_config)
         if not reference_is_base:
-            policy.add_adapter(_REFERENCE, _plain(own_config))
+            policy.add_adapter(REFERENCE_ADAPTER, _plain(own_config))
             state = get_peft_model_state_dict(policy, adapter_name=self._actor, save_embedding_layers=False)
-            set_peft_model_state_dict(policy, state, adapter_name=_REFERENCE)
-            set_requires_grad(policy, _REFERENCE, False)
+            set_peft_model_state_dict(policy, state, adapter_name=REFERENCE_ADAPTER)
+            set_requires_grad(policy, REFERENCE_ADAPTER, False)
         if self.critic_kind == "adapter":
-            policy.add_adapter(_CRITIC, _plain(critic_peft_config or own_config, modules_to_save=None))
-            set_requires_grad(policy, _CRITIC, True)
+            policy.add_adapter(CRITIC_ADAPTER, _plain(critic_peft_config or own_config, modules_to_save=None))
+            set_requires_grad(policy, CRITIC_ADAPTER, True)
         set_requires_grad(policy, self._actor, True)
 
     # ---- roles ----
@@ -182,7 +182,7 @@ class ActorCritic(nn.Module):
         if role == "actor":
             return Evaluation(logps, entropy, None)
         if self.critic_kind == "adapter":
-            with self._switch.use(_CRITIC):
+            with self._switch.use(CRITIC_ADAPTER):
                 states = self._states(model.base_model, tokens, completion_mask)
         elif self.critic is not None:
             states = self._states(self.critic, tokens, completion_mask)
@@ -226,7 +226,7 @@ class ActorCritic(nn.Module):
     def _is_critic(self, name: str) -> bool:
         if name.startswith(("value_head.", "critic.")):
             return True
-        return self.critic_kind == "adapter" and f".{_CRITIC}." in f"{name}."
+        return self.critic_kind == "adapter" and f".{CRITIC_ADAPTER}." in f"{name}."
 
     # ---- saving ----
 
@@ -249,7 +249,7 @@ class ActorCritic(nn.Module):
         else:
             self.policy.save_pretrained(folder)
         if self.critic_kind == "adapter":
-            self._save_adapter(critic_folder, _CRITIC)
+            self._save_adapter(critic_folder, CRITIC_ADAPTER)
         elif self.critic is not None:
             self.critic.save_pretrained(critic_folder)
         save_file(self.value_head.state_dict(), critic_folder / "value_head.safetensors")
@@ -273,7 +273,7 @@ class ActorCritic(nn.Module):
         else:
             _load_weights(self.policy, folder)
         if self.critic_kind == "adapter":
-            self._load_adapter(critic_folder, _CRITIC)
+            self._load_adapter(critic_folder, CRITIC_ADAPTER)
         elif self.critic is not None:
             _load_weights(self.critic, critic_folder)
         self.value_head.load_state_dict(load_file(critic_folder / "value_head.safetensors"))

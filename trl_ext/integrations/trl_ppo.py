@@ -29,6 +29,7 @@ from trl import is_conversational
 
 from .._compat import AdapterSwitch
 from ..actor_critic import ActorCritic
+from ..actor_critic.model import CRITIC_ADAPTER, REFERENCE_ADAPTER
 from ..actor_critic.trunk import causal_lm, hidden_states
 from ..kl_control import KLController
 from ..rewards import RewardRunner
@@ -40,9 +41,6 @@ except ImportError:
         f"trl {version('trl')} has no PPOTrainer: it was removed in 1.13. Use `trl_ext.PPOTrainer`, which takes reward "
         "functions, a KL controller and an ActorCritic directly, or install trl<=1.12 for this module."
     ) from None
-
-# The names that `ActorCritic` gives the adapters it adds.
-_CRITIC, _REFERENCE = "critic", "reference"
 
 
 class RewardFunctionModel(nn.Module):
@@ -250,7 +248,7 @@ class _Reference(nn.Module):
     def __init__(self, policy: PeftModel):
         super().__init__()
         model, switch = causal_lm(policy), AdapterSwitch(policy)
-        adapter = _REFERENCE if _REFERENCE in policy.peft_config else None
+        adapter = REFERENCE_ADAPTER if REFERENCE_ADAPTER in policy.peft_config else None
 
         # A closure, not an attribute: the policy must not be among the modules of its own reference.
         def answer(**inputs: Any) -> Any:
@@ -281,7 +279,7 @@ class _ValueModel(nn.Module):
         def states(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
             if kind != "adapter":
                 return hidden_states(trunk, input_ids, attention_mask)
-            with switch.use(_CRITIC):
+            with switch.use(CRITIC_ADAPTER):
                 return hidden_states(trunk, input_ids, attention_mask)
 
         self._states: Callable[[Tensor, Tensor], Tensor] = states
