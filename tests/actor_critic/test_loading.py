@@ -106,3 +106,19 @@ def test_an_encoder_is_no_critic_since_it_knows_what_follows():
 def test_quantization_needs_a_name():
     with pytest.raises(ValueError, match="`quantization_config` needs `model` by name"):
         build_actor_critic(tiny_causal_lm(), quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+
+
+@pytest.mark.parametrize("name", ["critic", "reference"])
+def test_a_policy_adapter_may_not_have_the_name_of_one_that_is_added(name):
+    policy = get_peft_model(tiny_causal_lm(), lora_config(), adapter_name=name)
+    with pytest.raises(ValueError, match=f"adapter is called '{name}'.*load it under another name"):
+        ActorCritic(policy)
+
+
+def test_a_critic_adapter_is_lora():
+    with pytest.raises(ValueError, match="`critic='adapter'` needs LoRA, not IA3Config; use 'head'"):
+        build_actor_critic(
+            tiny_causal_lm(),
+            "adapter",
+            peft_config=IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+        )

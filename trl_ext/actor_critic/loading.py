@@ -134,13 +134,24 @@ def with_rank(config: PeftConfig, rank: int) -> PeftConfig:
     return dataclasses.replace(config, r=rank, lora_alpha=alpha, rank_pattern={}, alpha_pattern={})
 
 
-def check_adapter(config: PeftConfig) -> None:
+def check_adapter(config: PeftConfig, name: str, taken: tuple[str, ...]) -> None:
     """
-    Check that turning an adapter of this kind off gives the base back.
+    Check that turning the policy's adapter off gives the base back, and that others can be added beside it.
+
+    Args:
+        config: Its configuration.
+        name: Its name.
+        taken: The names of those others.
 
     Raises:
-        ValueError: for prompt learning, which has no layers to switch, and for trained biases, which the base keeps.
+        ValueError: for prompt learning, which has no layers to switch, for trained biases, which the base keeps, and for
+            a name that is taken.
     """
+    if name in taken:
+        raise ValueError(
+            f"The policy's adapter is called '{name}', as one that is added here; load it under another name "
+            "(`adapter_name='sft'`)."
+        )
     if config.is_prompt_learning:
         raise ValueError(f"{type(config).__name__} adds tokens and no adapter layers; use LoRA (`peft.LoraConfig`).")
     if getattr(config, "bias", "none") != "none":

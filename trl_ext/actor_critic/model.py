@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.functional import set_requires_grad
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -137,7 +137,11 @@ class ActorCritic(nn.Module):
         self._actor = policy.active_adapter
         self._reference_adapter = None if reference_is_base else REFERENCE_ADAPTER
         own_config = policy.peft_config[self._actor]
-        check_adapter(own_config)
+        check_adapter(own_config, self._actor, taken=(CRITIC_ADAPTER, REFERENCE_ADAPTER))
+        if self.critic_kind == "adapter" and not isinstance(critic_peft_config or own_config, LoraConfig):
+            raise ValueError(
+                f"`critic='adapter'` needs LoRA, not {type(critic_peft_config or own_config).__name__}; use 'head'."
+            )
         if not reference_is_base:
             policy.add_adapter(REFERENCE_ADAPTER, _plain(own_config))
             state = get_peft_model_state_dict(policy, adapter_name=self._actor, save_embedding_layers=False)
