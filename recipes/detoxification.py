@@ -162,7 +162,7 @@ def make_parser() -> RecipeParser:
         "training (transformers.TrainingArguments)": trainer_fields,
     }
     description = f"{(__doc__ or '').strip()}\n\nDefaults come from {CONFIGS.name}/default.yaml, with LoRA also from "
-    description += "lora.yaml; --config FILE.yaml and then the command line override them."
+    description += "lora.yaml;\n--config FILE.yaml and then the command line override them."
     files = (CONFIGS / "default.yaml", CONFIGS / "lora.yaml")
     return RecipeParser((DetoxArguments, PPOConfig, ModelConfig), *files, groups, description, EXAMPLES)
 
