@@ -144,8 +144,8 @@ def check_adapter(config: PeftConfig, name: str, taken: tuple[str, ...]) -> None
         taken: The names of those others.
 
     Raises:
-        ValueError: for prompt learning, which has no layers to switch, for trained biases, which the base keeps, and for
-            a name that is taken.
+        ValueError: for prompt learning, which has no layers to switch, for trained biases, which the base keeps, and
+            for a name that is taken.
     """
     if name in taken:
         raise ValueError(
