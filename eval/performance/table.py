@@ -1,0 +1,110 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The README's table of what fits on which card, from the results: `python -m eval.performance.table`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from trl_ext.actor_critic.plan import GIB, Footprint
+
+from .memory import RESULTS
+
+BEGIN, END = "<!-- what fits: begin -->", "<!-- what fits: end -->"
+CARDS = (6, 8, 12, 16, 24, 32, 48, 80)
+SETTINGS = ("Card", "Model", "Weights", "Critic", "Reward adapters", "Prompt + completion", "Micro-batch", "Sampled at")
+COLUMNS = (*SETTINGS, "Generate", "Evaluate", "Learn", "Figures")
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Results of whole models on one base, from small to large; a measurement takes the place of its plan."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.json")):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        setup = results["arguments"]
+        on_gpu = results["device"] is None or results["device"]["type"] == "cuda"
+        if results["arrangement"] != "one-base" or setup["layers"] or setup["hidden"] or not on_gpu:
+            continue
+        key = json.dumps([results["shape"], setup], sort_keys=True)
+        if key not in chosen or chosen[key]["device"] is None:
+            chosen[key] = results
+    return sorted(chosen.values(), key=lambda results: (_peak(results), results["shape"]))
+
+
+def render(folder: Path = RESULTS) -> str:
+    """
+    The table between its markers, in Markdown.
+
+    Args:
+        folder: Where `eval.performance.memory` has written its results.
+
+    Raises:
+        ValueError: when there are none.
+    """
+    rows = [_row(results) for results in read_results(folder)]
+    if not rows:
+        raise ValueError(f"{folder} holds no results of whole models; run `python -m eval.performance.memory`.")
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
+    return "\n".join([BEGIN, *(f"| {' | '.join(cells)} |" for cells in lines), END])
+
+
+def insert(text: str, table: str) -> str:
+    """
+    A text with everything between the two markers replaced.
+
+    Raises:
+        ValueError: when they are not in it.
+    """
+    start, end = text.find(BEGIN), text.find(END)
+    if start < 0 or end < start:
+        raise ValueError(f"The file has no place for the table; add a line {BEGIN} and a line {END}.")
+    return text[:start] + table + text[end + len(END) :]
+
+
+def _figure(results: dict[str, Any]) -> str:
+    return "planned" if results["device"] is None else "allocated"
+
+
+def _peak(results: dict[str, Any]) -> int:
+    return max(figures[_figure(results)] for figures in results["phases"].values())
+
+
+def _row(results: dict[str, Any]) -> tuple[str, ...]:
+    setup, phases, figure = results["arguments"], results["phases"], _figure(results)
+    whole = Footprint({"peak": _peak(results)}, {"run": {}}, 1, 1)
+    card = next((f"{card} GB" for card in CARDS if whole.fits(card)), "none")
+    return (
+        card,
+        results["shape"],
+        setup["quantization"],
+        setup["critic"],
+        str(setup["reward_adapters"]),
+        f"{setup['prompt']} + {setup['completion']}",
+        str(setup["micro_batch"]),
+        f"{results['generation_batch']} a time",
+        *(f"{phases[phase][figure] / GIB:.1f} GiB" for phase in ("generate", "evaluate", "learn")),
+        "planned" if results["device"] is None else f"measured, {results['device']['name']}",
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m eval.performance.table", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the results")
+    parser.add_argument("--write", type=Path, help="file in which to replace the table; otherwise it is printed")
+    arguments = parser.parse_args(argv)
+    try:
+        table = render(arguments.results)
+        if arguments.write is None:
+            print(table)
+        else:
+            arguments.write.write_text(insert(arguments.write.read_text(encoding="utf-8"), table), encoding="utf-8")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
