@@ -32,10 +32,11 @@ from .generation import GenerationEngine
 from .kl_control import KLController
 from .learning import LOSS_OPTIONS, token_losses
 from .micro_batches import MicroBatches
-from .monitoring import MetricBuffer, PhaseProgress, SampleTable, TokenMeans, log_samples
+from .monitoring import MetricBuffer, PhaseProgress, SampleTable, TokenMeans, log_samples, observe_rollout
 from .objectives import drop_gradients, last_token_index, masked_mean, masked_sum
 from .prompts import EpochSeed, RolloutSampler, tokenize_prompts
 from .rewards import RewardRunner, Scores
+from .rewards.base import Batch
 from .rollout import Rollout, collate, pass_order
 from .setup import (
     PAPER,
@@ -179,9 +180,8 @@ class PPOTrainer(BaseTrainer):
         self._rollout_metrics: dict[str, float] = {}
         self._stopped = False  # whether the rest of this rollout's passes is skipped
         self._micro_step = 0  # micro-batches of the current optimizer step that are done
-        alone = self.accelerator.num_processes == 1
-        micro = self.args.per_device_train_batch_size
-        self.micro_batches = MicroBatches(micro, "per_device_train_batch_size", fixed=not alone)
+        micro, several = self.args.per_device_train_batch_size, self.accelerator.num_processes > 1
+        self.micro_batches = MicroBatches(micro, "per_device_train_batch_size", fixed=several)
         self._step_means, self._ptx_means = TokenMeans(), TokenMeans()
         self._ptx: SupervisedBatch | None = None
         self.model.add_model_tags(self._tag_names)
@@ -275,6 +275,9 @@ class PPOTrainer(BaseTrainer):
         self._tokens_in_rollout = float(self._reduce(rollout.completion_mask.sum()))
         self._seconds_in_rollout = sum(seconds.values())
         metrics |= {"kl_coef": kl_coef} | {f"time/{phase}": s for phase, s in seconds.items()}
+        columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
+        batch, callbacks = Batch(prompts, completions, completion_ids, columns), self.callback_handler.callbacks
+        metrics |= observe_rollout(callbacks, batch, scores, metrics, state=self.state, training=training)
         if training:
             self.kl_controller.update(metrics["kl"], int(self._reduce(rollout.valid.sum())))
             rewards = named_rewards(scores, self.rewards.names)

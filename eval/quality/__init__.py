@@ -2,5 +2,6 @@
 """How good a model's completions are: toxicity, perplexity under a frozen reference, diversity, the optimal frontier.
 
 `python -m eval.quality --help` compares a model with a baseline; `python -m eval.quality.frontier --help` computes the
-highest reward that any policy can reach for a given KL. The three metrics are also `evaluate` modules, loaded by path.
+highest reward that any policy can reach for a given KL; `eval.quality.win_rate` and `eval.quality.reward_model` judge
+pairs of answers and reward models. The three metrics are also `evaluate` modules, loaded by path.
 """

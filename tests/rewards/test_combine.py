@@ -126,6 +126,7 @@ def test_ensemble_aggregates_and_logs_disagreement():
         ("mean", [6.0, -1.5]),
         ("min", [4.0, -2.0]),
         ("mean_minus_std", [5.0, -1.75]),
+        ("mean_minus_var", [4.0, -1.625]),
     ]
     for aggregation, expected in cases:
         reward = Ensemble([value, double], aggregation, k=0.5, name="judges")

@@ -5,5 +5,13 @@ from .build import build_actor_critic
 from .loading import add_policy_adapter
 from .model import ActorCritic, Evaluation
 from .reward_adapter import AdapterRewardModel
+from .reward_ensemble import load_reward_ensemble
 
-__all__ = ["ActorCritic", "AdapterRewardModel", "Evaluation", "add_policy_adapter", "build_actor_critic"]
+__all__ = [
+    "ActorCritic",
+    "AdapterRewardModel",
+    "Evaluation",
+    "add_policy_adapter",
+    "build_actor_critic",
+    "load_reward_ensemble",
+]

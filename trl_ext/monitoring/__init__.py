@@ -4,7 +4,18 @@
 from trl_ext.monitoring.metrics import MetricBuffer
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.monitoring.report import write_report
+from trl_ext.monitoring.reward_hacking import Alarm, RewardHackingMonitor, observe_rollout
 from trl_ext.monitoring.samples import SampleTable, log_samples
 from trl_ext.monitoring.token_means import TokenMeans
 
-__all__ = ["MetricBuffer", "PhaseProgress", "SampleTable", "TokenMeans", "log_samples", "write_report"]
+__all__ = [
+    "Alarm",
+    "MetricBuffer",
+    "PhaseProgress",
+    "RewardHackingMonitor",
+    "SampleTable",
+    "TokenMeans",
+    "log_samples",
+    "observe_rollout",
+    "write_report",
+]

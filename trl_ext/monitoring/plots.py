@@ -22,8 +22,8 @@ LogHistory = Sequence[Mapping[str, Any]]
 
 # Text, axes and grid are drawn in this colour, which no series uses, and it is then replaced by CSS's currentColor, so
 # that one drawing suits a light and a dark page. The series' colours are readable on both.
-_INK = "#010203"
-_BLUE, _ORANGE, _GREEN, _GREY = "#3b82f6", "#e8752a", "#17a673", "#8b93a1"
+INK = "#010203"
+BLUE, ORANGE, GREEN, GREY = "#3b82f6", "#e8752a", "#17a673", "#8b93a1"
 
 _MANY_POINTS = 40
 _MOST_DOTS = 300
@@ -95,16 +95,16 @@ def histogram_plot(histograms: Mapping[str, Sequence[float]], x_label: str = "to
     together = np.concatenate(list(scores.values()))
     within_unit = together.min() >= 0 and together.max() <= 1
     edges = np.histogram_bin_edges(together, bins=20, range=(0, 1) if within_unit else None)
-    figure, axes = _figure(x_label, "fraction of completions")
-    for (name, values), color in zip(scores.items(), itertools.cycle((_ORANGE, _BLUE, _GREEN, _GREY)), strict=False):
+    figure, axes = new_figure(x_label, "fraction of completions")
+    for (name, values), color in zip(scores.items(), itertools.cycle((ORANGE, BLUE, GREEN, GREY)), strict=False):
         weights = np.full(len(values), 1 / len(values))
-        label = _plain(shorten(name, 24))
+        label = plain(shorten(name, 24))
         axes.hist(values, list(edges), weights=weights, histtype="stepfilled", color=color, alpha=0.25)
         axes.hist(values, list(edges), weights=weights, histtype="step", color=color, linewidth=1.5, label=label)
     axes.set_xlim(edges[0], edges[-1])
-    _legend(axes)
+    add_legend(axes)
     means = [f"{name}: mean {values.mean():.3g} over {len(values)} completions" for name, values in scores.items()]
-    return Plot("histogram", f"Distribution of {x_label}", _svg(figure, "histogram"), "; ".join(means) + ".")
+    return Plot("histogram", f"Distribution of {x_label}", to_svg(figure, "histogram"), "; ".join(means) + ".")
 
 
 def frontier_plot(
@@ -123,14 +123,14 @@ def frontier_plot(
     optimum, path = _pairs(frontier), _pairs(path_points)
     if not len(optimum) and not len(path):
         return None
-    figure, axes = _figure("KL to the reference (nats per completion)", "reward")
+    figure, axes = new_figure("KL to the reference (nats per completion)", "reward")
     if len(optimum):
         optimum = optimum[np.argsort(optimum[:, 0], kind="stable")]
-        axes.plot(*optimum.T, color=_GREEN, linewidth=1.5, marker="o", markersize=3, label="optimum")
+        axes.plot(*optimum.T, color=GREEN, linewidth=1.5, marker="o", markersize=3, label="optimum")
     if len(path):
         _draw_path(axes, path)
-    _legend(axes)
-    return Plot("frontier", "Reward bought with KL", _svg(figure, "frontier"))
+    add_legend(axes)
+    return Plot("frontier", "Reward bought with KL", to_svg(figure, "frontier"))
 
 
 def run_path(log_history: LogHistory) -> list[tuple[float, float]]:
@@ -145,17 +145,17 @@ def _draw_path(axes: Axes, path: np.ndarray) -> None:
     )
     if smooth is not path:
         thinned = path[:: math.ceil(len(path) / _MOST_DOTS)]
-        axes.scatter(thinned[:, 0], thinned[:, 1], s=4, color=_BLUE, alpha=0.25, linewidths=0)
-    axes.plot(*smooth.T, color=_BLUE, linewidth=1.5, label="this run")
-    axes.scatter(smooth[0, 0], smooth[0, 1], s=28, facecolors="none", edgecolors=_BLUE, zorder=3, label="its start")
-    axes.scatter(smooth[-1, 0], smooth[-1, 1], s=28, color=_BLUE, zorder=3, label="its end")
+        axes.scatter(thinned[:, 0], thinned[:, 1], s=4, color=BLUE, alpha=0.25, linewidths=0)
+    axes.plot(*smooth.T, color=BLUE, linewidth=1.5, label="this run")
+    axes.scatter(smooth[0, 0], smooth[0, 1], s=28, facecolors="none", edgecolors=BLUE, zorder=3, label="its start")
+    axes.scatter(smooth[-1, 0], smooth[-1, 1], s=28, color=BLUE, zorder=3, label="its end")
 
 
 def _reward_plot(log_history: LogHistory, positions: Sequence[float], x_label: str) -> Plot | None:
     x, reward = _series(log_history, positions, "reward")
     if not len(x):
         return None
-    figure, axes = _figure(x_label, "reward")
+    figure, axes = new_figure(x_label, "reward")
     spreads = [
         (p, finite(e.get("reward")), finite(e.get("reward_std"))) for p, e in zip(positions, log_history, strict=True)
     ]
@@ -163,26 +163,26 @@ def _reward_plot(log_history: LogHistory, positions: Sequence[float], x_label: s
     if len(band) > 1:
         band_x, middle, spread = band.T
         low, high = moving_average(middle - spread), moving_average(middle + spread)
-        axes.fill_between(band_x, low, high, color=_BLUE, alpha=0.15, linewidth=0, label="one standard deviation")
+        axes.fill_between(band_x, low, high, color=BLUE, alpha=0.15, linewidth=0, label="one standard deviation")
     _line(axes, x, reward, label="mean")
     _evaluations(axes, log_history, positions, "reward")
-    _legend(axes)
-    return Plot("reward", "Reward", _svg(figure, "reward"))
+    add_legend(axes)
+    return Plot("reward", "Reward", to_svg(figure, "reward"))
 
 
 def _kl_plot(log_history: LogHistory, positions: Sequence[float], x_label: str, kl_target: float | None) -> Plot | None:
     x, kl = _series(log_history, positions, "kl")
     if not len(x):
         return None
-    figure, axes = _figure(x_label, "nats per completion")
+    figure, axes = new_figure(x_label, "nats per completion")
     caption = ""
     target = finite(kl_target)
     if target is not None:
         last_third = x[0] + (x[-1] - x[0]) * 2 / 3
         low, high = (1 - _KL_TOLERANCE) * target, (1 + _KL_TOLERANCE) * target
-        axes.axhline(target, color=_ORANGE, linewidth=1.2, linestyle="--", label="target")
+        axes.axhline(target, color=ORANGE, linewidth=1.2, linestyle="--", label="target")
         label = f"within {_KL_TOLERANCE:.0%}, last third"
-        axes.fill_between([last_third, x[-1]], low, high, color=_ORANGE, alpha=0.2, linewidth=0, label=label)
+        axes.fill_between([last_third, x[-1]], low, high, color=ORANGE, alpha=0.2, linewidth=0, label=label)
         late = kl[x >= last_third]
         inside = np.mean((late >= low) & (late <= high))
         caption = (
@@ -191,15 +191,15 @@ def _kl_plot(log_history: LogHistory, positions: Sequence[float], x_label: str, 
         )
     _line(axes, x, kl, label="measured")
     _evaluations(axes, log_history, positions, "kl")
-    _legend(axes)
-    return Plot("kl", "KL to the reference", _svg(figure, "kl"), caption)
+    add_legend(axes)
+    return Plot("kl", "KL to the reference", to_svg(figure, "kl"), caption)
 
 
 def _panel_plot(panel: _Panel, log_history: LogHistory, positions: Sequence[float], x_label: str) -> Plot | None:
     x, y = _series(log_history, positions, panel.key)
     if not len(x):
         return None
-    figure, axes = _figure(x_label, panel.y_label)
+    figure, axes = new_figure(x_label, panel.y_label)
     _line(axes, x, y, label="training")
     _evaluations(axes, log_history, positions, panel.key)
     if panel.y_range is not None:
@@ -207,8 +207,8 @@ def _panel_plot(panel: _Panel, log_history: LogHistory, positions: Sequence[floa
         # A critic worse than -1 is off the chart; its exact badness would flatten the part that matters.
         axes.set_ylim(max(low, min(y.min(), high) - 0.05), high if y.max() <= high else None)
     if len(axes.get_legend_handles_labels()[1]) > 1:
-        _legend(axes)
-    return Plot(panel.slug, panel.title, _svg(figure, panel.slug))
+        add_legend(axes)
+    return Plot(panel.slug, panel.title, to_svg(figure, panel.slug))
 
 
 def _positions(log_history: LogHistory) -> tuple[list[float], str]:
@@ -254,36 +254,38 @@ def moving_average(values: np.ndarray) -> np.ndarray:
 
 def _line(axes: Axes, x: np.ndarray, y: np.ndarray, label: str) -> None:
     if len(x) > _MANY_POINTS:
-        axes.plot(x, y, color=_BLUE, alpha=0.25, linewidth=0.8)
-        axes.plot(x, moving_average(y), color=_BLUE, linewidth=1.6, label=label)
+        axes.plot(x, y, color=BLUE, alpha=0.25, linewidth=0.8)
+        axes.plot(x, moving_average(y), color=BLUE, linewidth=1.6, label=label)
     else:
-        axes.plot(x, y, color=_BLUE, linewidth=1.6, marker="o", markersize=3, label=label)
+        axes.plot(x, y, color=BLUE, linewidth=1.6, marker="o", markersize=3, label=label)
 
 
 def _evaluations(axes: Axes, log_history: LogHistory, positions: Sequence[float], key: str) -> None:
     x, y = _series(log_history, positions, f"eval_{key}")
     if len(x):
-        axes.plot(x, y, color=_GREEN, linestyle="none", marker="D", markersize=4, label="evaluation")
+        axes.plot(x, y, color=GREEN, linestyle="none", marker="D", markersize=4, label="evaluation")
 
 
-def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+def new_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    """An empty figure in the style of the report."""
     # Figure without pyplot: no global state, so reports may be written from any thread.
     figure = Figure(figsize=(4.3, 2.8), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
-    axes.set_xlabel(_plain(x_label), color=_INK, fontsize=9)
-    axes.set_ylabel(_plain(y_label), color=_INK, fontsize=9)
-    axes.tick_params(colors=_INK, labelsize=8)
+    axes.set_xlabel(plain(x_label), color=INK, fontsize=9)
+    axes.set_ylabel(plain(y_label), color=INK, fontsize=9)
+    axes.tick_params(colors=INK, labelsize=8)
     for item in (axes.xaxis.get_offset_text(), axes.yaxis.get_offset_text()):
-        item.set(color=_INK, fontsize=8)
+        item.set(color=INK, fontsize=8)
     for side, spine in axes.spines.items():
-        spine.set(color=_INK, alpha=0.5, visible=side in ("left", "bottom"))
-    axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
+        spine.set(color=INK, alpha=0.5, visible=side in ("left", "bottom"))
+    axes.grid(color=INK, alpha=0.12, linewidth=0.6)
     axes.margins(x=0.02)
     return figure, axes
 
 
-def _legend(axes: Axes) -> None:
+def add_legend(axes: Axes) -> None:
+    """Name the labelled series."""
     # Above the axes, where it covers no data.
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
@@ -294,24 +296,26 @@ def _legend(axes: Axes) -> None:
         ncols=2,
         fontsize=8,
         frameon=False,
-        labelcolor=_INK,
+        labelcolor=INK,
         borderaxespad=0.2,
         columnspacing=1.2,
         handlelength=1.6,
     )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """The text as it is."""
     # matplotlib sets what stands between dollar signs as mathematics, and fails if it is none.
     return as_text(text).replace("$", r"\$")
 
 
-def _svg(figure: Figure, slug: str) -> str:
+def to_svg(figure: Figure, slug: str) -> str:
+    """The drawing as inline SVG."""
     buffer = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     drawing = buffer.getvalue()
-    drawing = drawing[drawing.index("<svg") :].replace(_INK, "currentColor")
+    drawing = drawing[drawing.index("<svg") :].replace(INK, "currentColor")
     # Several drawings share one page, so their identifiers and the references to them get a prefix.
     drawing = re.sub(r'\bid="', f'id="{slug}-', drawing)
     return re.sub(r'(href="|url\()#', rf"\1#{slug}-", drawing)

@@ -89,6 +89,7 @@ def write_report(
     notes: str | Sequence[str] | None = None,
     thresholds: Mapping[str, tuple[str, float]] | None = None,
     score_name: str = "toxicity",
+    extra_plots: Sequence[Plot | None] = (),
 ) -> Path:
     """Write the report of a run. Whatever is missing is left out of it; NaN and infinite numbers are not drawn.
 
@@ -107,6 +108,7 @@ def write_report(
         thresholds: What was to be reached: `{"kl": ("<=", 1.5), "mean_length_after": (">=", 7.5)}`, by name in
             `summary`. A value that is missing or NaN has failed.
         score_name: What the scores of `samples` and `histograms` measure.
+        extra_plots: Further plots, drawn first.
 
     Returns:
         The path of the report.
@@ -120,6 +122,7 @@ def write_report(
     if path_points is None:
         path_points = plots.run_path(log_history)
     figures: list[Plot | None] = [
+        *extra_plots,
         plots.frontier_plot(frontier, path_points),
         plots.histogram_plot(histograms or {}, score_name),
         *plots.training_plots(log_history, kl_target),

@@ -4,6 +4,7 @@
 from .base import RewardFunction, completion_text, prompt_text, reward_name
 from .check import RewardCheck, check_reward
 from .combine import PAR, Clipped, Combination, Ensemble, LogSigmoid, RunningNormalization, WeightedSum
+from .length_debias import LengthDebiased
 from .preference import PreferenceReward
 from .rules import KeywordReward, LengthReward, RegexReward, RepetitionReward, SentenceEndReward
 from .runner import RewardRunner, Scores
@@ -15,6 +16,7 @@ __all__ = [
     "Combination",
     "Ensemble",
     "KeywordReward",
+    "LengthDebiased",
     "LengthReward",
     "LogSigmoid",
     "PreferenceReward",

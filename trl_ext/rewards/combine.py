@@ -292,8 +292,9 @@ class Ensemble(Combination):
 
     Args:
         members: reward functions, at least two.
-        aggregation: "mean", "min" (the worst case), or "mean_minus_std".
-        k: how many standard deviations "mean_minus_std" subtracts.
+        aggregation: "mean", "min" (the worst case), "mean_minus_std", or "mean_minus_var" (the paper's
+            uncertainty-weighted optimization, whose penalty grows with the square of the disagreement).
+        k: how many standard deviations, or variances, are subtracted.
         name: name in logs.
 
     Raises:
@@ -303,7 +304,7 @@ class Ensemble(Combination):
     def __init__(
         self,
         members: Sequence[Callable],
-        aggregation: Literal["mean", "min", "mean_minus_std"] = "mean",
+        aggregation: Literal["mean", "min", "mean_minus_std", "mean_minus_var"] = "mean",
         *,
         k: float = 1.0,
         name: str = "ensemble",
@@ -311,8 +312,10 @@ class Ensemble(Combination):
         super().__init__(members, name)
         if len(self.members) < 2:
             raise ValueError("Ensemble got one reward function: give at least two.")
-        if aggregation not in ("mean", "min", "mean_minus_std"):
-            raise ValueError(f"aggregation is {aggregation!r}: choose one of mean, min, mean_minus_std.")
+        if aggregation not in ("mean", "min", "mean_minus_std", "mean_minus_var"):
+            raise ValueError(
+                f"aggregation is {aggregation!r}: choose one of mean, min, mean_minus_std, mean_minus_var."
+            )
         if k < 0:
             raise ValueError(f"Ensemble got k={k}: it must be 0 or more.")
         self.aggregation, self.k = aggregation, k
@@ -329,4 +332,7 @@ class Ensemble(Combination):
         if self.aggregation == "min":
             return min(row)
         mean = statistics.fmean(row)
-        return mean if self.aggregation == "mean" else mean - self.k * statistics.pstdev(row)
+        if self.aggregation == "mean":
+            return mean
+        spread = statistics.pstdev(row) if self.aggregation == "mean_minus_std" else statistics.pvariance(row)
+        return mean - self.k * spread

@@ -1,9 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Mean and variance of a stream of numbers, merged without keeping them."""
+"""Means, variances and regression lines of streams of numbers, merged without keeping them."""
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -39,18 +38,64 @@ class Moments(NamedTuple):
         return math.sqrt(self.squares / self.n) if self.n > 1 else 0.0
 
 
-def merge_all(parts: Iterable[Moments]) -> Moments:
-    """The moments of all parts together."""
-    total = Moments()
-    for part in parts:
-        total = total.merge(part)
-    return total
+class LineMoments(NamedTuple):
+    """What the least-squares line of y over x needs: number, means, squared deviations of x and y, their product."""
+
+    n: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    yy: float = 0.0
+    xy: float = 0.0
+
+    @classmethod
+    def of(cls, points: list[tuple[float, float]]) -> "LineMoments":
+        """The moments of (x, y) pairs; none for an empty list."""
+        if not points:
+            return cls()
+        n = float(len(points))
+        mean_x, mean_y = math.fsum(x for x, _ in points) / n, math.fsum(y for _, y in points) / n
+        deviations = [(x - mean_x, y - mean_y) for x, y in points]
+        xx, yy = math.fsum(x * x for x, _ in deviations), math.fsum(y * y for _, y in deviations)
+        return cls(n, mean_x, mean_y, xx, yy, math.fsum(x * y for x, y in deviations))
+
+    def merge(self, other: "LineMoments") -> "LineMoments":
+        """The moments of both sets together (Chan, Golub & LeVeque 1979)."""
+        count = self.n + other.n
+        if count == 0:
+            return self
+        dx, dy, weight = other.x - self.x, other.y - self.y, self.n * other.n / count
+        return LineMoments(
+            count,
+            self.x + dx * other.n / count,
+            self.y + dy * other.n / count,
+            self.xx + other.xx + dx * dx * weight,
+            self.yy + other.yy + dy * dy * weight,
+            self.xy + other.xy + dx * dy * weight,
+        )
+
+    @property
+    def slope(self) -> float:
+        """Slope of the least-squares line of y over x; 0 where all x are equal."""
+        return self.xy / self.xx if self.xx > 0 else 0.0
+
+    @property
+    def correlation(self) -> float:
+        """Pearson's correlation; 0 where all x or all y are equal."""
+        return self.xy / math.sqrt(self.xx * self.yy) if self.xx > 0 and self.yy > 0 else 0.0
 
 
-def merge_over_processes(moments: Moments) -> Moments:
+AnyMoments = TypeVar("AnyMoments", Moments, LineMoments)
+
+
+def merge_over_processes(moments: AnyMoments) -> AnyMoments:
     """The moments of every process's numbers together, the same on each; a collective if torch.distributed runs."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return moments
     parts: list[tuple[float, ...] | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, tuple(moments))
-    return merge_all(Moments(*part) for part in parts if part is not None)
+    total = type(moments)()
+    for part in parts:
+        if part is not None:
+            total = total.merge(type(moments)(*part))
+    return total

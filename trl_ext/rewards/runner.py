@@ -25,7 +25,6 @@ from .base import (
     prompt_text,
     reward_name,
 )
-from .combine import RunningNormalization
 from .preference import PreferenceReward
 from .retry import CallLog, CallResult, run_reward
 
@@ -114,9 +113,10 @@ class RewardRunner:
         self.clip_range = clip_range
         self._warned_not_applicable = False
         parts = [part for fn in self.reward_funcs for part in iter_parts(fn)]
-        self._normalizations = [part for part in parts if isinstance(part, RunningNormalization)]
-        for normalization in self._normalizations:
-            normalization.synchronize_each_call = False
+        # those with running statistics over all processes: RunningNormalization, LengthDebiased
+        self._synchronized = [part for part in parts if hasattr(part, "synchronize_each_call")]
+        for part in self._synchronized:
+            part.synchronize_each_call = False
 
     def __call__(
         self,
@@ -158,8 +158,8 @@ class RewardRunner:
         if state is not None:
             self.load_state_dict(state)
         else:
-            for normalization in self._normalizations:
-                normalization.synchronize()
+            for part in self._synchronized:
+                part.synchronize()
         return self._scores(results, batch)
 
     def _call_all(self, batch: Batch, on_progress: Callable[[int], None]) -> list[CallResult]:

@@ -1,0 +1,132 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from eval.quality.reward_model import describe_reward_model, main, reward_model_plots
+from tests.tiny_models import save_tiny, tiny_classifier, tiny_tokenizer
+
+LOG3 = math.log(3.0)  # a margin of log 3 is a confidence of 3/4
+
+
+def test_figures_worked_out_by_hand():
+    """Margins log 3 (right twice, wrong once), 0 and -log 3 in disguise; lengths differ by +2, +2, -1, 0."""
+    report = describe_reward_model([LOG3, 2 * LOG3, 0.0, 5.0], [0.0, LOG3, LOG3, 5.0], [4, 5, 1, 7], [2, 3, 2, 7])
+    assert report.pairs == 4 and report.accuracy.estimate == pytest.approx(2.5 / 4)
+    assert [(b.confidence, b.accuracy, b.count) for b in report.reliability] == [
+        (0.5, 0.5, 1),
+        (pytest.approx(0.75), pytest.approx(2 / 3), 3),
+    ]
+    assert report.ece == pytest.approx(3 / 4 * (0.75 - 2 / 3))
+    assert report.nll == pytest.approx((2 * math.log(4 / 3) + math.log(4) + math.log(2)) / 4)
+    assert report.margin_mean == pytest.approx(LOG3 / 4)
+    assert report.chosen_longer == 0.5
+    by_length = report.accuracy_by_length
+    assert (by_length["longer"].estimate, by_length["shorter"].estimate) == (1.0, 0.0)
+    assert by_length["equal"].estimate == 0.5
+
+
+def test_correlations_are_numpys():
+    generator = np.random.default_rng(0)
+    chosen, rejected = generator.normal(size=(2, 300))
+    lengths = generator.integers(1, 50, (2, 300))
+    chosen += lengths[0] / 10
+    rejected += lengths[1] / 10
+    report = describe_reward_model(chosen.tolist(), rejected.tolist(), lengths[0].tolist(), lengths[1].tolist())
+    both = np.corrcoef(np.concatenate([chosen, rejected]), lengths.ravel())[0, 1]
+    assert report.length_correlation == pytest.approx(both) and both > 0.5
+    assert report.margin_length_correlation == pytest.approx(
+        np.corrcoef(chosen - rejected, lengths[0] - lengths[1])[0, 1]
+    )
+    assert sum(report.margin_counts) == 300 and len(report.margin_edges) == len(report.margin_counts) + 1
+    assert sum(one.count for one in report.reliability) == 300
+    low, high = report.accuracy.low, report.accuracy.high
+    assert low < np.mean(chosen > rejected) < high
+
+
+def test_calibration_tells_a_calibrated_model_from_a_bold_one():
+    generator = np.random.default_rng(1)
+    margins = generator.normal(size=4000)
+    preferred = generator.random(4000) < 1 / (1 + np.exp(-margins))  # as Bradley and Terry have it
+    signed = np.where(preferred, margins, -margins)
+    zeros, lengths = [0.0] * 4000, [1] * 4000
+    calibrated = describe_reward_model(signed.tolist(), zeros, lengths, lengths)
+    bold = describe_reward_model((4 * signed).tolist(), zeros, lengths, lengths)
+    assert calibrated.ece < 0.03 < 0.15 < bold.ece and calibrated.nll < bold.nll
+    assert calibrated.accuracy == bold.accuracy
+
+
+def test_odd_input():
+    same = describe_reward_model([1.0, 1.0], [1.0, 1.0], [2, 2], [2, 2])
+    assert same.accuracy.estimate == 0.5 and same.nll == pytest.approx(math.log(2))
+    assert same.as_dict()["length_correlation"] is None and "NaN" not in json.dumps(same.as_dict())
+    for arguments in (([], [], [], []), ([1.0], [1.0, 2.0], [1], [1]), ([math.nan], [1.0], [1], [1])):
+        with pytest.raises(ValueError, match="one finite score and length a side"):
+            describe_reward_model(*arguments)
+
+
+def test_plots():
+    plots = reward_model_plots(describe_reward_model([1.0, 2.0, 0.1], [0.0, 3.0, 0.0], [1, 2, 3], [2, 2, 2]))
+    assert [plot.slug for plot in plots] == ["reliability", "margins"]
+    for plot in plots:
+        ElementTree.fromstring(plot.svg)
+    assert "Accuracy 66.7%" in plots[0].caption
+
+
+@pytest.fixture
+def reward_model(tmp_path):
+    return save_tiny(tmp_path / "rm", tiny_classifier(("reward",), arch="llama", layers=1))
+
+
+def write(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)
+
+
+def test_command_line(reward_model, tmp_path, capsys):
+    rows = [
+        {"prompt": "the cat", "chosen": " sat", "rejected": " ran"},
+        {"chosen": "the cat sat on the mat", "rejected": "the cat"},
+        {"prompt": "the", "chosen": " dog", "rejected": " house and more"},
+    ]
+    command = [reward_model, "--pairs", write(tmp_path / "pairs.jsonl", rows), "--output", str(tmp_path / "out")]
+    assert main([*command, "--batch_size", "2"]) == 0
+    assert "on 3 pairs" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "reward_model.json").read_text())
+    model, tokenizer = tiny_classifier(("reward",), arch="llama", layers=1), tiny_tokenizer()
+    right = 0
+    for row in rows:
+        with torch.no_grad():
+            scores = [
+                model(**tokenizer(row.get("prompt", "") + row[side], return_tensors="pt")).logits.item()
+                for side in ("chosen", "rejected")
+            ]
+        right += scores[0] > scores[1]
+    assert results["accuracy"]["estimate"] == pytest.approx(right / 3) and results["pairs"] == 3
+    assert results["chosen_longer"] == pytest.approx(1 / 3)
+    page = (tmp_path / "out" / "reward_model.html").read_text()
+    assert 'id="plot-reliability"' in page and 'id="plot-margins"' in page
+    conversations = [{side: [{"role": "user", "content": side}] for side in ("chosen", "rejected")}]
+    assert main([reward_model, "--pairs", write(tmp_path / "c.jsonl", conversations), "--output", str(tmp_path)]) == 0
+
+
+def test_errors(reward_model, tmp_path, capsys):
+    pair = {"chosen": "a", "rejected": "b"}
+    two = save_tiny(tmp_path / "two", tiny_classifier(("a", "b"), arch="llama"))
+    for model, rows, message in (
+        (reward_model, [pair, {"chosen": "a"}], "Row 2 .* has no 'rejected'"),
+        (reward_model, [{"chosen": "", "rejected": "b"}], "Row 1 .* has no 'chosen'"),
+        (reward_model, [{"chosen": "a", "rejected": "a"}], "identical sides"),
+        (reward_model, [pair | {"prompt": [{"role": "user", "content": "p"}]}], "mixes texts and lists"),
+        (reward_model, [], "is empty"),
+        (two, [pair], "has 2"),
+    ):
+        assert main([model, "--pairs", write(tmp_path / "p.jsonl", rows), "--output", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert all(part in error for part in message.split(" .* ")), error
+    assert main([reward_model, "--pairs", str(tmp_path / "none"), "--output", str(tmp_path)]) == 2
+    assert "cannot be read" in capsys.readouterr().err

@@ -1,0 +1,399 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""`RewardHackingMonitor`: notices when a policy learns to please the reward instead of doing the task."""
+
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+from trl_ext.monitoring.change_detection import Drift, Finding, Overoptimization
+from trl_ext.monitoring.variety import distinct_2, repetition
+from trl_ext.rewards import Scores, reward_name
+from trl_ext.rewards.base import Batch, Reward
+from trl_ext.rewards.retry import run_reward
+
+logger = logging.get_logger(__name__)
+
+# Not the name of the class: transformers would then try to rebuild the callback from its saved state alone, and a gold
+# reward function cannot be written down as JSON.
+STATE_KEY = "trl_ext.reward_hacking"
+GOLD = "monitor/gold"
+IN_BUDGET = "monitor/gold_in_budget"
+
+# How far from where they started these may go, see `RewardHackingMonitor`.
+TOLERANCES: Mapping[str, float | None] = {
+    "length_up": 1.5,
+    "length_down": 1.5,
+    "repetition": 0.1,
+    "diversity": 1.5,
+    "disagreement": 1.5,
+}
+_WHAT = {
+    "length_up": "completions have become longer",
+    "length_down": "completions have become shorter",
+    "repetition": "completions repeat themselves more",
+    "diversity": "completions have become more alike (distinct-2)",
+    "disagreement": "the reward models of the ensemble disagree more",
+}
+
+
+class Alarm(NamedTuple):
+    """What a monitor noticed.
+
+    Attributes:
+        signal: "gold", "divergence", "length_up", "length_down", "repetition", "diversity" or "disagreement".
+        step: Optimizer step at which it was noticed.
+        message: The figures, in a sentence.
+    """
+
+    signal: str
+    step: int
+    message: str
+
+
+class RewardHackingMonitor(TrainerCallback):
+    """Watches a run for over-optimization of its reward ("Scaling Laws for Reward Model Overoptimization", Gao et al.
+    2023, arXiv 2210.10760), and raises an alarm, once per signal:
+
+    - "gold": the gold score has fallen from the best it was. "divergence": it has come down, if only a little, while
+      the reward rose, and lies well below what the reward's rise had promised. Both by
+      [`change_detection.Overoptimization`], in evaluations (prompt by prompt) and in the rollouts of training.
+    - "length_up", "length_down", "repetition" (fraction of token 3-grams that occur again in a completion),
+      "diversity" (distinct-2: different token bigrams divided by all, in equally long beginnings of the completions),
+      "disagreement" (of an `Ensemble`): they have left the neighbourhood of their first `warmup` rollouts, by
+      [`change_detection.Drift`].
+
+    An alarm is warned about, logged, and kept in `alarms`. Logs get, under `monitor/`: `gold`, `repetition`,
+    `distinct_2`, `sqrt_kl`, `alarms` (how many), and `evidence/<signal>` (1 raises the alarm; gold's is that of the
+    latest comparison); evaluations `gold`, `repetition` and `distinct_2`. So
+    `metric_for_best_model="eval_monitor/gold"` keeps the checkpoint with the best gold score, and
+    `"eval_monitor/gold_in_budget"` the best one within `max_kl`.
+
+    ```python
+    monitor = RewardHackingMonitor(judge, max_kl=8.0)
+    args = PPOConfig(load_best_model_at_end=True, metric_for_best_model="eval_monitor/gold_in_budget", ...)
+    PPOTrainer(model, reward_model, args, callbacks=[monitor], ...)
+    ```
+
+    The state goes into every checkpoint and comes back on resuming.
+
+    Args:
+        gold: Reward function that tells how good completions really are. It is never trained on. Without one, only the
+            other signals are watched.
+        gold_every: Measure it in every so manieth rollout of training; None measures it in evaluations alone.
+        max_kl: KL budget in nats per completion, for `gold_in_budget`.
+        tolerances: What differs from `TOLERANCES`: how many times as large (`length_up`, `disagreement`) or as small
+            (`length_down`, `diversity`) a signal may become, and by how much `repetition` may rise; None switches a
+            signal off.
+        warmup: Rollouts that say where the signals started and how noisy they are.
+        stop_on_alarm: End the run after the step with an alarm, and again if it is resumed from there.
+        retries: How often gold is called again if it raises. Samples that it cannot score are left out.
+        timeout: Seconds that a call of gold may take.
+
+    Raises:
+        TypeError: `gold` cannot be called.
+        ValueError: an option out of range, an unknown signal in `tolerances`.
+    """
+
+    def __init__(
+        self,
+        gold: Callable | None = None,
+        *,
+        gold_every: int | None = 1,
+        max_kl: float | None = None,
+        tolerances: Mapping[str, float | None] | None = None,
+        warmup: int = 10,
+        stop_on_alarm: bool = False,
+        retries: int = 2,
+        timeout: float | None = None,
+    ):
+        if gold is not None and not callable(gold):
+            raise TypeError(
+                f"`gold` is {gold!r:.60}, which is no reward function: wrap the name of a model in PreferenceReward."
+            )
+        if warmup < 3 or (gold_every is not None and gold_every < 1) or (max_kl is not None and not max_kl > 0):
+            raise ValueError(
+                f"Got warmup={warmup}, gold_every={gold_every}, max_kl={max_kl}: they must be at least 3, at least 1 "
+                "or None, and positive or None."
+            )
+        chosen = {**TOLERANCES, **(tolerances or {})}
+        if chosen.keys() != TOLERANCES.keys():
+            raise ValueError(
+                f"`tolerances` names {sorted(chosen.keys() - TOLERANCES.keys())}: the signals are {list(TOLERANCES)}."
+            )
+        for name, tolerance in chosen.items():
+            least = 0.0 if name == "repetition" else 1.0
+            if tolerance is not None and not tolerance > least:
+                raise ValueError(f"The tolerance of {name!r} is {tolerance}: it must be above {least:g}, or None.")
+        self.gold, self.gold_every, self.max_kl = gold, gold_every, max_kl
+        self.tolerances, self.warmup, self.stop_on_alarm = chosen, warmup, stop_on_alarm
+        self.retries, self.timeout = retries, timeout
+        self._reset()
+
+    def _reset(self) -> None:
+        self.alarms: list[Alarm] = []
+        self._rollouts = 0
+        self._text_length: int | None = None  # tokens of each completion that count for distinct-2
+        self._drifts = {
+            name: Drift(tolerance if name == "repetition" else math.log(tolerance), self.warmup)
+            for name, tolerance in self.tolerances.items()
+            if tolerance is not None
+        }
+        self._golds: dict[str, Overoptimization] = {}  # by prefix of the evaluation; "" is training
+        self._evidence: dict[str, float] = {}
+        self._evaluation: list[tuple[float, Reward]] = []  # (proxy, gold) of the evaluation under way
+
+    # ---- what the trainer calls ----
+
+    def on_rollout(
+        self, batch: Batch, scores: Scores, metrics: Mapping[str, float], *, state: Any, training: bool
+    ) -> dict[str, float]:
+        """Look at a scored batch; called on every process.
+
+        Args:
+            batch: N samples of this process.
+            scores: What the reward functions said about them.
+            metrics: What the trainer is going to log, with "kl" in nats per completion.
+            state: The trainer's.
+            training: Whether the policy learns from it; otherwise it belongs to an evaluation.
+
+        Returns:
+            Metrics to log with it, the same on every process.
+        """
+        if training:
+            self._rollouts += 1
+        measure = not training or (self.gold_every is not None and (self._rollouts - 1) % self.gold_every == 0)
+        golds = self._gold_scores(batch, state) if self.gold is not None and measure else [None] * len(batch)
+        ids = batch.completion_ids or []
+        if self._text_length is None and training:
+            self._text_length = max(2, round(statistics.fmean(_over_processes([float(len(row)) for row in ids]))))
+        proxies = [p if ok else math.nan for p, ok in zip(scores.total.tolist(), scores.valid.tolist(), strict=True)]
+        pairs = _over_processes(list(zip(proxies, golds, strict=True)))
+        looks = {
+            "length": statistics.fmean(_over_processes([float(len(row)) for row in ids])),
+            "repetition": statistics.fmean(_over_processes([repetition(row) for row in ids])),
+            "distinct_2": _mean(_over_processes([distinct_2(ids, self._text_length)])),
+            "disagreement": _mean(_over_processes([_disagreement(scores.metrics)])),
+        }
+        logged = {f"monitor/{name}": looks[name] for name in ("repetition", "distinct_2")}
+        known = [gold for _, gold in pairs if gold is not None]
+        if known:
+            logged[GOLD] = statistics.fmean(known)
+        if not training:
+            self._evaluation += pairs
+            return logged
+        logged["monitor/sqrt_kl"] = math.sqrt(max(metrics["kl"], 0.0))
+        self._watch_drifts(looks, state.global_step)
+        if known:
+            self._watch_gold("", pairs, state.global_step)
+        return logged | self._summary()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """Compare the evaluation with those before it, and tell the Trainer whether it kept within the KL budget.
+
+        The Trainer chooses the best model from the very dictionary that is passed here, after this call.
+        """
+        pairs, self._evaluation = self._evaluation, []
+        seen = "monitor/repetition"  # in the metrics of every evaluation that was looked at
+        for prefix in [key.removesuffix(seen) for key in metrics if key.endswith(seen) and self.gold is not None]:
+            self._watch_gold(prefix, pairs, state.global_step)
+            # NaN, also where nothing could be measured, is never better than anything.
+            gold = metrics.setdefault(f"{prefix}{GOLD}", math.nan)
+            if self.max_kl is not None:
+                metrics[f"{prefix}{IN_BUDGET}"] = gold if metrics[f"{prefix}kl"] <= self.max_kl else math.nan
+        self._finish(state, control)
+
+    def on_predict(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """A test set is not compared with evaluations."""
+        self._evaluation = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start anew, or go on from a checkpoint."""
+        self._reset()
+        if STATE_KEY in state.stateful_callbacks:
+            self.load_state_dict(state.stateful_callbacks[STATE_KEY])
+        elif state.global_step > 0:
+            warnings.warn(
+                "The checkpoint has no state of a RewardHackingMonitor, so what is normal is learned from here on: for "
+                "a comparison with the start, monitor a run from its start.",
+                stacklevel=2,
+            )
+        self._finish(state, control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hand over the state before a checkpoint can be written, and stop if asked to."""
+        if not self._rollouts:
+            warnings.warn(
+                "This trainer shows its rollouts to no RewardHackingMonitor, which sees nothing: use PPOTrainer, or "
+                "call `observe_rollout` where completions have been scored.",
+                stacklevel=2,
+            )
+        self._finish(state, control)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say so if a budget was asked for that no evaluation kept."""
+        metric = args.metric_for_best_model or ""
+        if args.load_best_model_at_end and metric.endswith(IN_BUDGET) and state.best_global_step in (None, 0):
+            warnings.warn(
+                f"No evaluation had a KL within max_kl={self.max_kl}, so there is no best model and the last one "
+                "stays: evaluate more often, raise the budget, or hold the KL down.",
+                stacklevel=2,
+            )
+
+    # ---- how it works ----
+
+    def _finish(self, state: Any, control: Any) -> None:
+        state.stateful_callbacks[STATE_KEY] = self.state_dict()
+        if self.alarms and self.stop_on_alarm:
+            control.should_training_stop = True
+
+    def _summary(self) -> dict[str, float]:
+        evidence = {f"monitor/evidence/{name}": value for name, value in self._evidence.items()}
+        return {"monitor/alarms": float(len(self.alarms))} | evidence
+
+    def _gold_scores(self, batch: Batch, state: Any) -> list[Reward]:
+        assert self.gold is not None
+        batch = replace(batch, services={"trainer_state": state, **batch.services})
+        allowed = max(1.0, 0.1 * len(batch))
+        result = run_reward(
+            self.gold,
+            batch,
+            retries=self.retries,
+            timeout=self.timeout,
+            allowed_failures=allowed,
+            on_progress=lambda n: None,
+        )
+        if not result.failures:
+            return result.rewards
+        error = next(reversed(result.failures.values()))
+        lost = len(result.failures) > allowed
+        warnings.warn(
+            f"The gold reward '{reward_name(self.gold)}' failed on {len(result.failures)} of {len(batch)} samples "
+            f"({type(error).__name__}: {error}); {'this batch is not measured' if lost else 'they are left out'}.",
+            stacklevel=2,
+        )
+        return [None] * len(batch) if lost else result.rewards
+
+    def _watch_drifts(self, looks: Mapping[str, float], step: int) -> None:
+        """Factors become differences of logarithms, so that twice and half are equally far."""
+        floor = 1e-6
+        values = {
+            "length_up": math.log(looks["length"] + floor),
+            "length_down": -math.log(looks["length"] + floor),
+            "repetition": looks["repetition"],
+            "diversity": -math.log(looks["distinct_2"] + floor),
+            "disagreement": math.log(looks["disagreement"] + floor),
+        }
+        for name, drift in self._drifts.items():
+            if math.isnan(values[name]):
+                continue
+            self._evidence[name] = drift.add(values[name])
+            if self._evidence[name] >= 1:
+                sign = -1 if name in ("length_down", "diversity") else 1
+                was, now = drift.start, values[name]
+                if name != "repetition":
+                    was, now = math.exp(sign * was) - floor, math.exp(sign * now) - floor
+                self._raise(name, step, f"{_WHAT[name]}: {now:.4g}, and {was:.4g} at the start")
+
+    def _watch_gold(self, prefix: str, pairs: list[tuple[float, Reward]], step: int) -> None:
+        pairs = [(proxy, None if math.isnan(proxy) else gold) for proxy, gold in pairs]
+        proxies = [proxy for proxy, _ in pairs if not math.isnan(proxy)]
+        if not proxies:
+            return
+        history = self._golds.setdefault(prefix, Overoptimization(paired=bool(prefix)))
+        findings = history.add(step, statistics.fmean(proxies), [gold for _, gold in pairs])
+        source = f"in the evaluations '{prefix.rstrip('_')}'" if prefix else "on the samples of training"
+        for name, finding in zip(("gold", "divergence"), findings, strict=True):
+            self._evidence[name] = finding.evidence
+            if finding.evidence >= 1:
+                self._raise(name, step, _gold_message(name, finding, source))
+
+    def _raise(self, signal: str, step: int, message: str) -> None:
+        if signal in {alarm.signal for alarm in self.alarms}:
+            return
+        self.alarms.append(Alarm(signal, step, message))
+        text = f"Reward hacking? Signal '{signal}' at step {step}: {message}."
+        logger.warning(text)
+        warnings.warn(text, stacklevel=3)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been seen so far; JSON-able."""
+        return {
+            "alarms": [list(alarm) for alarm in self.alarms],
+            "rollouts": self._rollouts,
+            "text_length": self._text_length,
+            "drifts": {name: drift.state_dict() for name, drift in self._drifts.items()},
+            "golds": {prefix: history.state_dict() for prefix, history in self._golds.items()},
+            "evidence": dict(self._evidence),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave; signals that were switched on since start anew."""
+        self._reset()
+        self.alarms = [Alarm(*alarm) for alarm in state["alarms"]]
+        self._rollouts, self._text_length = state["rollouts"], state["text_length"]
+        for name, drift in self._drifts.items():
+            if name in state["drifts"]:
+                drift.load_state_dict(state["drifts"][name])
+        for prefix, history in state["golds"].items():
+            self._golds[prefix] = Overoptimization(paired=bool(prefix))
+            self._golds[prefix].load_state_dict(history)
+        self._evidence = dict(state["evidence"])
+
+
+def observe_rollout(
+    callbacks: Iterable[Any],
+    batch: Batch,
+    scores: Scores,
+    metrics: Mapping[str, float],
+    *,
+    state: Any,
+    training: bool,
+) -> dict[str, float]:
+    """What a trainer calls when a batch is scored: shows it to the callbacks that have an `on_rollout`.
+
+    Args:
+        callbacks: The trainer's.
+        batch, scores, metrics, state, training: As in [`RewardHackingMonitor.on_rollout`].
+
+    Returns:
+        The metrics that they want to be logged with those of the batch.
+    """
+    added: dict[str, float] = {}
+    for callback in callbacks:
+        if hasattr(callback, "on_rollout"):
+            added |= callback.on_rollout(batch, scores, metrics, state=state, training=training)
+    return added
+
+
+def _gold_message(signal: str, finding: Finding, source: str) -> str:
+    (gold, gold_now), (proxy, proxy_now) = finding.gold, finding.proxy
+    change = "has fallen" if signal == "gold" else "no longer follows the reward: it went"
+    return (
+        f"the gold reward {source} {change} from {gold:.4g} (step {finding.step}) to {gold_now:.4g}, while the reward "
+        f"went from {proxy:.4g} to {proxy_now:.4g} ({finding.z:.1f} standard errors)"
+    )
+
+
+def _disagreement(metrics: Mapping[str, float]) -> float:
+    return _mean([value for name, value in metrics.items() if name.endswith("/disagreement")])
+
+
+def _mean(values: list[float]) -> float:
+    values = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(values) if values else math.nan
+
+
+def _over_processes(values: list) -> list:
+    """The values of every process, in the order of processes; a collective if torch.distributed runs."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, values)
+    return [value for part in parts for value in part]

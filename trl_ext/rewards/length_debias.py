@@ -1,0 +1,76 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""`LengthDebiased`: a reward that no longer pays for length as such."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .base import Batch, Reward, RewardValueError, reward_name
+from .combine import Combination
+from .moments import LineMoments, merge_over_processes
+
+
+class LengthDebiased(Combination):
+    """reward - slope * (length - mean length), with the least-squares line of reward over completion length in tokens.
+
+    Reward models favour long answers, and a policy finds that out first ("A Long Way to Go: Investigating Length
+    Correlations in RLHF", Singhal et al. 2023, arXiv 2310.03716). The line runs through all samples so far, over all
+    processes. A batch is corrected by the line through the batches before it, which is the same on every process and
+    does not depend on what else is in the batch; before `min_samples` have been seen, rewards are left as they are,
+    because a slope through a few samples is noise. Mean reward and mean length do not change what is paid.
+
+    What good answers and long ones truly have in common goes, too: where length is part of the task, use a length rule.
+
+    Logs `<name>/slope` (reward per token) and `<name>/length_correlation`, both before the correction.
+
+    Called outside `RewardRunner`, under torch.distributed, every process must call it equally often.
+
+    Args:
+        reward: reward function.
+        min_samples: samples, over all processes, that the line needs before it is used; at least 2.
+        name: name in logs, by default "debiased_" and the function's.
+
+    Raises:
+        ValueError: `min_samples` below 2; when called: no `completion_ids`.
+    """
+
+    def __init__(self, reward: Callable, *, min_samples: int = 64, name: str | None = None):
+        super().__init__([reward], name or f"debiased_{reward_name(reward)}")
+        if min_samples < 2:
+            raise ValueError(f"LengthDebiased got min_samples={min_samples}: a line needs at least 2.")
+        self.min_samples = min_samples
+        self.line, self.pending = LineMoments(), LineMoments()
+        # RewardRunner takes over synchronizing: it calls a function again when it failed, on this process alone
+        self.synchronize_each_call = True
+
+    def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        if batch.completion_ids is None:
+            raise RewardValueError(f"'{self.__name__}' needs the completions' tokens: pass `completion_ids`.")
+        lengths = [float(len(ids)) for ids in batch.completion_ids]
+        points = [(length, r) for length, r in zip(lengths, rewards[0], strict=True) if r is not None]
+        self.pending = self.pending.merge(LineMoments.of(points))
+        slope, mean_length = 0.0, self.line.x
+        if self.line.n >= self.min_samples:
+            slope = self.line.slope
+            self._log(batch)
+        if self.synchronize_each_call:
+            self.synchronize()
+        corrected = zip(lengths, rewards[0], strict=True)
+        return [None if r is None else r - slope * (length - mean_length) for length, r in corrected]
+
+    def _log(self, batch: Batch) -> None:
+        log_metric = batch.services.get("log_metric")
+        if log_metric is not None:
+            log_metric(f"{self.__name__}/slope", self.line.slope)
+            log_metric(f"{self.__name__}/length_correlation", self.line.correlation)
+
+    def synchronize(self) -> None:
+        """Adds what came since the last time, on all processes, to the line. A collective."""
+        self.line = self.line.merge(merge_over_processes(self.pending))
+        self.pending = LineMoments()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "line": list(self.line), "pending": list(self.pending)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.line, self.pending = LineMoments(*state["line"]), LineMoments(*state["pending"])
