@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # the environment forbids to keep it, every process would compile anew, which costs seconds each.
 export PYTHONDONTWRITEBYTECODE :=
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
-OLDEST_TRL := $(VENV)/trl-1.12.0
+TRL_1_12 := $(VENV)/trl-1.12.0
 
 # Nothing here may depend on the network or send telemetry; two threads keep runs comparable on machines of any size.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
@@ -16,19 +16,24 @@ THREADS := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest quality format clean
+.PHONY: help demo instruct test test-trl-1.12 test-oldest quality format clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.run-installed  ## Detoxify a small model offline on the CPU; the path of summary.json is printed last
 	@$(OFFLINE) $(THREADS) $(BIN)/python recipes/detoxification.py $(ARGS)
 
+instruct: $(VENV)/.run-installed  ## Teach a small model to follow instructions offline on the CPU, in three steps; likewise
+	@$(OFFLINE) $(THREADS) $(BIN)/python recipes/instruction_following.py $(ARGS)
+
 test: $(VENV)/.dev-installed  ## Run the tests; ARGS="tests/rewards -k length" chooses some of them
 	@$(OFFLINE) $(THREADS) $(BIN)/python -m pytest $(ARGS)
 
-test-oldest: $(VENV)/.dev-installed $(OLDEST_TRL)  ## Run the tests on the oldest TRL that is supported
-	@PYTHONPATH=$(OLDEST_TRL) $(OFFLINE) $(THREADS) $(BIN)/python -m pytest $(ARGS)
+test-trl-1.12: $(VENV)/.dev-installed $(TRL_1_12)  ## Run the tests on the oldest TRL, the last with a PPO: parity with it too
+	@PYTHONPATH=$(TRL_1_12) $(OFFLINE) $(THREADS) $(BIN)/python -m pytest $(ARGS)
+
+test-oldest: test-trl-1.12
 
 quality: $(VENV)/.dev-installed  ## Check format, lint and types
 	@$(BIN)/ruff format --check .
@@ -60,5 +65,5 @@ $(VENV)/.dev-installed: $(VENV)/.created pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.run-installed
 
 # TRL alone in a folder of its own, put before the environment's: everything else stays as pinned.
-$(OLDEST_TRL): $(VENV)/.created
+$(TRL_1_12): $(VENV)/.created
 	@$(PIP_INSTALL) --no-deps --upgrade --target $@ trl==$(patsubst trl-%,%,$(notdir $@))

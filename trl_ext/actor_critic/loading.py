@@ -195,6 +195,7 @@ def load_critic(
             "a reward model with another one belongs in `reward_funcs`."
         )
     trunk = model.base_model
+    keep_differentiable(trunk)
     check_causal(trunk)
     value_head = ValueHead(model.config.get_text_config().hidden_size)
     score = getattr(model, "score", None) or getattr(model, "classifier", None)

@@ -101,7 +101,8 @@ class SequenceScorer:
     def _load_model(self) -> PreTrainedModel:
         if not isinstance(self.given_model, str):
             model = self.given_model
-            if self.device is not None or self.dtype is not None:
+            movable = not getattr(model, "is_quantized", False)  # transformers refuses to move or cast those
+            if movable and (self.device is not None or self.dtype is not None):
                 model.to(device=self.device, dtype=self.dtype)  # type: ignore[call-arg]
             return model
         options = {} if self.dtype is None else {"dtype": self.dtype}

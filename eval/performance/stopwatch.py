@@ -1,0 +1,106 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Seconds of every update and of its phases, in our trainer and in TRL's last PPOTrainer."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback
+
+from trl_ext.monitoring import PhaseProgress
+
+PHASES = ("generate", "score", "evaluate", "learn")
+
+
+class Stopwatch(TrainerCallback):
+    """
+    Seconds of every update and of its phases.
+
+    What belongs to no other phase counts as learning; in TRL's trainer that includes two garbage collections an update.
+
+    Args:
+        device: "cuda" or "cpu".
+        steps: Steps of the Trainer's loop in an update.
+
+    Attributes:
+        updates: Seconds by phase, one mapping per update.
+    """
+
+    def __init__(self, device: str, steps: int):
+        self.device, self.steps = device, steps
+        self.updates: list[dict[str, float]] = []
+        self._phases: dict[str, float] = {}
+        self._start = 0.0
+
+    def now(self) -> float:
+        """The time, when everything that was started has been done."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count a block towards `name`."""
+        start = self.now()
+        try:
+            yield
+        finally:
+            self._phases[name] = self._phases.get(name, 0.0) + self.now() - start
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Start the first update."""
+        self._start = self.now()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """End an update with the last of its steps."""
+        if state.global_step % self.steps == 0:
+            now = self.now()
+            phases = {name: self._phases.get(name, 0.0) for name in PHASES if name != "learn"}
+            self.updates.append(phases | {"learn": now - self._start - sum(phases.values())})
+            self._phases, self._start = {}, now
+
+
+class TimedProgress(PhaseProgress):
+    """Stands in for the progress display of our trainer."""
+
+    def __init__(self, stopwatch: Stopwatch):
+        super().__init__(enabled=False)
+        self.stopwatch = stopwatch
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None, unit: str = "completion") -> Iterator[Callable[..., Any]]:
+        """Measure the phase `name`, as `PhaseProgress.phase` does."""
+        with self.stopwatch.phase(name), super().phase(name, total, unit) as advance:
+            yield advance
+
+
+@contextmanager
+def timed_functions(module: Any, reward_model: PreTrainedModel, stopwatch: Stopwatch) -> Iterator[None]:
+    """Measure the phases of TRL's trainer by the functions that it calls."""
+
+    def timed(function: Callable[..., Any], phase_of: Callable[..., str | None]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            name = phase_of(*args)
+            if name is None:
+                return function(*args, **kwargs)
+            with stopwatch.phase(name):
+                return function(*args, **kwargs)
+
+        return call
+
+    def unless_learning(*_: Any) -> str | None:
+        return None if torch.is_grad_enabled() else "evaluate"
+
+    phases: dict[str, Callable[..., str | None]] = {
+        "batch_generation": lambda *_: "generate",
+        "get_reward": lambda scorer, *_: "score" if scorer is reward_model else "evaluate",
+        "forward": unless_learning,
+        "selective_log_softmax": unless_learning,
+    }
+    with ExitStack() as stack:
+        for name, phase_of in phases.items():
+            stack.enter_context(mock.patch.object(module, name, timed(getattr(module, name), phase_of)))
+        yield

@@ -1,0 +1,372 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""
+TRL's last PPOTrainer (trl <= 1.12) against ours: seconds of every phase, samples per second, peak memory.
+
+Both train the same random model on the same prompts, with the same reward model, lengths and number of updates.
+Every run is a process of its own, and the two take turns. Run it with TRL 1.12 in front of the installed one, where
+`make test-trl-1.12` has put it: `PYTHONPATH=.venv/trl-1.12.0 .venv/bin/python -m eval.performance.versus_trl`.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+from transformers import LlamaConfig, PreTrainedModel
+
+from trl_ext import PPOConfig, PPOTrainer
+from trl_ext.actor_critic.plan import GIB
+
+from .memory import RESULTS, describe_device, installed_versions
+from .peaks import CudaMemory, ProcessMemory
+from .random_models import SPECIAL, prompts, random_model, word_tokenizer
+from .stopwatch import PHASES, Stopwatch, TimedProgress, timed_functions
+
+TRAINERS = ("trl", "ours")
+WARM_UP = 1  # updates at the start of a run that do not count
+
+
+class Setting(NamedTuple):
+    """What is compared: `critic` is ours, TRL's is always a separate model that is trained in full."""
+
+    title: str
+    lora: bool
+    critic: str
+
+
+SETTINGS = {
+    "a": Setting("full fine-tuning, separate critic", False, "copy"),
+    "b": Setting("LoRA, critic adapter", True, "adapter"),
+    "c": Setting("LoRA, critic head", True, "head"),
+    "c-full": Setting("full fine-tuning, critic head", False, "head"),
+}
+
+
+@dataclasses.dataclass
+class Run:
+    """
+    One run of one trainer.
+
+    Attributes:
+        trainer: "trl" or "ours".
+        setting: A key of `SETTINGS`.
+        vocab_size, hidden_size, layers: Of a Llama; the reward model is one of the same size.
+        prompt, completion: Tokens of every prompt and of every completion.
+        batch, micro_batch: Completions of an update, and at a time in learning.
+        epochs: Passes over them.
+        updates: Rollouts.
+        logits_chunk_size: As in our PPOConfig; TRL has no such thing.
+        device: "cuda" or "cpu".
+    """
+
+    trainer: str = "ours"
+    setting: str = "a"
+    vocab_size: int = 4096
+    hidden_size: int = 256
+    layers: int = 4
+    prompt: int = 64
+    completion: int = 32
+    batch: int = 16
+    micro_batch: int = 8
+    epochs: int = 4
+    updates: int = WARM_UP + 2
+    logits_chunk_size: int = 512
+    device: str = "cpu"
+
+
+QUICK = {"hidden_size": 64, "layers": 1, "prompt": 4, "batch": 4, "micro_batch": 2, "epochs": 1, "updates": 2}
+
+
+# ---- what both are given ----
+
+
+def model(run: Run, *, reward: bool = False) -> PreTrainedModel:
+    """A Llama with random weights; `reward` makes it a classifier with one label."""
+    config = LlamaConfig(
+        vocab_size=run.vocab_size,
+        hidden_size=run.hidden_size,
+        intermediate_size=run.hidden_size * 11 // 4,
+        num_hidden_layers=run.layers,
+        num_attention_heads=max(1, run.hidden_size // 64),
+        max_position_embeddings=run.prompt + run.completion,
+        tie_word_embeddings=False,
+    )
+    dtype = torch.bfloat16 if run.device == "cuda" else torch.float32
+    return random_model(config, dtype=dtype, device=run.device, reward=reward)
+
+
+def settings(run: Run, folder: str) -> dict[str, Any]:
+    """Arguments of either PPOConfig."""
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": run.micro_batch,
+        "gradient_accumulation_steps": run.batch // run.micro_batch,
+        "num_ppo_epochs": run.epochs,
+        "total_episodes": run.updates * run.batch,
+        "temperature": 1.0,
+        "bf16": False,  # the weights have the dtype that is computed in
+        "gradient_checkpointing": False,  # TRL never switches it on
+        "use_cpu": run.device == "cpu",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+    }
+
+
+def lora(run: Run) -> LoraConfig | None:
+    """The adapter of the policy, in settings with one."""
+    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if SETTINGS[run.setting].lora else None
+
+
+def data(run: Run) -> Dataset:
+    """More prompts than are drawn: at the last batch of its data TRL takes a step for every micro-batch."""
+    return prompts((run.updates + 1) * run.batch, run.prompt, run.vocab_size)
+
+
+# ---- the two runs ----
+
+
+def train_trl(run: Run, folder: str, stopwatch: Stopwatch) -> None:
+    """Train with `trl.experimental.ppo.PPOTrainer`."""
+    from trl.experimental.ppo import ppo_trainer
+
+    tokenizer = word_tokenizer(run.vocab_size)
+    reward_model = model(run, reward=True)
+    policy = model(run).requires_grad_(True)
+    trainer = ppo_trainer.PPOTrainer(
+        args=ppo_trainer.PPOConfig(response_length=run.completion, num_sample_generations=0, **settings(run, folder)),
+        processing_class=tokenizer,
+        model=policy,
+        ref_model=None,
+        reward_model=reward_model,
+        value_model=model(run, reward=True).requires_grad_(True),
+        train_dataset=data(run)
+        .map(lambda row: {"input_ids": tokenizer(row["prompt"])["input_ids"]})
+        .remove_columns(["prompt"]),
+        peft_config=lora(run),
+        callbacks=[stopwatch],
+    )
+    with timed_functions(ppo_trainer, reward_model, stopwatch):
+        trainer.train()
+
+
+def train_ours(run: Run, folder: str, stopwatch: Stopwatch) -> None:
+    """Train with `trl_ext.PPOTrainer`."""
+    tokenizer = word_tokenizer(run.vocab_size)
+    reward_model = model(run, reward=True)
+
+    @torch.no_grad()
+    def score(prompts: list[str], completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        rows = [p + c for p, c in zip(tokenizer(prompts)["input_ids"], completion_ids, strict=True)]
+        return reward_model(input_ids=torch.tensor(rows, device=run.device)).logits.squeeze(1).tolist()
+
+    trainer = PPOTrainer(
+        model(run),
+        score,
+        PPOConfig(
+            critic=SETTINGS[run.setting].critic,
+            max_completion_length=run.completion,
+            logits_chunk_size=run.logits_chunk_size,
+            # As in TRL's run nothing ends a completion, and no special token is lost when it is decoded.
+            generation_kwargs={"suppress_tokens": list(range(len(SPECIAL)))},
+            **settings(run, folder),
+        ),
+        train_dataset=data(run),
+        processing_class=tokenizer,
+        peft_config=lora(run),
+        callbacks=[stopwatch],
+    )
+    trainer.progress = TimedProgress(stopwatch)
+    trainer.train()
+
+
+def execute(run: Run, measure: str) -> dict[str, Any]:
+    """
+    Do a run in this process.
+
+    Args:
+        run: Which.
+        measure: "time" or "memory".
+
+    Returns:
+        `updates`, the seconds by phase of every update after the first; or `process` and `allocated`, peaks in bytes
+        as in `eval.performance.peaks`.
+    """
+    torch.manual_seed(0)
+    memory = None
+    if measure == "memory":
+        memory = CudaMemory() if run.device == "cuda" else ProcessMemory()
+        memory.reset()
+    stopwatch = Stopwatch(run.device, steps=1 if run.trainer == "trl" else run.epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        {"trl": train_trl, "ours": train_ours}[run.trainer](run, folder, stopwatch)
+    return {"updates": stopwatch.updates[WARM_UP:]} if memory is None else memory.read()
+
+
+# ---- the comparison ----
+
+
+def in_own_process(run: Run, measure: str) -> dict[str, Any]:
+    """
+    [`execute`] in a new process.
+
+    Raises:
+        RuntimeError: when it fails, with the last of what it wrote.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "result.json"
+        arguments = [json.dumps(dataclasses.asdict(run)), measure, str(path)]
+        command = [sys.executable, "-m", "eval.performance.versus_trl", "--run", *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{run} failed:\n{done.stderr[-3000:]}")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def compare(cell: Run, rounds: int, advance: Callable[[], Any]) -> dict[str, Any]:
+    """
+    Both trainers in one cell of the table, taking turns.
+
+    Args:
+        cell: Everything but the trainer.
+        rounds: Timed runs of each trainer.
+        advance: Called after every run.
+
+    Returns:
+        `run`; by trainer its median seconds by phase, samples per second and peaks of memory; and `speed` and `memory`,
+        ours over TRL's. `speed_by_round` says how far the ratio can be trusted.
+    """
+    runs = {trainer: dataclasses.replace(cell, trainer=trainer) for trainer in TRAINERS}
+
+    def measured(trainer: str, measure: str) -> dict[str, Any]:
+        result = in_own_process(runs[trainer], measure)
+        advance()
+        return result
+
+    updates: dict[str, list[list[dict[str, float]]]] = {trainer: [] for trainer in TRAINERS}
+    for _ in range(rounds):
+        for trainer in TRAINERS:
+            updates[trainer].append(measured(trainer, "time")["updates"])
+    result: dict[str, Any] = {"run": dataclasses.asdict(cell)}
+    for trainer in TRAINERS:
+        every = [update for one in updates[trainer] for update in one]
+        seconds = {phase: statistics.median(update[phase] for update in every) for phase in PHASES}
+        speed = cell.batch / statistics.median(sum(update.values()) for update in every)
+        result[trainer] = {"seconds": seconds, "samples_per_second": speed, **measured(trainer, "memory")}
+    theirs, ours = (result[trainer] for trainer in TRAINERS)
+    whole = [[sum(sum(update.values()) for update in one) for one in updates[trainer]] for trainer in TRAINERS]
+    return result | {
+        "speed": ours["samples_per_second"] / theirs["samples_per_second"],
+        "speed_by_round": [their_time / our_time for their_time, our_time in zip(*whole, strict=True)],
+        "memory": ours["process"] / theirs["process"],
+    }
+
+
+def results_table(cells: list[dict[str, Any]], device: str) -> Table:
+    """Two rows for every cell, TRL's and ours, with the ratios of ours to TRL's."""
+    settings = sorted({cell["run"]["setting"] for cell in cells})
+    legend = "; ".join(f"{name}: {SETTINGS[name].title}" for name in settings)
+    title = f"TRL's PPOTrainer and ours on {device}: seconds per update\n{legend}"
+    table = Table(title=title, box=SIMPLE, pad_edge=False)
+    for column in ("", "vocab", "tokens", "", *PHASES, "samples/s", "peak GiB"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for cell in cells:
+        run = cell["run"]
+        names = [run["setting"], str(run["vocab_size"]), f"{run['prompt']}+{run['completion']}"]
+        for trainer in TRAINERS:
+            figures = cell[trainer]
+            totals = [f"{figures['samples_per_second']:.2f}", f"{figures['process'] / GIB:.2f}"]
+            if trainer == "ours":
+                totals = [f"{totals[0]} ({cell['speed']:.2f}x)", f"{totals[1]} ({cell['memory']:.2f}x)"]
+                names = ["", "", ""]
+            seconds = [f"{figures['seconds'][phase]:.2f}" for phase in PHASES]
+            table.add_row(*names, trainer, *seconds, *totals, end_section=trainer == "ours")
+    return table
+
+
+def write(cells: list[dict[str, Any]], device: dict[str, Any], folder: Path) -> Path:
+    """Write the results under the name of the device."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{device['name'].replace(' ', '-')}.json"
+    contents = {"device": device | {"threads": torch.get_num_threads()}, "versions": installed_versions()}
+    path.write_text(json.dumps(contents | {"cells": cells}, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m eval.performance.versus_trl",
+        description="TRL's last PPOTrainer (trl <= 1.12) against ours: time by phase, samples per second, peak memory.",
+    )
+    known = ", ".join(f"{name} ({setting.title})" for name, setting in SETTINGS.items())
+    made.add_argument("--settings", nargs="+", default=["a", "b", "c"], choices=SETTINGS, metavar="NAME", help=known)
+    made.add_argument("--vocab_size", nargs="+", type=int, default=[4096, 32768], help="vocabularies (4096 32768)")
+    made.add_argument("--completion", nargs="+", type=int, default=[32, 256], help="tokens of completions (32 256)")
+    for field in dataclasses.fields(Run):
+        if field.type in (int, "int") and field.name not in ("vocab_size", "completion"):
+            text = f"{field.name.replace('_', ' ')} ({field.default})"
+            made.add_argument(f"--{field.name}", type=int, help=text)
+    made.add_argument("--rounds", type=int, help="timed runs of each trainer in each cell (2)")
+    made.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, the figures mean nothing")
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
+    made.add_argument("--output", type=Path, default=RESULTS / "versus_trl", help="folder for the results")
+    made.add_argument("--run", nargs=3, metavar=("RUN", "MEASURE", "FILE"), help=argparse.SUPPRESS)
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    if importlib.util.find_spec("trl.experimental.ppo") is None:
+        print(
+            "error: the installed TRL has no PPOTrainer (it had one up to 1.12): run `make test-trl-1.12`, then this "
+            "with PYTHONPATH=.venv/trl-1.12.0.",
+            file=sys.stderr,
+        )
+        return 2
+    if arguments.run is not None:
+        run, measure, path = arguments.run
+        Path(path).write_text(json.dumps(execute(Run(**json.loads(run)), measure)), encoding="utf-8")
+        return 0
+    sizes = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Run)}
+    sizes = {name: size for name, size in sizes.items() if isinstance(size, int)}
+    vocabularies, completions, rounds = arguments.vocab_size, arguments.completion, arguments.rounds or 2
+    if arguments.quick:
+        sizes, vocabularies, completions, rounds = QUICK | sizes, [256], [8], arguments.rounds or 1
+    cells = [
+        Run(setting=setting, vocab_size=vocab_size, completion=completion, device=arguments.device, **sizes)
+        for setting in arguments.settings
+        for vocab_size in vocabularies
+        for completion in completions
+    ]
+    results = []
+    device = describe_device(arguments.device)
+    with tqdm(total=len(cells) * len(TRAINERS) * (rounds + 1), unit="run", disable=None) as bar:
+        for cell in cells:
+            results.append(compare(cell, rounds, bar.update))
+            path = write(results, device, arguments.output)  # after each, since the whole takes long
+    # A pipe says nothing about its width, and the table would be squeezed into 80 columns.
+    width = None if sys.stdout.isatty() else 120
+    Console(width=width).print(results_table(results, device["name"]))
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Supervised fine-tuning and reward-model training with TRL's trainers."""
+
+import copy
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    set_seed,
+)
+from transformers.utils import logging as hf_logging
+from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+from trl_ext.actor_critic.loading import compute_dtype, keep_differentiable, load_policy
+from trl_ext.actor_critic.merge import merge
+from trl_ext.config import PPOConfig
+
+from .stages import newest_whole_checkpoint
+
+CHECKPOINTS = "trainer"
+# Settings of the PPO run that hold for the other two trainings as well.
+_SHARED = (
+    "bf16", "fp16", "use_cpu", "gradient_checkpointing", "optim", "seed", "disable_tqdm", "report_to",
+    "dataloader_num_workers", "max_grad_norm", "weight_decay",
+)  # fmt: skip
+
+
+def train_supervised(
+    folder: Path,
+    model_name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    args: PPOConfig,
+    *,
+    learning_rate: float,
+    epochs: float,
+    batch_size: int,
+    max_length: int,
+    init_kwargs: dict[str, Any],
+    peft_config: LoraConfig | None,
+) -> dict[str, Any]:
+    """
+    Fine-tune `model_name` on demonstrations into `folder/model`, in full precision: a LoRA adapter is merged.
+
+    Merged, the result is one base for the policy and the reward adapters after it.
+
+    Returns:
+        `model` (folder) and the mean `loss` of the last tenth of the steps, nats per token.
+    """
+    columns = set(dataset.column_names)
+    if not ({"text", "messages"} & columns or {"prompt", "completion"} <= columns):
+        raise ValueError(
+            f"The demonstrations have the columns {sorted(columns)}; they need 'prompt' and 'completion', 'messages' "
+            "or 'text'."
+        )
+    settings = SFTConfig(
+        **_settings(args, folder, learning_rate, epochs, batch_size), max_length=max_length, model_init_kwargs=None
+    )
+    set_seed(args.seed)
+    model = load_policy(model_name, **init_kwargs)
+    trainer = SFTTrainer(
+        model=model,
+        args=settings,
+        train_dataset=dataset,
+        processing_class=copy.deepcopy(tokenizer),
+        peft_config=peft_config,
+    )
+    _train(trainer, folder)
+    model_folder = _emptied(folder / "model")
+    if peft_config is None:
+        trainer.save_model(str(model_folder))
+    else:
+        adapter = _emptied(folder / "adapter")
+        trainer.save_model(str(adapter))
+        tokenizer.save_pretrained(adapter)
+        # The quantized base is rounded anew when the merged model is quantized, so its roundings are not kept.
+        merge(adapter, model_folder, original_base=True, base_model=model_name)
+    tokenizer.save_pretrained(model_folder)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    last = losses[-max(1, len(losses) // 10) :]
+    return {"model": str(model_folder), "loss": sum(last) / len(last) if last else None}
+
+
+def train_reward_model(
+    folder: Path,
+    output: Path,
+    model_name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Dataset,
+    args: PPOConfig,
+    *,
+    seed: int,
+    learning_rate: float,
+    epochs: float,
+    batch_size: int,
+    max_length: int,
+    init_kwargs: dict[str, Any],
+    peft_config: LoraConfig | None,
+) -> None:
+    """
+    Train one Bradley-Terry reward model from `model_name` and save it (with LoRA: its adapter) in `output`.
+
+    Args:
+        folder: For checkpoints.
+        seed: Of the head and of the order of the pairs.
+    """
+    settings = RewardConfig(
+        **_settings(args, folder, learning_rate, epochs, batch_size) | {"seed": seed}, max_length=max_length
+    )
+    set_seed(seed)
+    model = load_reward_model(model_name, init_kwargs)
+    adapter = None if peft_config is None else replace(peft_config, task_type="SEQ_CLS", modules_to_save=["score"])
+    columns = [name for name in ("prompt", "chosen", "rejected", "margin") if name in pairs.column_names]
+    trainer = RewardTrainer(
+        model=model,
+        args=settings,
+        train_dataset=pairs.select_columns(columns),
+        processing_class=copy.deepcopy(tokenizer),
+        peft_config=adapter,
+    )
+    if compute_dtype(model) == torch.float32:
+        # TRL makes adapters on a quantized base bfloat16; only under autocast does that go with float32 around them.
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    if len(trainer.train_dataset) == 0:
+        raise ValueError(f"Every preference pair is longer than `reward_max_length` {max_length}; raise it.")
+    _train(trainer, folder)
+    trainer.save_model(str(_emptied(output)))
+    tokenizer.save_pretrained(output)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def load_reward_model(model_name: str, init_kwargs: dict[str, Any]) -> PreTrainedModel:
+    """A language model with a scalar head drawn from N(0, 1 / sqrt(d + 1)), as in lm-human-preferences (detail 8)."""
+    init_kwargs = dict(init_kwargs)
+    quantization: BitsAndBytesConfig | None = init_kwargs.get("quantization_config")
+    if quantization is not None:
+        init_kwargs["quantization_config"] = copy.deepcopy(quantization)
+        init_kwargs["quantization_config"].llm_int8_skip_modules = ["score"]  # it is trained, so it stays as it is
+    verbosity = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()  # it would report at length that the head is new
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            model_name, num_labels=1, **{"dtype": "auto", **init_kwargs}
+        )
+    finally:
+        hf_logging.set_verbosity(verbosity)
+    keep_differentiable(model)
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Linear):
+        raise ValueError(
+            f"'{model_name}' ({type(model).__name__}) has no linear `score` head to train; use a decoder such as "
+            "Llama or Qwen, or give a trained `--reward_model`."
+        )
+    nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+    return model
+
+
+def _settings(args: PPOConfig, folder: Path, learning_rate: float, epochs: float, batch_size: int) -> dict[str, Any]:
+    micro = min(batch_size, args.per_device_train_batch_size)
+    while batch_size % micro:
+        micro -= 1
+    return {name: getattr(args, name) for name in _SHARED} | {
+        "output_dir": str(folder / CHECKPOINTS),
+        "learning_rate": learning_rate,
+        "num_train_epochs": epochs,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": batch_size // micro,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.05,
+        "logging_steps": 0.02,
+        "save_strategy": "steps",
+        "save_steps": 0.2,
+        "save_total_limit": 2,
+    }
+
+
+def _train(trainer: Trainer, folder: Path) -> None:
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=newest_whole_checkpoint(folder / CHECKPOINTS))
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder

@@ -1,0 +1,375 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The instruction-following recipe: its data, its stages, and whole runs on tiny models."""
+
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM
+
+from recipes import instruction_following
+from recipes.cli import run
+from recipes.instruction_following import CONFIGS, make_parser
+from recipes.instructions import training
+from recipes.instructions.arguments import InstructArguments
+from recipes.instructions.comparison import by_kind, win_rate
+from recipes.instructions.preferences import convert_preferences, dialogue_text, parse_dialogue
+from recipes.instructions.reward_report import describe_rewards, wilson_interval
+from recipes.instructions.stages import newest_whole_checkpoint, read_record, run_stage
+from recipes.offline.instructions_models import InstructionSettings, prepare_instructions
+from tests.tiny_models import save_tiny, tiny_causal_lm
+
+CARDS = CONFIGS.parent / "cards"
+TINY = InstructionSettings(texts=64, demonstrations=64, train_prompts=64, eval_prompts=17, hidden_size=32, layers=1)
+SMALL = {
+    "num_preference_pairs": 48,
+    "num_preference_eval": 17,
+    "reward_epochs": 1,
+    "sft_batch_size": 16,
+    "reward_batch_size": 16,
+    "total_episodes": 64,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 2,
+    "num_mini_batches": 1,
+    "num_eval_prompts": 17,
+    "num_monitor_prompts": 8,
+    "eval_steps": 2,
+    "save_steps": 1,
+    "calibration_prompts": 16,
+    "max_completion_length": 6,
+    "disable_tqdm": "true",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_caches(tmp_path_factory, monkeypatch):
+    """Parsed files are cached by the datasets library; keep that out of the user's home."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return tmp_path_factory.mktemp("world")
+
+
+@pytest.fixture
+def recipe(world, monkeypatch):
+    """Calls the recipe with small sizes on a tiny embedded world."""
+    monkeypatch.setattr(
+        instruction_following, "prepare_instructions", lambda cache: prepare_instructions(world, settings=TINY)
+    )
+
+    def call(output_dir, *flags, **changes):
+        values = SMALL | {"output_dir": output_dir} | changes
+        argv = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+        instruction_following.main([*argv, *flags])
+
+    return call
+
+
+def error_of(capsys, call):
+    """The one line on stderr with which a run ends."""
+    with pytest.raises(SystemExit) as exit_:
+        run(call)
+    assert exit_.value.code == 2
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")][-1]
+
+
+# ---- the command line ----
+
+
+@pytest.mark.parametrize("path", sorted([*CONFIGS.glob("*.yaml"), *CARDS.glob("*.yaml")]), ids=lambda path: path.stem)
+def test_every_yaml_file_parses(path, tmp_path):
+    flags = ["--config", str(path), "--output_dir", str(tmp_path), "--use_cpu"]
+    recipe, args, model_args = make_parser().parse_recipe(flags)
+    assert args.output_dir == str(tmp_path)
+    if path.parent == CONFIGS and path.stem in ("default", "lora", "over_optimized", "defended"):
+        assert model_args.model_name_or_path is None  # the embedded example
+    elif path.parent == CONFIGS:
+        assert recipe.preference_dataset and "sft" not in recipe.stages
+        assert recipe.judge_model not in (None, recipe.reward_model) and "Not run by this project" in path.read_text()
+
+
+def test_every_option_is_used_somewhere():
+    root = Path(instruction_following.__file__).parent
+    files = [root / "instruction_following.py", *(root / "instructions").glob("*.py")]
+    code = "".join(file.read_text() for file in files)
+    for field in fields(InstructArguments):
+        assert f"recipe.{field.name}" in code, f"{field.name} is read and never used"
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        ("--stages sft dance", "dance"),
+        ("--label_noise 0.5", "`label_noise`"),
+        ("--ppo_folder sft", "`ppo_folder`"),
+        ("--reward_model x --num_reward_models 2", "`num_reward_models`"),
+        ("--reward_modl x", "`reward_model`"),
+    ],
+)
+def test_bad_options_are_refused(flags, part, tmp_path, capsys):
+    command = [*flags.split(), "--output_dir", str(tmp_path)]
+    assert part in error_of(capsys, lambda: instruction_following.main(command))
+
+
+# ---- preference data ----
+
+HH = {
+    "chosen": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Help?\n\nAssistant: Sure.\n\nTwo paragraphs.",
+    "rejected": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Help?\n\nAssistant: No.",
+}
+USER, YES, NO = (
+    {"role": role, "content": text} for role, text in (("user", "2+2?"), ("assistant", "4"), ("assistant", "5"))
+)
+ULTRA = {"prompt": "2+2?", "chosen": [USER, YES], "rejected": [USER, NO], "margin": 1.5}
+
+
+def converted(row, chat):
+    return convert_preferences(Dataset.from_list([row]), "pairs", chat=chat)[0]
+
+
+def test_hh_dialogues_as_text_are_split_before_the_last_answer():
+    row = converted(HH, chat=False)
+    assert row["prompt"] == "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Help?\n\nAssistant:"
+    assert row["prompt"] + row["chosen"] == HH["chosen"] and row["prompt"] + row["rejected"] == HH["rejected"]
+
+
+def test_hh_dialogues_become_conversations():
+    row = converted(HH, chat=True)
+    assert [m["role"] for m in row["prompt"]] == ["user", "assistant", "user"]
+    assert row["chosen"] == [{"role": "assistant", "content": "Sure.\n\nTwo paragraphs."}]
+
+
+def test_ultrafeedback_keeps_its_margin_and_loses_the_repeated_prompt():
+    assert converted(ULTRA, chat=True) == {"prompt": [USER], "chosen": [YES], "rejected": [NO], "margin": 1.5}
+    as_text = converted(ULTRA, chat=False)
+    assert as_text["prompt"] == "\n\nHuman: 2+2?\n\nAssistant:" and as_text["chosen"] == " 4"
+
+
+@pytest.mark.parametrize("prompt", ["2+2?", [USER]])
+def test_an_explicit_prompt_and_answers_alone(prompt):
+    row = converted({"prompt": prompt, "chosen": [YES], "rejected": [NO]}, chat=True)
+    assert row == {"prompt": [USER], "chosen": [YES], "rejected": [NO]}
+    texts = {"prompt": "list:\n", "chosen": "a", "rejected": "b"}
+    assert converted(texts, chat=False) == texts
+    assert converted(texts, chat=True)["prompt"] == [{"role": "user", "content": "list:\n"}]
+
+
+def test_dialogues_survive_the_way_there_and_back():
+    assert dialogue_text(parse_dialogue(HH["chosen"])) == HH["chosen"]
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"chosen": ""}, "has no 'chosen' side"),
+        ({"rejected": None}, "has no 'rejected' side"),
+        ({"rejected": HH["chosen"]}, "identical"),
+        ({"rejected": "\n\nHuman: Other?\n\nAssistant: No."}, "different prompts"),
+        ({"chosen": "Sure."}, "neither a dialogue"),
+        ({"chosen": "\n\nHuman: Hi"}, "does not end with an answer"),
+    ],
+)
+def test_bad_pairs_are_named_or_left_out(change, part, capsys):
+    rows = Dataset.from_list([HH, HH | change])
+    with pytest.raises(ValueError, match=f"Row 1 of the preference data 'pairs' .*{part}"):
+        convert_preferences(rows, "pairs", chat=False)
+    assert len(convert_preferences(rows, "pairs", chat=False, skip_bad=True)) == 1
+    assert "1 of 2 preference pairs are left out" in capsys.readouterr().out
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(ValueError, match="no column 'rejected'"):
+        convert_preferences(Dataset.from_list([{"chosen": "a"}]), "pairs", chat=False)
+
+
+# ---- numbers ----
+
+
+def test_the_report_of_a_reward_model_by_hand():
+    report = describe_rewards([3.0, 1.0, 0.0, 2.0], [1.0, 2.0, 0.0, 2.0 - math.log(3)], [1, 2, 3, 4], [1, 2, 3, 4])
+    assert report["accuracy"] == (1 + 0 + 0.5 + 1) / 4
+    by_place = {round(p, 3): (observed, n) for p, observed, n in report["reliability"]}
+    assert by_place[0.5] == (0.5, 1) and by_place[0.75] == (1.0, 1)
+    assert by_place[round(1 / (1 + math.exp(-2)), 3)] == (1.0, 1)
+    expected = (0 + 0.25 + (1 - 1 / (1 + math.exp(-2))) + 1 / (1 + math.exp(-1))) / 4
+    assert report["ece"] == pytest.approx(expected)
+    assert report["margin_length_correlation"] is None
+    assert describe_rewards([1, 2], [3, 4], [10, 20], [30, 40])["length_correlation"] == pytest.approx(1.0)
+
+
+def test_wilson_interval_against_published_numbers():
+    low, high = wilson_interval(81 / 263, 263)  # Newcombe 1998, table I
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert wilson_interval(0.0, 20)[0] == 0.0 and wilson_interval(1.0, 20)[1] == 1.0
+
+
+def test_win_rate_counts_ties_half():
+    rate = win_rate([1, 1, 0, 0.5], [0, 1, 1, 0.5])
+    assert rate["win_rate"] == 0.5 and rate["ties"] == 0.5 and rate["low"] < 0.5 < rate["high"]
+    table = by_kind(["a", "b", "a"], [0, 1, 0], [1, 1, 0])
+    assert table["a"] == {"before": 0.0, "after": 0.5, "win_rate": 0.75, "prompts": 2}
+
+
+def test_the_reward_head_is_drawn_as_in_lm_human_preferences(tmp_path):
+    folder = save_tiny(tmp_path, tiny_causal_lm(hidden_size=64))
+    torch.manual_seed(0)
+    weights = torch.cat([training.load_reward_model(folder, {}).score.weight.flatten() for _ in range(30)])
+    assert weights.std().item() == pytest.approx(1 / math.sqrt(65), rel=0.05)
+
+
+# ---- stages ----
+
+
+def test_a_stage_runs_once_for_each_configuration(tmp_path, capsys):
+    calls = []
+
+    def work(folder):
+        calls.append(folder)
+        (folder / "mine").touch()
+        return {"n": len(calls)}
+
+    folder = tmp_path / "stage"
+    first = run_stage("sft", folder, {"a": 1}, ["up"], work)
+    assert run_stage("sft", folder, {"a": 1}, ["up"], work) == first and len(calls) == 1
+    assert "skipped" in capsys.readouterr().out
+    assert run_stage("sft", folder, {"a": 2}, ["up"], work).result == {"n": 2}
+    assert run_stage("sft", folder, {"a": 2}, ["other"], work).result == {"n": 3}
+
+
+def test_an_interrupted_stage_goes_on_and_another_configuration_does_not_inherit_from_it(tmp_path):
+    def fail(folder):
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_stage("sft", tmp_path / "s", {"a": 1}, (), fail)
+        assert read_record(tmp_path / "s") is None
+    run_stage("sft", tmp_path / "s", {"a": 1}, (), lambda f: {"kept": (f / "half").exists()})
+    assert read_record(tmp_path / "s").result == {"kept": True}
+    with pytest.raises(KeyboardInterrupt):
+        run_stage("sft", tmp_path / "t", {"a": 1}, (), fail)
+    assert run_stage("sft", tmp_path / "t", {"a": 2}, (), lambda f: {"kept": (f / "half").exists()}).result == {
+        "kept": False
+    }
+
+
+def test_a_folder_of_somebody_else_is_not_emptied(tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="was not made by stage"):
+        run_stage("sft", tmp_path, {}, (), lambda folder: {})
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_half_written_checkpoint_does_not_count(tmp_path):
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-9" / "trainer_state.json").write_text("{}")
+    assert newest_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+    assert not (tmp_path / "checkpoint-10").exists()
+
+
+# ---- whole runs ----
+
+
+def test_all_stages_then_skipped_then_stopped_and_continued(recipe, tmp_path, capsys, monkeypatch):
+    recipe(tmp_path / "whole")
+    out = capsys.readouterr().out
+    assert out.strip().splitlines()[-1] == str(tmp_path / "whole" / "summary.json")
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert summary["gold_win_rate_low"] <= summary["gold_win_rate"] <= summary["gold_win_rate_high"]
+    assert set(summary["seconds"]) == {"sft", "reward", "ppo", "eval"} and len(summary["by_kind"]) == 17
+    assert summary["reward_model"]["pairs"] > 0 and summary["reward_model_accuracy"] is not None
+    assert "Reward model: calibration" in (tmp_path / "whole" / "report.html").read_text()
+
+    recipe(tmp_path / "whole")
+    assert capsys.readouterr().out.count("; skipped.") == 3
+    again = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in summary.items() if k != "seconds"}
+
+    # The same run, killed before its third PPO step: the stages before are skipped, PPO goes on from a checkpoint.
+    step = instruction_following.PPOTrainer.training_step
+
+    def dies(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(instruction_following.PPOTrainer, "training_step", dies)
+        recipe(tmp_path / "killed")
+    capsys.readouterr()
+    recipe(tmp_path / "killed")
+    out = capsys.readouterr().out
+    assert out.count("; skipped.") == 2 and "Stage ppo: goes on where it stopped" in out
+    one, other = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name / "ppo" / "model").state_dict()
+        for name in ("whole", "killed")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+    # Another setting of PPO does PPO again and nothing else; a setting of the first stage does not fit the others.
+    recipe(tmp_path / "whole", "--stages", "ppo", "eval", kl_coef=0.5)
+    assert "Stage ppo: the configuration has changed" in capsys.readouterr().out
+    wrong = error_of(capsys, lambda: recipe(tmp_path / "whole", "--stages", "ppo", seed=1))
+    assert "needs stage `sft`, which was done" in wrong and "other settings" in wrong
+    early = error_of(capsys, lambda: recipe(tmp_path / "new", "--stages", "eval"))
+    assert "needs stage `reward`" in early
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_peft": "true", "num_reward_models": 2, "aggregation": "min", "shaping": "par", "length_debias": "true"},
+        {"load_in_4bit": "true", "num_reward_models": 2, "aggregation": "warm", "shaping": "log_sigmoid"},
+        {"num_reward_models": 2, "aggregation": "mean_minus_std", "ptx_coef": 0.1},
+    ],
+    ids=["lora", "4bit", "full"],
+)
+def test_lora_four_bits_ensembles_and_shaping_at_every_stage(recipe, changes, tmp_path):
+    if "load_in_4bit" in changes:
+        pytest.importorskip("bitsandbytes")
+    recipe(tmp_path, total_episodes=32, **changes)
+    adapters = [file.parent.name for file in tmp_path.rglob("adapter_config.json")]
+    assert ("model-0" in adapters and "model" in adapters) == (
+        "num_reward_models" in changes and "ptx_coef" not in changes
+    )
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert math.isfinite(summary["kl"]) and math.isfinite(summary["proxy_after"])
+    assert len(summary["reward_model"]["member_accuracies"]) == 2
+
+
+def test_real_pairs_in_the_format_of_hh(recipe, tmp_path, capsys):
+    folder = save_tiny(tmp_path / "lm", tiny_causal_lm())
+    pairs = [
+        {
+            side: f"\n\nHuman: {i} is?\n\nAssistant: {word}"
+            for side, word in (("chosen", "cat"), ("rejected", "dog mat"))
+        }
+        for i in range(40)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    options = {"model_name_or_path": folder, "preference_dataset": tmp_path / "pairs.jsonl", "learning_rate": 1e-3}
+    recipe(tmp_path / "out", "--stages", "reward", reward_learning_rate=1e-2, reward_epochs=4, **options)
+    assert "Reward model: accuracy 1.000" in capsys.readouterr().out
+    # A model that exists is tested instead of trained, and without a judge there is no gold.
+    recipe(
+        tmp_path / "named", "--stages", "reward", "ppo", "eval",
+        reward_model=tmp_path / "out" / "reward" / "model-0", total_episodes=16, **options,
+    )  # fmt: skip
+    summary = json.loads((tmp_path / "named" / "summary.json").read_text())
+    assert summary["gold_win_rate"] is None and summary["reward_model_accuracy"] == 1.0
+    assert not (tmp_path / "named" / "reward" / "model-0").exists()
+
+
+def test_a_stage_without_data_is_refused(recipe, tmp_path, capsys):
+    folder = save_tiny(tmp_path / "lm", tiny_causal_lm())
+    assert "give `--preference_dataset`" in error_of(
+        capsys, lambda: recipe(tmp_path / "out", model_name_or_path=folder)
+    )
