@@ -194,6 +194,15 @@ def test_a_collapse_is_seen_at_once():
     assert run(scores, np.full(10, 0.1)) == (6, None), "a proxy that does not move is not followed"
 
 
+def test_what_the_proxy_has_never_brought_is_not_promised():
+    """Gold rose while the proxy stood still; that the proxy's later rise brings nothing is no surprise."""
+    generator = np.random.default_rng(12)
+    gold = np.concatenate([np.linspace(0, 1, 20), np.linspace(1, 0.93, 20)])
+    proxy = np.concatenate([np.zeros(20), np.linspace(0, 3, 20)]) + 0.5 * generator.normal(size=40)
+    scores = gold[:, None] + 0.8 * generator.normal(size=(40, 64))
+    assert run(scores, proxy) == (None, None)
+
+
 def test_missing_scores_and_other_prompts():
     test = Overoptimization(paired=True)
     assert test.add(0, 0.0, [None, None]) == (Finding(), Finding()) and test.blocks == []
