@@ -134,7 +134,7 @@ def trl_update(
 
     def log(metrics: dict[str, float]) -> None:
         logs.append(metrics)
-        seen.update(inspect.currentframe().f_back.f_locals)  # nothing of it leaves `train()` in another way
+        seen.update(inspect.stack()[1].frame.f_locals)  # nothing of it leaves `train()` in another way
 
     made.log = log
     steps = _count_steps(made.optimizer.optimizer)
@@ -191,8 +191,8 @@ def our_update(
     made.generation_engine = engine
     steps = _count_steps(made.create_optimizer())
     made.train()
-    rollout = made._rollout
-    assert rollout is not None
+    rollout, critic = made._rollout, actor_critic.critic
+    assert rollout is not None and critic is not None
     return Update(
         rollout={
             "scores": rollout.scores,
@@ -204,7 +204,7 @@ def our_update(
         mask=rollout.completion_mask,
         logs=[line for line in made.state.log_history if "policy_loss" in line],
         policy=_weights(actor_critic.causal_lm),
-        value=_weights(actor_critic.critic, f"{value.base_model_prefix}.")
+        value=_weights(critic, f"{value.base_model_prefix}.")
         | {"score.weight": actor_critic.value_head.weight.detach().clone()},
         steps=len(steps),
     )

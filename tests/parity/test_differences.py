@@ -3,6 +3,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_the_score_belongs_to_the_eos_and_trl_gives_it_to_the_padding_behind(tmp
     given, texts = both.models(), both.prompts(8)
     torch.nn.init.zeros_(given.value.score.weight)
     # Without values, KL penalty and lambda, what a token returns is its reward.
-    settings = {"kl_coef": 0.0, "lam": 0.0, "vf_coef": 0.0}
+    settings: dict[str, Any] = {"kl_coef": 0.0, "lam": 0.0, "vf_coef": 0.0}
     theirs = both.trl_update(given, texts, ending, tmp_path / "theirs", **settings)
     ours = both.our_update(given, texts, ending, tmp_path / "ours", **settings)
     width = max(lengths(texts))
@@ -70,7 +71,7 @@ def test_the_eos_is_learned_also_where_it_is_the_pad_token(tmp_path: Path) -> No
 def test_minibatches_are_optimizer_steps_and_trl_takes_one_whatever_their_number(
     num_mini_batches: int, tmp_path: Path
 ) -> None:
-    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    settings: dict[str, Any] = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
     settings["num_mini_batches"] = num_mini_batches
     arguments = both.models(), both.prompts(16), ending
     assert both.our_update(*arguments, tmp_path / "ours", **settings).steps == num_mini_batches
@@ -78,7 +79,7 @@ def test_minibatches_are_optimizer_steps_and_trl_takes_one_whatever_their_number
 
 
 def test_the_last_batch_of_the_data_is_one_step_too_and_in_trl_one_per_micro_batch(tmp_path: Path) -> None:
-    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    settings: dict[str, Any] = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
     arguments = both.models(), both.prompts(8), ending
     assert both.our_update(*arguments, tmp_path / "ours", **settings).steps == 1
     assert both.trl_update(*arguments, tmp_path / "theirs", **settings).steps == 4

@@ -2,6 +2,7 @@
 """Where TRL's last PPO is right, its update and ours are the same, every quantity within 1e-5 in float32."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tests.tiny_models import EOS_ID
 pytest.importorskip("trl.experimental.ppo", reason="TRL has a PPOTrainer up to 1.12 only")
 pytestmark = pytest.mark.filterwarnings("ignore:.*degrees of freedom", "ignore:`kl_estimator='k3'` inside the reward")
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"optim": "sgd", "learning_rate": 0.1},
     # With the usual epsilon the first step of Adam is the gradient's sign, and that of rounding errors counts as much.
     "adamw": {"optim": "adamw_torch", "learning_rate": 1e-2, "adam_epsilon": 1e-3, "weight_decay": 0.1},
@@ -48,7 +49,7 @@ def assert_same_weights(ours: dict[str, Tensor], theirs: dict[str, Tensor], befo
 def test_one_update(arch: str, kl_estimator: str, optimizer: str, tmp_path: Path) -> None:
     # Both turn dropout off. TRL does not find that of Llama's attention, which is no module.
     given = both.models(arch, dropout=0.1 if arch == "gpt2" else 0.0)
-    settings = {
+    settings: dict[str, Any] = {
         "kl_estimator": kl_estimator,
         "temperature": 0.7,
         "missing_eos_penalty": 0.5,
@@ -91,7 +92,13 @@ def test_the_variance_is_over_n_here_and_over_n_minus_1_in_trl(tmp_path: Path) -
 
 def test_several_updates_of_two_passes_with_clipping(tmp_path: Path) -> None:
     given, texts = both.models(), both.prompts(8)
-    settings = {"num_ppo_epochs": 2, "total_episodes": 24, "vf_coef": 0.5, "cliprange": 0.05, "cliprange_value": 0.05}
+    settings: dict[str, Any] = {
+        "num_ppo_epochs": 2,
+        "total_episodes": 24,
+        "vf_coef": 0.5,
+        "cliprange": 0.05,
+        "cliprange_value": 0.05,
+    }
     settings |= {"learning_rate": 0.05, "lr_scheduler_type": "constant"}
     theirs = both.trl_update(given, texts, full_length, tmp_path / "theirs", **settings)
     ours = both.our_update(given, texts, full_length, tmp_path / "ours", **settings)
