@@ -19,8 +19,6 @@ from trl_ext import PPOConfig, PPOTrainer
 from trl_ext.actor_critic import merge
 from trl_ext.rewards import PreferenceReward
 
-pytest.importorskip("bitsandbytes")
-
 FAMILIES = ["llama", "qwen2", "mistral", "gemma2", "phi", "gpt_neox", "gpt2"]
 PROMPTS = Dataset.from_dict({"prompt": [f"the cat sat {i}" for i in range(8)]})
 NF4 = BitsAndBytesConfig(

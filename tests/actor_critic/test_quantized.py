@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
+import bitsandbytes as bnb
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
@@ -15,8 +16,6 @@ from tests.actor_critic.makes import batch, learn, lora_config, scramble
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
 from trl_ext.actor_critic import ActorCritic, build_actor_critic, loading
 from trl_ext.actor_critic.merge import merge
-
-bnb = pytest.importorskip("bitsandbytes")
 
 POLICY_WEIGHTS = torch.linspace(-1, 1, 15).view(3, 5)
 VALUE_WEIGHTS = torch.linspace(1, -2, 18).view(3, 6)

@@ -86,7 +86,6 @@ def test_the_language_model_head_is_let_go(base, folders):
 
 
 def test_on_a_4_bit_base(tmp_path):
-    pytest.importorskip("bitsandbytes")
     base = save_tiny(tmp_path / "base", tiny_causal_lm(hidden_size=64))
     folders = save_adapters(tmp_path, base, 2)
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)

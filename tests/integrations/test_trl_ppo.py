@@ -414,7 +414,6 @@ def assert_moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]
 def test_trls_ppo_trains_actor_and_critic_on_one_base(quantized: bool, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     if quantized:
-        pytest.importorskip("bitsandbytes")
         name = save_tiny(tmp_path / "base", tiny_causal_lm(), tokenizer)
         actor_critic = lora_actor_critic(
             name,

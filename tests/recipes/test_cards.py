@@ -4,6 +4,7 @@
 import json
 from pathlib import Path
 
+import bitsandbytes as bnb
 import pytest
 import torch
 import yaml
@@ -11,8 +12,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from recipes.detoxification import make_parser, make_trainer
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
-
-bnb = pytest.importorskip("bitsandbytes")
 
 CARDS = sorted((Path(__file__).parents[2] / "recipes" / "configs" / "cards").glob("*.yaml"))
 FAMILY = {"meta-llama": "llama", "Qwen": "qwen2"}

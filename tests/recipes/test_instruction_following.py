@@ -333,8 +333,6 @@ def test_all_stages_then_skipped_then_stopped_and_continued(recipe, tmp_path, ca
     ids=["lora", "4bit", "full"],
 )
 def test_lora_four_bits_ensembles_and_shaping_at_every_stage(recipe, changes, tmp_path):
-    if "load_in_4bit" in changes:
-        pytest.importorskip("bitsandbytes")
     recipe(tmp_path, total_episodes=32, **changes)
     adapters = [file.parent.name for file in tmp_path.rglob("adapter_config.json")]
     assert ("model-0" in adapters and "model" in adapters) == (
