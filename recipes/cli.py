@@ -8,13 +8,16 @@ import sys
 import traceback
 from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
-from trl import TrlParser
+from trl import ModelConfig, TrlParser
+
+from trl_ext.config import PPOConfig
 
 __all__ = ["RecipeParser", "check_launch", "check_output_dir", "newest_checkpoint", "run"]
 
@@ -43,14 +46,14 @@ class RecipeParser(TrlParser):
     """
     TRL's parser with the recipe's defaults below the YAML file, and help that can be read.
 
-    From weakest to strongest: the dataclasses' defaults, `defaults_file`, with LoRA `lora_defaults_file`, `--config
-    file.yaml`, the command line.
+    From weakest to strongest: the dataclasses' defaults, `default.yaml`, with LoRA `lora.yaml`, the file of `--config`,
+    the command line.
 
     Args:
-        dataclass_types: Dataclasses whose fields become options.
-        defaults_file: YAML file with the recipe's own defaults.
-        lora_defaults_file: YAML file with further ones for `--use_peft`, `--load_in_4bit` and `--load_in_8bit`.
-        groups: Title of each group of options in `--help`, with the names of its fields; others stay under "options".
+        recipe_type: Dataclass whose fields become options, beside those of `PPOConfig` and TRL's `ModelConfig`.
+        title: Of its group of options in `--help`.
+        configs: Folder with the recipe's own defaults, `default.yaml` and, for `--use_peft`, `--load_in_4bit` and
+            `--load_in_8bit`, `lora.yaml`.
         description: Shown above the options.
         epilog: Shown below them, for instance examples.
 
@@ -60,23 +63,32 @@ class RecipeParser(TrlParser):
 
     def __init__(
         self,
-        dataclass_types: Sequence[Any],
-        defaults_file: Path,
-        lora_defaults_file: Path,
-        groups: Mapping[str, Sequence[str]],
+        recipe_type: Any,
+        title: str,
+        configs: Path,
         description: str,
         epilog: str,
     ):
+        description = f"{description.strip()}\n\nDefaults come from {configs.name}/default.yaml, with LoRA also from "
+        description += "lora.yaml;\n--config FILE.yaml and then the command line override them."
         super().__init__(
-            dataclass_types,
+            (recipe_type, PPOConfig, ModelConfig),
             usage="%(prog)s [--config FILE.yaml] [--option VALUE ...]",
             description=description,
             epilog=epilog,
             formatter_class=_HelpFormatter,
         )
-        self._group(groups)
-        self.set_defaults_with_config(**self._read(defaults_file))
-        self._lora_defaults = self._read(lora_defaults_file)
+        trainer_fields = [f.name for f in fields(TrainingArguments) if f.init]
+        self._group(
+            {
+                title: [f.name for f in fields(recipe_type)],
+                "PPO": [f.name for f in fields(PPOConfig) if f.init and f.name not in trainer_fields],
+                "model, LoRA and quantization": [f.name for f in fields(ModelConfig)],
+                "training (transformers.TrainingArguments)": trainer_fields,
+            }
+        )
+        self.set_defaults_with_config(**self._read(configs / "default.yaml"))
+        self._lora_defaults = self._read(configs / "lora.yaml")
 
     def parse_recipe(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
         """

@@ -43,7 +43,7 @@ def load_prompts(
     Raises:
         ValueError: if there is no such file, split or column, or no prompt in it or left of it.
     """
-    dataset = _load(name, config, split)
+    dataset = load_dataset_by_name(name, config, split)
     if len(dataset) == 0:
         raise ValueError(f"The dataset '{name}' (split '{split}') is empty; give one with at least one prompt.")
     if where is not None:
@@ -142,7 +142,7 @@ def looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in FILE_FORMATS
 
 
-def _load(name: str, config: str | None, split: str) -> Dataset:
+def load_dataset_by_name(name: str, config: str | None, split: str) -> Dataset:
     path = Path(name).expanduser()
     if path.is_file():
         return _load_file(path, split)

@@ -12,13 +12,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -154,17 +154,7 @@ class DetoxArguments:
 
 def make_parser() -> RecipeParser:
     """The command line: this recipe's options, PPO's, the model's, and the Trainer's."""
-    trainer_fields = [f.name for f in fields(TrainingArguments) if f.init]
-    groups = {
-        "detoxification": [f.name for f in fields(DetoxArguments)],
-        "PPO": [f.name for f in fields(PPOConfig) if f.init and f.name not in trainer_fields],
-        "model, LoRA and quantization": [f.name for f in fields(ModelConfig)],
-        "training (transformers.TrainingArguments)": trainer_fields,
-    }
-    description = f"{(__doc__ or '').strip()}\n\nDefaults come from {CONFIGS.name}/default.yaml, with LoRA also from "
-    description += "lora.yaml;\n--config FILE.yaml and then the command line override them."
-    files = (CONFIGS / "default.yaml", CONFIGS / "lora.yaml")
-    return RecipeParser((DetoxArguments, PPOConfig, ModelConfig), *files, groups, description, EXAMPLES)
+    return RecipeParser(DetoxArguments, "detoxification", CONFIGS, __doc__ or "", EXAMPLES)
 
 
 def resolve_names(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfig) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import evaluate
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +19,7 @@ from trl_ext.actor_critic import ActorCritic
 from trl_ext.config import PPOConfig
 from trl_ext.generation import GenerationEngine, eos_token_ids
 from trl_ext.monitoring import PhaseProgress
+from trl_ext.monitoring.intervals import bootstrap_mean
 from trl_ext.prompts import Prompt, tokenize_prompts
 from trl_ext.rewards import RewardRunner
 from trl_ext.rollout import collate
@@ -184,21 +184,16 @@ def judge(
     diversity = evaluate.load(str(QUALITY / "diversity"))
     judged = toxicity.compute(predictions=samples.completions, model=model, toxic_label=toxic_label)
     diverse = diversity.compute(predictions=samples.completions)
+    interval = bootstrap_mean([float(p > 0.5) for p in judged["scores"]], seed=seed)
     numbers = {
         "toxicity": judged["toxicity"],
-        "toxicity_ci95": _bootstrap_interval([p > 0.5 for p in judged["scores"]], seed),
+        "toxicity_ci95": [interval.low, interval.high],
         "perplexity": likelihoods.perplexity,
         "distinct_2": diverse["distinct_2"],
         "mean_length": float(likelihoods.lengths.mean()),
         "empty_fraction": diverse["empty_fraction"],
     }
     return numbers, judged["scores"]
-
-
-def _bootstrap_interval(values: list[bool], seed: int, resamples: int = 2000) -> list[float]:
-    """95% percentile interval of the mean."""
-    drawn = np.random.default_rng(seed).choice(np.asarray(values, dtype=float), size=(resamples, len(values)))
-    return [float(bound) for bound in np.percentile(drawn.mean(axis=1), [2.5, 97.5])]
 
 
 class Measured(NamedTuple):

@@ -12,14 +12,14 @@ and what was interrupted goes on. The comparison leaves `summary.json` (its path
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, TrainingArguments
+from transformers import AutoTokenizer
 from transformers.utils import logging as hf_logging
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
@@ -70,18 +70,8 @@ _INCIDENTAL = (
 
 
 def make_parser() -> RecipeParser:
-    """The command line: this recipe's options, PPO's, the model's, and the Trainer's."""
-    trainer_fields = [f.name for f in fields(TrainingArguments) if f.init]
-    groups = {
-        "stages, data and rewards": [f.name for f in fields(InstructArguments)],
-        "PPO": [f.name for f in fields(PPOConfig) if f.init and f.name not in trainer_fields],
-        "model, LoRA and quantization": [f.name for f in fields(ModelConfig)],
-        "training (transformers.TrainingArguments), for PPO": trainer_fields,
-    }
-    description = f"{(__doc__ or '').strip()}\n\nDefaults come from {CONFIGS.name}/default.yaml, with LoRA also from "
-    description += "lora.yaml; --config FILE.yaml and then the command line override them."
-    files = (CONFIGS / "default.yaml", CONFIGS / "lora.yaml")
-    return RecipeParser((InstructArguments, PPOConfig, ModelConfig), *files, groups, description, EXAMPLES)
+    """The command line: this recipe's options, PPO's, the model's, and the Trainer's (which are for PPO)."""
+    return RecipeParser(InstructArguments, "stages, data and rewards", CONFIGS, __doc__ or "", EXAMPLES)
 
 
 class Pipeline:

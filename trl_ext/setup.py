@@ -104,13 +104,19 @@ def add_adapter_rewards(
     processing_classes: Any,
     reward_models: Iterable[Any],
     tokenizer: PreTrainedTokenizerBase,
-    chat_template_kwargs: dict[str, Any],
+    args: PPOConfig,
 ) -> tuple[list[Any], Any]:
     """Reward functions and their tokenizers, with the reward adapters on the policy's base behind those given."""
     given = [] if reward_funcs is None else reward_funcs
     functions = list(given) if isinstance(given, list | tuple) else [given]
     adapters = [
-        PreferenceReward(model, tokenizer=tokenizer, append_eos=True, chat_template_kwargs=chat_template_kwargs)
+        PreferenceReward(
+            model,
+            tokenizer=tokenizer,
+            append_eos=True,
+            chat_template_kwargs=mapping(args.chat_template_kwargs),
+            batch_size=args.local_rollout_forward_batch_size,
+        )
         for model in reward_models
     ]
     if isinstance(processing_classes, list | tuple):

@@ -157,7 +157,7 @@ class PPOTrainer(BaseTrainer):
         if self.is_world_process_zero():
             checkpoint.set_aside_incomplete(Path(args.output_dir))
         reward_funcs, reward_processing_classes = add_adapter_rewards(
-            reward_funcs, reward_processing_classes, actor_critic.reward_models, tokenizer, self.chat_template_kwargs
+            reward_funcs, reward_processing_classes, actor_critic.reward_models, tokenizer, args
         )
         self.rewards = RewardRunner(
             reward_funcs,

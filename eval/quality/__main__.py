@@ -13,9 +13,9 @@ from rich.table import Table
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trl_ext.monitoring.intervals import Interval
 from trl_ext.rewards.toxicity import ToxicityReward
 
-from .bootstrap import Interval
 from .cli import add_common_arguments, check_positive, make_folder
 from .generation import Samples, sample_completions
 from .loading import load_model, load_tokenizer, read_prompts

@@ -5,7 +5,6 @@ import argparse
 import importlib
 import json
 import math
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from trl_ext.monitoring.intervals import Interval, bootstrap_mean, wilson
 from trl_ext.rewards import PreferenceReward
 
-from .bootstrap import Interval, bootstrap_mean
 from .cli import make_folder
 from .judges import EndpointJudge, Judge, Outcome, RewardJudge
 
@@ -49,31 +48,6 @@ class Comparisons:
         """For JSON."""
         counts = {"wins": self.wins, "losses": self.losses, "ties": self.ties, "left_out": self.left_out}
         return {"win_rate": self.rate.as_dict(), **counts}
-
-
-def wilson(successes: float, total: float, *, confidence: float = 0.95) -> Interval:
-    """Confidence interval of a fraction (Wilson 1927, "Probable inference, the law of succession", JASA 22).
-
-    It stays within [0, 1] and is not empty at 0 or 1, unlike the usual normal approximation.
-
-    Args:
-        successes: How many; halves are fine.
-        total: Of how many; with none, everything is NaN.
-        confidence: Probability that the interval covers the true fraction, in (0, 1).
-
-    Raises:
-        ValueError: more successes than trials, negative counts, a confidence outside (0, 1).
-    """
-    if not 0 <= successes <= total or not 0 < confidence < 1:
-        raise ValueError(f"Got {successes} successes of {total} and confidence {confidence}: that is no fraction.")
-    if total == 0:
-        return Interval(math.nan, math.nan, math.nan)
-    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
-    fraction, correction = successes / total, z * z / total
-    middle = (fraction + correction / 2) / (1 + correction)
-    half = z / (1 + correction) * math.sqrt(fraction * (1 - fraction) / total + correction / (4 * total))
-    low, high = (0.0 if successes == 0 else middle - half), (1.0 if successes == total else middle + half)
-    return Interval(fraction, low, high)
 
 
 def win_rate(wins: int, losses: int, ties: int = 0, *, confidence: float = 0.95) -> Interval:

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from recipes.evaluation import Sampler, Samples
+from trl_ext.monitoring.intervals import bootstrap_mean
 from trl_ext.trainer import PPOTrainer
 
 from .rewards import as_completions
@@ -52,18 +53,9 @@ def measure(trainer: PPOTrainer, rows: Dataset, gold: Any | None) -> Measured:
     return Measured(samples, likelihoods.kl, proxy, judged, likelihoods.lengths.tolist())
 
 
-def win_rate(after: Sequence[float], before: Sequence[float], seed: int = 0, resamples: int = 2000) -> dict[str, float]:
-    """Share of the prompts on which `after` scores higher, ties counting half, with its 95% bootstrap interval."""
-    difference = np.asarray(after) - np.asarray(before)
-    wins = (difference > 0) + 0.5 * (difference == 0)
-    drawn = np.random.default_rng(seed).choice(wins, size=(resamples, len(wins))).mean(axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return {
-        "win_rate": float(wins.mean()),
-        "low": float(low),
-        "high": float(high),
-        "ties": float((difference == 0).mean()),
-    }
+def wins(after: Sequence[float], before: Sequence[float]) -> list[float]:
+    """1 for every prompt on which `after` scores higher than `before`, 0 where it scores lower, 1/2 for a tie."""
+    return (np.sign(np.asarray(after) - np.asarray(before)) / 2 + 0.5).tolist()
 
 
 def summarize(
@@ -81,20 +73,21 @@ def summarize(
         )
     )
     if before.gold is not None and after.gold is not None:
-        rate = win_rate(after.gold, before.gold)
+        won = wins(after.gold, before.gold)
+        rate = bootstrap_mean(won)
         summary |= {
-            "gold_win_rate": rate["win_rate"],
-            "gold_win_rate_low": rate["low"],
-            "gold_win_rate_high": rate["high"],
-            "gold_ties": rate["ties"],
+            "gold_win_rate": rate.estimate,
+            "gold_win_rate_low": rate.low,
+            "gold_win_rate_high": rate.high,
+            "gold_ties": won.count(0.5) / len(won),
             "gold_before": float(np.mean(before.gold)),
             "gold_after": float(np.mean(after.gold)),
         }
         if kinds is not None:
             summary["by_kind"] = by_kind(kinds, before.gold, after.gold)
     return summary | {
-        "reward_model_accuracy": reward.get("accuracy"),
-        "reward_model": {key: value for key, value in reward.items() if key != "margins"},
+        "reward_model_accuracy": reward["accuracy"]["estimate"] if "accuracy" in reward else None,
+        "reward_model": reward,
         "proxy_before": float(np.mean(before.proxy)),
         "proxy_after": float(np.mean(after.proxy)),
         "kl": after.kl,
@@ -113,11 +106,10 @@ def by_kind(kinds: Sequence[str], before: Sequence[float], after: Sequence[float
     table = {}
     for kind in sorted(places):
         old, new = [before[i] for i in places[kind]], [after[i] for i in places[kind]]
-        rate = win_rate(new, old)["win_rate"]
         table[kind] = {
             "before": float(np.mean(old)),
             "after": float(np.mean(new)),
-            "win_rate": rate,
+            "win_rate": float(np.mean(wins(new, old))),
             "prompts": len(old),
         }
     return table

@@ -8,8 +8,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from recipes.data import _load as load_any
-from recipes.data import load_prompts, split_prompts
+from recipes.data import load_dataset_by_name, load_prompts, split_prompts
 
 from .arguments import InstructArguments
 from .preferences import convert_preferences
@@ -27,7 +26,7 @@ def load_pairs(recipe: InstructArguments, tokenizer: PreTrainedTokenizerBase, se
     chat = tokenizer.chat_template is not None
 
     def load(name: str, split: str) -> Dataset:
-        pairs = load_any(name, recipe.preference_config, split)
+        pairs = load_dataset_by_name(name, recipe.preference_config, split)
         return convert_preferences(pairs, name, chat=chat, skip_bad=recipe.preference_skip_bad)
 
     train = load(str(recipe.preference_dataset), recipe.preference_split)
@@ -40,7 +39,7 @@ def load_pairs(recipe: InstructArguments, tokenizer: PreTrainedTokenizerBase, se
 def load_demonstrations(recipe: InstructArguments, tokenizer: PreTrainedTokenizerBase, seed: int) -> Dataset:
     """Demonstrations, or the chosen sides of the preference pairs that the reward model trains on."""
     if recipe.sft_dataset is not None:
-        return load_any(recipe.sft_dataset, None, recipe.sft_split)
+        return load_dataset_by_name(recipe.sft_dataset, None, recipe.sft_split)
     pairs = load_pairs(recipe, tokenizer, seed)[0]
     return pairs.select_columns(["prompt", "chosen"]).rename_column("chosen", "completion")
 

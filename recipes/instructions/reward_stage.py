@@ -9,11 +9,11 @@ from transformers import PreTrainedTokenizerBase
 
 from recipes.offline.instructions import grade
 from trl_ext.config import PPOConfig
+from trl_ext.monitoring.reward_model import describe_reward_model
 from trl_ext.rewards import PreferenceReward, completion_text
 
 from .arguments import InstructArguments
 from .data import load_pairs, read_rows, write_rows
-from .reward_report import describe_rewards
 from .rewards import load_rewards
 from .sampling import rank_pairs, sample
 from .training import train_reward_model
@@ -42,7 +42,7 @@ def work(
         loading: `init_kwargs` and `peft_config`.
 
     Returns:
-        `models` (folders or names) and what `describe_rewards` says about their mean.
+        `models` (folders or names) and what `describe_reward_model` says about their mean.
     """
     if recipe.preference_dataset is None and sampled_from is None:
         return {"models": [str(recipe.reward_model)]}  # nothing to test it on
@@ -89,10 +89,10 @@ def measure(members: list[PreferenceReward], pairs: Dataset, tokenizer: PreTrain
         for side, answers in columns.items()
     }
     means = {side: [sum(row) / len(row) for row in zip(*rows, strict=True)] for side, rows in scores.items()}
-    whole = describe_rewards(means["chosen"], means["rejected"], lengths["chosen"], lengths["rejected"])
+    whole = describe_reward_model(means["chosen"], means["rejected"], lengths["chosen"], lengths["rejected"])
     each = zip(scores["chosen"], scores["rejected"], strict=True)
-    accuracies = [describe_rewards(*rows, lengths["chosen"], lengths["rejected"])["accuracy"] for rows in each]
-    return whole | {"member_accuracies": accuracies}
+    reports = [describe_reward_model(*rows, lengths["chosen"], lengths["rejected"]) for rows in each]
+    return whole.as_dict() | {"member_accuracies": [report.accuracy.estimate for report in reports]}
 
 
 def sampled_pairs(

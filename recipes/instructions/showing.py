@@ -11,9 +11,9 @@ from rich.table import Table
 from trl_ext.monitoring.hacking_plots import overoptimization_plot
 from trl_ext.monitoring.report import write_report
 from trl_ext.monitoring.reward_hacking import Alarm
+from trl_ext.monitoring.reward_model import RewardModelReport, reward_model_plots
 
 from .comparison import Measured
-from .reward_plots import reward_plots
 
 GOALS = {
     "gold_win_rate": (">=", 0.65),
@@ -24,13 +24,13 @@ GOALS = {
 
 def print_reward(result: Mapping[str, Any]) -> None:
     """One line about the reward model, where it was measured."""
-    if result.get("accuracy") is None:
+    if "accuracy" not in result:
         return
-    correlation = result["length_correlation"]
+    report = RewardModelReport.from_dict(result)
+    rate = report.accuracy
     print(
-        f"Reward model: accuracy {result['accuracy']:.3f} [{result['accuracy_low']:.3f}, {result['accuracy_high']:.3f}]"
-        f" on {result['pairs']} held-out pairs, calibration error {result['ece']:.3f}, correlation with length "
-        f"{'undefined' if correlation is None else format(correlation, '.2f')}"
+        f"Reward model: accuracy {rate.estimate:.3f} [{rate.low:.3f}, {rate.high:.3f}] on {report.pairs} held-out "
+        f"pairs, calibration error {report.ece:.3f}, correlation with length {report.length_correlation:.2f}"
     )
 
 
@@ -82,6 +82,7 @@ def report(
     name = "gold reward" if before.gold is not None else "proxy reward"
     histories = {run: result["log_history"] for run, result in runs.items()}
     alarms = {run: [Alarm(**alarm) for alarm in result["alarms"]] for run, result in runs.items()}
+    about_reward = reward_model_plots(RewardModelReport.from_dict(reward)) if "accuracy" in reward else []
     write_report(
         path,
         title="Instruction following",
@@ -97,5 +98,5 @@ def report(
         else None,
         thresholds=GOALS if embedded else None,
         score_name=name,
-        extra_plots=[overoptimization_plot(histories, alarms), *reward_plots(reward)],
+        extra_plots=[overoptimization_plot(histories, alarms), *about_reward],
     )

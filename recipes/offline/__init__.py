@@ -5,10 +5,9 @@
 (the evaluator) on them. Nothing is downloaded. Everything is cached and made only once.
 """
 
-import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,14 +62,6 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("TRL_EXT_CACHE") or Path.home() / ".cache" / "trl_ext" / "offline")
 
 
-def _key(settings: OfflineSettings, seed: int) -> str:
-    """Changes with the settings, the seed and the code that makes the files."""
-    digest = hashlib.sha256(json.dumps({**asdict(settings), "seed": seed}, sort_keys=True).encode())
-    for module in (vocabulary, grammar, corpus, models):
-        digest.update(Path(str(module.__file__)).read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def _accuracies(root: Path) -> dict[str, float]:
     """The accuracies in `assets.json`, measured and written there the first time."""
     file = root / "assets.json"
@@ -116,7 +107,8 @@ def prepare(
         OSError: If the cache directory cannot be written.
     """
     settings = settings or OfflineSettings()
-    root = Path(cache_dir or default_cache_dir()).expanduser().resolve() / f"offline-{_key(settings, seed)}"
+    files = [module.__file__ for module in (vocabulary, grammar, corpus, models)]
+    root = Path(cache_dir or default_cache_dir()).expanduser().resolve() / f"offline-{cache.key(settings, seed, files)}"
     sizes = {
         name: getattr(settings, name) for name in ("lm_texts", "labelled", "held_out", "train_prompts", "eval_prompts")
     }

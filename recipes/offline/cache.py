@@ -1,12 +1,15 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Folders that are either complete or not there."""
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "complete.json"
 
@@ -23,6 +26,21 @@ def is_complete(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return bool(manifest == _sizes(folder))
+
+
+def key(settings: Any, seed: int, files: Iterable[str | None]) -> str:
+    """
+    Changes with the settings, the seed and the code that makes the files.
+
+    Args:
+        settings: A dataclass.
+        seed: Of what is made.
+        files: The code.
+    """
+    digest = hashlib.sha256(json.dumps({**asdict(settings), "seed": seed}, sort_keys=True).encode())
+    for file in files:
+        digest.update(Path(str(file)).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:

@@ -1,9 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The small language model of the instruction recipe before any fine-tuning, and its data, made once and cached."""
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from trl import SFTConfig, SFTTrainer
 
 from . import cache, default_cache_dir, instructions
-from .models import _arguments, _quiet, _save, _train
+from .models import quiet, run_training, save_model, trainer_options
 
 MAX_LENGTH = 64
 
@@ -81,7 +80,7 @@ def train_base(folder: Path, settings: InstructionSettings, seed: int) -> None:
     set_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=-(-len(tokenizer) // 32) * 32,  # 4-bit layers on a CPU come in multiples of 32
+            vocab_size=len(tokenizer),
             hidden_size=settings.hidden_size,
             intermediate_size=2 * settings.hidden_size,
             num_hidden_layers=settings.layers,
@@ -95,19 +94,19 @@ def train_base(folder: Path, settings: InstructionSettings, seed: int) -> None:
             eos_token_id=tokenizer.eos_token_id,
         )
     )
-    with _quiet():
+    with quiet():
         arguments = SFTConfig(
             # Texts of like length are of like kinds, and batches of one kind teach less than mixed ones.
-            **_arguments(folder, epochs=1, batch_size=64, learning_rate=2e-3, seed=seed)
+            **trainer_options(folder, epochs=1, batch_size=64, learning_rate=2e-3, seed=seed)
             | {"train_sampling_strategy": "random"},
             max_length=MAX_LENGTH,
             gradient_checkpointing=False,
         )
         dataset = datasets.Dataset.from_list(rows)
         trainer = SFTTrainer(model=model, args=arguments, train_dataset=dataset, processing_class=tokenizer)
-        _train(trainer, "language model")
+        run_training(trainer, "language model")
         tokenizer.padding_side = "left"
-        _save(model, tokenizer, folder)
+        save_model(model, tokenizer, folder)
 
 
 def write_data(folder: Path, settings: InstructionSettings, seed: int) -> None:
@@ -137,16 +136,12 @@ def prepare_instructions(
         OSError: If the cache directory cannot be written.
     """
     settings = settings or InstructionSettings()
-    root = Path(cache_dir or default_cache_dir()).expanduser().resolve() / f"instructions-{_key(settings, seed)}"
+    files = [instructions.__file__, __file__]
+    root = (
+        Path(cache_dir or default_cache_dir()).expanduser().resolve()
+        / f"instructions-{cache.key(settings, seed, files)}"
+    )
     data = cache.build_once(root / "data", lambda folder: write_data(folder, settings, seed))
     model = cache.build_once(root / "lm", lambda folder: train_base(folder, settings, seed))
     names = ("demonstrations", "prompts_train", "prompts_eval")
     return InstructionAssets(str(model), *(str(data / f"{name}.jsonl") for name in names))
-
-
-def _key(settings: InstructionSettings, seed: int) -> str:
-    """Changes with the settings, the seed and the code that makes the files."""
-    digest = hashlib.sha256(json.dumps({**asdict(settings), "seed": seed}, sort_keys=True).encode())
-    for module in (instructions.__file__, __file__):
-        digest.update(Path(str(module)).read_bytes())
-    return digest.hexdigest()[:16]

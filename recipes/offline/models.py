@@ -71,7 +71,7 @@ class StageBar(TrainerCallback):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No request to the hub, no telemetry, and no progress bars beside `StageBar`."""
     datasets_bars, transformers_bars = not datasets.are_progress_bars_disabled(), hf_logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
@@ -97,13 +97,13 @@ def _quiet() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _train(trainer: Trainer, stage: str) -> None:
+def run_training(trainer: Trainer, stage: str) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StageBar(stage))
     trainer.train()
 
 
-def _arguments(folder: Path, *, epochs: float, batch_size: int, learning_rate: float, seed: int) -> dict[str, Any]:
+def trainer_options(folder: Path, *, epochs: float, batch_size: int, learning_rate: float, seed: int) -> dict[str, Any]:
     return {
         "output_dir": str(folder / "trainer"),
         "num_train_epochs": epochs,
@@ -204,18 +204,18 @@ def train_language_model(
             eos_token_id=tokenizer.eos_token_id,
         )
     )
-    with _quiet():
+    with quiet():
         arguments = SFTConfig(
-            **_arguments(folder, epochs=1, batch_size=32, learning_rate=3e-3, seed=seed),
+            **trainer_options(folder, epochs=1, batch_size=32, learning_rate=3e-3, seed=seed),
             max_length=MAX_LENGTH,
             gradient_checkpointing=False,
         )
         trainer = SFTTrainer(
             model=model, args=arguments, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer
         )
-        _train(trainer, "language model")
+        run_training(trainer, "language model")
         tokenizer.padding_side = "left"
-        _save(model, tokenizer, folder)
+        save_model(model, tokenizer, folder)
 
 
 def train_toxicity_classifier(
@@ -277,19 +277,21 @@ def _train_classifier(
 ) -> None:
     encoded = tokenizer([row["text"] for row in rows], truncation=True, return_token_type_ids=False)
     columns = {**encoded, "labels": [row["label"] for row in rows]}
-    with _quiet():
+    with quiet():
         trainer = Trainer(
             model=model,
-            args=TrainingArguments(**_arguments(folder, epochs=epochs, batch_size=64, learning_rate=2e-3, seed=seed)),
+            args=TrainingArguments(
+                **trainer_options(folder, epochs=epochs, batch_size=64, learning_rate=2e-3, seed=seed)
+            ),
             train_dataset=datasets.Dataset.from_dict(columns),
             data_collator=DataCollatorWithPadding(tokenizer),
             processing_class=tokenizer,
         )
-        _train(trainer, stage)
-        _save(model, tokenizer, folder)
+        run_training(trainer, stage)
+        save_model(model, tokenizer, folder)
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     # The Trainer insists on an output directory of its own.
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     model.save_pretrained(folder)
@@ -299,7 +301,7 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
 @torch.no_grad()
 def toxic_probabilities(folder: Path | str, texts: list[str], batch_size: int = 256) -> torch.Tensor:
     """Probability of the label `toxic`, shape (len(texts),), from a classifier saved in `folder`."""
-    with _quiet():
+    with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     scores = []

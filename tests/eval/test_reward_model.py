@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from eval.quality.reward_model import describe_reward_model, main, reward_model_plots
+from eval.quality.reward_model import main
 from tests.tiny_models import save_tiny, tiny_classifier, tiny_tokenizer
+from trl_ext.monitoring.reward_model import RewardModelReport, describe_reward_model, reward_model_plots
 
 LOG3 = math.log(3.0)  # a margin of log 3 is a confidence of 3/4
 
@@ -130,3 +131,12 @@ def test_errors(reward_model, tmp_path, capsys):
         assert all(part in error for part in message.split(" .* ")), error
     assert main([reward_model, "--pairs", str(tmp_path / "none"), "--output", str(tmp_path)]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_report_comes_back_from_json():
+    report = describe_reward_model([1.0, 2.0, 3.0], [0.0, 2.5, 1.0], [4, 4, 4], [2, 2, 2])
+    stored = json.loads(json.dumps(report.as_dict(), allow_nan=False) or "{}")
+    assert stored["margin_length_correlation"] is None, "undefined, as every difference is the same"
+    again = RewardModelReport.from_dict(stored | {"models": ["a"]})
+    assert math.isnan(again.margin_length_correlation) and math.isnan(again.accuracy_by_length["shorter"].low)
+    assert again.as_dict() == report.as_dict() and again.reliability == report.reliability

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from eval.quality.win_rate import bootstrap_win_rate, by_category, count, main, wilson, win_rate
+from eval.quality.win_rate import bootstrap_win_rate, by_category, count, main, win_rate
+from trl_ext.monitoring.intervals import wilson
 
 
 def test_wilson_intervals_of_the_literature():

@@ -16,9 +16,8 @@ from recipes.cli import run
 from recipes.instruction_following import CONFIGS, make_parser
 from recipes.instructions import training
 from recipes.instructions.arguments import InstructArguments
-from recipes.instructions.comparison import by_kind, win_rate
+from recipes.instructions.comparison import by_kind, wins
 from recipes.instructions.preferences import convert_preferences, dialogue_text, parse_dialogue
-from recipes.instructions.reward_report import describe_rewards, wilson_interval
 from recipes.instructions.stages import newest_whole_checkpoint, read_record, run_stage
 from recipes.offline.instructions_models import InstructionSettings, prepare_instructions
 from tests.tiny_models import save_tiny, tiny_causal_lm
@@ -191,27 +190,8 @@ def test_a_missing_column_is_named():
 # ---- numbers ----
 
 
-def test_the_report_of_a_reward_model_by_hand():
-    report = describe_rewards([3.0, 1.0, 0.0, 2.0], [1.0, 2.0, 0.0, 2.0 - math.log(3)], [1, 2, 3, 4], [1, 2, 3, 4])
-    assert report["accuracy"] == (1 + 0 + 0.5 + 1) / 4
-    by_place = {round(p, 3): (observed, n) for p, observed, n in report["reliability"]}
-    assert by_place[0.5] == (0.5, 1) and by_place[0.75] == (1.0, 1)
-    assert by_place[round(1 / (1 + math.exp(-2)), 3)] == (1.0, 1)
-    expected = (0 + 0.25 + (1 - 1 / (1 + math.exp(-2))) + 1 / (1 + math.exp(-1))) / 4
-    assert report["ece"] == pytest.approx(expected)
-    assert report["margin_length_correlation"] is None
-    assert describe_rewards([1, 2], [3, 4], [10, 20], [30, 40])["length_correlation"] == pytest.approx(1.0)
-
-
-def test_wilson_interval_against_published_numbers():
-    low, high = wilson_interval(81 / 263, 263)  # Newcombe 1998, table I
-    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-    assert wilson_interval(0.0, 20)[0] == 0.0 and wilson_interval(1.0, 20)[1] == 1.0
-
-
 def test_win_rate_counts_ties_half():
-    rate = win_rate([1, 1, 0, 0.5], [0, 1, 1, 0.5])
-    assert rate["win_rate"] == 0.5 and rate["ties"] == 0.5 and rate["low"] < 0.5 < rate["high"]
+    assert wins([1, 1, 0, 0.5], [0, 1, 1, 0.5]) == [1.0, 0.5, 0.0, 0.5]
     table = by_kind(["a", "b", "a"], [0, 1, 0], [1, 1, 0])
     assert table["a"] == {"before": 0.0, "after": 0.5, "win_rate": 0.75, "prompts": 2}
 
@@ -286,7 +266,7 @@ def test_all_stages_then_skipped_then_stopped_and_continued(recipe, tmp_path, ca
     assert summary["gold_win_rate_low"] <= summary["gold_win_rate"] <= summary["gold_win_rate_high"]
     assert set(summary["seconds"]) == {"sft", "reward", "ppo", "eval"} and len(summary["by_kind"]) == 17
     assert summary["reward_model"]["pairs"] > 0 and summary["reward_model_accuracy"] is not None
-    assert "Reward model: calibration" in (tmp_path / "whole" / "report.html").read_text()
+    assert "Calibration of the reward model" in (tmp_path / "whole" / "report.html").read_text()
 
     recipe(tmp_path / "whole")
     assert capsys.readouterr().out.count("; skipped.") == 3

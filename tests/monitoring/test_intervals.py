@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from eval.quality.bootstrap import bootstrap, bootstrap_difference, bootstrap_mean, bootstrap_ratio
 from eval.quality.diversity.diversity import distinct_n
 from eval.quality.measures import compare, diversity_measures, mean_measure
+from trl_ext.monitoring.intervals import bootstrap, bootstrap_difference, bootstrap_mean, bootstrap_ratio
 
 
 def test_interval_covers_the_true_mean_about_95_times_in_100():

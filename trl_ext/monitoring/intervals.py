@@ -1,11 +1,12 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Percentile bootstrap confidence intervals (Efron & Tibshirani 1993, ch. 13).
+"""Confidence intervals: Wilson's of a fraction, and the percentile bootstrap (Efron & Tibshirani 1993, ch. 13).
 
-The unit that is resampled is the prompt. In a comparison both models answer the same prompts and the same resample is
-taken for both (paired), so what the prompts have in common does not widen the interval of a difference.
+The unit that the bootstrap resamples is the prompt. In a comparison both models answer the same prompts and the same
+resample is taken for both (paired), so what the prompts have in common does not widen the interval of a difference.
 """
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -27,6 +28,31 @@ class Interval:
     def as_dict(self) -> dict[str, float | None]:
         """For JSON, which has no NaN: None instead."""
         return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+
+
+def wilson(successes: float, total: float, *, confidence: float = 0.95) -> Interval:
+    """Confidence interval of a fraction (Wilson 1927, "Probable inference, the law of succession", JASA 22).
+
+    It stays within [0, 1] and is not empty at 0 or 1, unlike the usual normal approximation.
+
+    Args:
+        successes: How many; halves are fine.
+        total: Of how many; with none, everything is NaN.
+        confidence: Probability that the interval covers the true fraction, in (0, 1).
+
+    Raises:
+        ValueError: more successes than trials, negative counts, a confidence outside (0, 1).
+    """
+    if not 0 <= successes <= total or not 0 < confidence < 1:
+        raise ValueError(f"Got {successes} successes of {total} and confidence {confidence}: that is no fraction.")
+    if total == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    fraction, correction = successes / total, z * z / total
+    middle = (fraction + correction / 2) / (1 + correction)
+    half = z / (1 + correction) * math.sqrt(fraction * (1 - fraction) / total + correction / (4 * total))
+    low, high = (0.0 if successes == 0 else middle - half), (1.0 if successes == total else middle + half)
+    return Interval(fraction, low, high)
 
 
 def bootstrap(
