@@ -66,16 +66,17 @@ class ProcessMemory:
         if platform.system() != "Linux" or not _CLEAR.exists():
             raise ValueError("Peaks on a CPU are read from /proc, which only Linux has; use --device cuda.")
         gc.collect()
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
+        self._libc = ctypes.CDLL(None)
+        if hasattr(self._libc, "mallopt"):
             # glibc would keep freed memory for later; from now on whatever is larger than this goes back at once.
-            libc.mallopt(_M_MMAP_THRESHOLD, 2**16)
-            libc.malloc_trim(0)
+            self._libc.mallopt(_M_MMAP_THRESHOLD, 2**16)
         self.reset()
         self.before = self._status("VmRSS")
 
     def reset(self) -> None:
         """Start a new measurement."""
+        if hasattr(self._libc, "malloc_trim"):
+            self._libc.malloc_trim(0)  # what was served from the heap's free blocks goes back only so
         _CLEAR.write_text("5")  # sets the peak to what is resident now
 
     def read(self) -> dict[str, int]:

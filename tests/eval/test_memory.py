@@ -4,6 +4,8 @@
 import argparse
 import json
 import platform
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -57,8 +59,15 @@ def test_a_random_model_computes_and_keeps_its_tied_weights():
     assert torch.isfinite(logits).all() and logits.std() > 0
 
 
-@on_linux
-def test_building_takes_one_layer_in_full_at_a_time():
+@pytest.fixture(scope="module")
+def fresh_process():
+    """Runs a function in a process of its own: in this one, what earlier tests freed is still the heap's."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        yield lambda function: pool.submit(function).result()
+
+
+def readings_of_building() -> tuple[int, int, int]:
+    """Bytes that building a quantized model takes at its peak, and those of the model quantized and in full."""
     shape = tiny_causal_lm(hidden_size=512, layers=1).config
     random_model(shape, quantization="nf4", dtype=torch.float32)  # what is loaded on the way is loaded now
     shape.num_hidden_layers = 12
@@ -67,6 +76,12 @@ def test_building_takes_one_layer_in_full_at_a_time():
     model = random_model(shape, quantization="nf4", dtype=torch.float32)
     taken = reader.read()["allocated"]
     assert sum(1 for m in model.modules() if isinstance(m, Linear4bit)) == 12 * 7
+    return taken, quantized, in_full
+
+
+@on_linux
+def test_building_takes_one_layer_in_full_at_a_time(fresh_process):
+    taken, quantized, in_full = fresh_process(readings_of_building)
     assert quantized / 2 < taken < 0.7 * in_full  # one model in full and its quantized copy would take 1.1
 
 
@@ -111,14 +126,19 @@ def test_what_happens_after_a_phase_counts_for_it():
     assert peaks.peaks["learn"] == {"allocated": 30}
 
 
-@on_linux
-def test_peaks_of_the_process_come_and_go():
+def readings_of_64_mib() -> tuple[dict[str, int], dict[str, int]]:
+    """The peaks while 64 MiB are held, and those after they were freed."""
     reader = ProcessMemory()
     big = torch.ones(64 * 2**20 // 4)
     del big
     held = reader.read()
     reader.reset()
-    forgotten = reader.read()
+    return held, reader.read()
+
+
+@on_linux
+def test_peaks_of_the_process_come_and_go(fresh_process):
+    held, forgotten = fresh_process(readings_of_64_mib)
     assert 63 <= held["allocated"] / 2**20 < 80
     assert forgotten["allocated"] < 10 * 2**20
     assert held["process"] > held["allocated"]
