@@ -16,7 +16,7 @@ THREADS := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo instruct test test-trl-1.12 test-oldest quality format clean
+.PHONY: help demo instruct test test-trl-1.12 quality format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -32,8 +32,6 @@ test: $(VENV)/.dev-installed  ## Run the tests; ARGS="tests/rewards -k length" c
 
 test-trl-1.12: $(VENV)/.dev-installed $(TRL_1_12)  ## Run the tests on the oldest TRL, the last with a PPO: parity with it too
 	@PYTHONPATH=$(TRL_1_12) $(OFFLINE) $(THREADS) $(BIN)/python -m pytest $(ARGS)
-
-test-oldest: test-trl-1.12
 
 quality: $(VENV)/.dev-installed  ## Check format, lint and types
 	@$(BIN)/ruff format --check .
