@@ -221,7 +221,8 @@ def test_the_grpo_example_runs(tiny_names: dict[str, str]) -> None:
 
 
 @pytest.mark.skipif(
-    find_spec("trl.experimental.ppo") is None, reason="TRL's PPOTrainer was removed in 1.13: `make test-trl-1.12` has it"
+    find_spec("trl.experimental.ppo") is None,
+    reason="TRL's PPOTrainer was removed in 1.13: `make test-trl-1.12` has it",
 )
 def test_the_trl_ppo_example_runs(tiny_names: dict[str, str]) -> None:
     small = {
