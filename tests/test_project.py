@@ -142,10 +142,10 @@ def test_ci_runs_what_a_contributor_runs() -> None:
 
 def test_every_make_target_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z0-9.-]+):", makefile, flags=re.MULTILINE))
     contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     blocks = "".join(code_blocks("bash") + code_blocks("bash", contributing))
-    named = set(re.findall(r"^make ([a-z-]+)", blocks, flags=re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z0-9.-]+)", blocks, flags=re.MULTILINE))
     assert {"demo", "test", "quality"} <= named <= targets
 
 
