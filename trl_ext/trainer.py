@@ -404,7 +404,7 @@ class PPOTrainer(BaseTrainer):
         if isinstance(inputs, SupervisedBatch):
             return self._supervised_loss(model, inputs)
         args, mask = self.args, inputs.completion_mask
-        out = self._forward(model, inputs)
+        out = self._forward(model, inputs, entropy="gradient" if args.entropy_coef else "value")
         losses = token_losses(out, inputs, **{name: getattr(args, name) for name in LOSS_OPTIONS})
         self._step_means.add(losses, mask)
         loss = masked_sum(losses["loss"], mask) / self._tokens_in_step
@@ -414,12 +414,10 @@ class PPOTrainer(BaseTrainer):
 
     def _supervised_loss(self, model: nn.Module, batch: SupervisedBatch) -> Tensor:
         """The language-model loss of PPO-ptx: its share of a mean over the tokens of the whole global minibatch."""
-        logps, mask = (
-            self._forward(model, batch.texts, role="actor", temperature=1.0).logps,
-            batch.texts.completion_mask,
-        )
-        self._ptx_means.add({"ptx_loss": -logps}, mask)
-        return -self.args.ptx_coef * self.accelerator.num_processes * masked_sum(logps, mask) / batch.tokens
+        mask = batch.texts.completion_mask
+        out = self._forward(model, batch.texts, role="actor", temperature=1.0, entropy="none")
+        self._ptx_means.add({"ptx_loss": -out.logps}, mask)
+        return -self.args.ptx_coef * self.accelerator.num_processes * masked_sum(out.logps, mask) / batch.tokens
 
     def _finish_step(self, skipped: bool) -> None:
         """After the last micro-batch of an optimizer step: take its gradients, or drop them and say why."""

@@ -149,12 +149,18 @@ def test_a_card_is_used_up_to_its_limit():
         ({"optimizer": "paged_adamw_8bit"}, {}),
         ({}, {"gradient_checkpointing": False}),
         ({}, {"quantization": "int8"}),
-        ({"logits_chunk_size": 4}, {}),
     ],
 )
 def test_more_of_anything_takes_more(less, more):
     base = {"critic": "adapter", "micro_batch": 2}
     assert peak(**base | less) < peak(**base | more)
+
+
+def test_a_chunk_of_logits_counts_where_the_vocabulary_is_large():
+    model = tiny_causal_lm(vocab_size=4096).config
+    small, large = (plan(model, Setup(**TINY, logits_chunk_size=size)).peak for size in (4, 16))
+    # At least the logits and their float32 log-probabilities, which for float32 logits is twice the same.
+    assert large - small >= (16 - 4) * 4096 * 4 * 2
 
 
 def test_batches_without_gradients_are_as_large_as_costs_nothing():

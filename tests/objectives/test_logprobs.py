@@ -98,6 +98,14 @@ def test_no_logits_are_kept_for_the_backward_pass():
     assert kept and V not in kept
 
 
+def test_under_a_frozen_head_only_hidden_states_are_kept():
+    hidden, targets, head = parts()
+    head.requires_grad_(False)
+    logps, _ = logprobs_and_entropy(hidden, targets, head, chunk_size=4, entropy="value", frozen_head=True)
+    chunks = [chunk for chunk, _ in logps.grad_fn.next_functions]
+    assert [[t.shape for t in chunk.saved_tensors] for chunk in chunks] == [[(4, D)], [(4, D)], [(3, D)]]
+
+
 def test_nothing_is_computed_twice_without_a_gradient_or_in_one_chunk():
     hidden, targets, head = parts()
     spy = Spy(head)
@@ -106,6 +114,49 @@ def test_nothing_is_computed_twice_without_a_gradient_or_in_one_chunk():
     assert spy.rows == [4, 4, 3]
     logprobs_and_entropy(hidden, targets, spy, chunk_size=N)[0].sum().backward()
     assert spy.rows == [4, 4, 3, N]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("chunk_size", [4, 512])
+def test_under_a_frozen_head_gradients_are_the_same_and_each_chunk_is_computed_once(chunk_size, mixed):
+    hidden, targets, head = parts()
+    head.requires_grad_(False)
+    spy, weights = Spy(head), torch.linspace(-1, 2, N)
+
+    def run(**options):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            out = logprobs_and_entropy(hidden, targets, spy, chunk_size=chunk_size, temperature=0.7, **options)
+        return *out, torch.autograd.grad((out[0] * weights).sum(), hidden)[0]
+
+    expected = run()
+    spy.rows.clear()
+    got = run(entropy="value", frozen_head=True)
+    assert sum(spy.rows) == N
+    for a, b in zip(got, expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-2 if mixed else 1e-6)  # bfloat16: 1/128
+
+
+def test_a_frozen_head_keeps_its_entropy_bonus():
+    hidden, targets, head = parts()
+    head.requires_grad_(False)
+    gradients = [
+        torch.autograd.grad(logprobs_and_entropy(hidden, targets, head, frozen_head=frozen)[1].sum(), hidden)[0]
+        for frozen in (False, True)
+    ]
+    assert torch.equal(*gradients) and gradients[0].any()
+
+
+@pytest.mark.parametrize("frozen_head", [False, True])
+@pytest.mark.parametrize("chunk_size", [4, 512])
+def test_entropies_without_a_gradient_and_without_any(frozen_head, chunk_size):
+    hidden, targets, head = parts()
+    head.requires_grad_(not frozen_head)
+    options = {"chunk_size": chunk_size, "frozen_head": frozen_head}
+    expected = torch.distributions.Categorical(logits=head(hidden)).entropy()
+    logps, value = logprobs_and_entropy(hidden, targets, head, entropy="value", **options)
+    assert logps.requires_grad and not value.requires_grad
+    assert torch.allclose(value, expected, atol=1e-5)
+    assert not logprobs_and_entropy(hidden, targets, head, entropy="none", **options)[1].any()
 
 
 def test_an_input_without_tokens_keeps_the_graph():

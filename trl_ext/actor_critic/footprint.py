@@ -25,8 +25,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, P
 from transformers.pytorch_utils import Conv1D
 
 from .._compat import AdapterSwitch
-from ..objectives.logprobs import logprobs_and_entropy
-from .trunk import causal_lm, disable_dropout, logits
+from .trunk import causal_lm, disable_dropout, logits, token_scores
 
 QUANTIZATIONS = ("nf4", "int8", "none")
 # Optimizers by what they keep of each parameter: torch's two moments have the parameter's own dtype.
@@ -345,14 +344,14 @@ class DryRun:
             states = self._states(causal_lm(policy).base_model, batch)[:, -self.completion - 1 :]
             leaf = states.detach().requires_grad_()  # here the backward pass is cut into moments
         with meter.moment("log-probabilities"):
-            logps, entropy = self._logprobs(policy, leaf, batch)
+            logps, _ = self._logprobs(policy, leaf, batch)
         with meter.moment("critic's forward pass"), AdapterSwitch(policy).use(adapter):
             own = leaf if self.critic == "head" else self._states(trunk, batch)[:, -self.completion - 1 :]
             values = value_head(own.float())
         with meter.moment("critic's backward pass"):
             autograd.backward(values.sum())
         with meter.moment("backward pass of the log-probabilities"):
-            autograd.backward(logps.sum() + entropy.sum())
+            autograd.backward(logps.sum())
         with meter.moment("actor's backward pass"):
             autograd.backward(states, leaf.grad)
 
@@ -391,7 +390,7 @@ class DryRun:
     def _logprobs(self, policy: nn.Module, states: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         model, targets = causal_lm(policy), torch.empty(batch * self.completion, dtype=torch.long, device="meta")
         hidden = states[:, :-1].reshape(-1, self.hidden_size).clone()
-        return logprobs_and_entropy(hidden, targets, lambda h: logits(model, h), chunk_size=self.chunk_size)
+        return token_scores(model, hidden, targets, chunk_size=self.chunk_size, entropy="value")
 
     @staticmethod
     def _sample(scores: Tensor) -> None:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .._compat import AdapterSwitch
-from ..objectives.logprobs import logprobs_and_entropy
+from ..objectives.logprobs import EntropyMode
 from .loading import check_adapter, compute_dtype, load_critic, load_policy
 from .reward_adapter import AdapterRewardModel, add_reward_adapter
-from .trunk import ValueHead, causal_lm, check_logits, disable_dropout, hidden_states, logits
+from .trunk import ValueHead, causal_lm, check_logits, disable_dropout, hidden_states, token_scores
 
 CRITIC_FOLDER = "critic"
 QUANTIZATION_FILE = "quantization_config.json"  # how the base was quantized in training, for `merge`
@@ -162,6 +162,7 @@ class ActorCritic(nn.Module):
         *,
         temperature: float = 1.0,
         chunk_size: int = 512,
+        entropy: EntropyMode = "gradient",
         role: Literal["actor_critic", "actor", "reference"] = "actor_critic",
     ) -> Evaluation:
         """
@@ -173,24 +174,28 @@ class ActorCritic(nn.Module):
             completion_mask: True for the tokens to score, shape (B, C); holes are allowed.
             temperature: Sampling temperature.
             chunk_size: Tokens whose logits are held at a time.
+            entropy: Whether a gradient flows through the entropies ("gradient"), or not ("value"), or they are not
+                computed ("none": zeros); the fewer, the faster. The reference's are never computed.
             role: Who answers.
         """
         tokens, ids = (input_ids, attention_mask), input_ids[:, -completion_mask.shape[1] :]
+        options: dict[str, Any] = {"temperature": temperature, "chunk_size": chunk_size, "entropy": entropy}
         if role == "reference":
             with torch.no_grad(), self._reference() as model:
                 states = self._states(model.base_model, tokens, completion_mask)
-                return Evaluation(*self._score(model, states, ids, completion_mask, temperature, chunk_size), None)
+                options["entropy"] = "none"
+                return Evaluation(*self._score(model, states, ids, completion_mask, **options), None)
         model = causal_lm(self.policy)
         states = self._states(model.base_model, tokens, completion_mask)
-        logps, entropy = self._score(model, states, ids, completion_mask, temperature, chunk_size)
+        scores = self._score(model, states, ids, completion_mask, **options)
         if role == "actor":
-            return Evaluation(logps, entropy, None)
+            return Evaluation(*scores, None)
         if self.critic_kind == "adapter":
             with self._switch.use(CRITIC_ADAPTER):
                 states = self._states(model.base_model, tokens, completion_mask)
         elif self.critic is not None:
             states = self._states(self.critic, tokens, completion_mask)
-        return Evaluation(logps, entropy, self.value_head(states))
+        return Evaluation(*scores, self.value_head(states))
 
     @staticmethod
     def _states(trunk: nn.Module, tokens: tuple[Tensor, Tensor], completion_mask: Tensor) -> Tensor:
@@ -198,12 +203,10 @@ class ActorCritic(nn.Module):
         return hidden_states(trunk, *tokens)[:, -completion_mask.shape[1] - 1 :]
 
     @staticmethod
-    def _score(model, states, ids, mask, temperature, chunk_size) -> tuple[Tensor, Tensor]:
+    def _score(model, states, ids, mask, **options) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies of the tokens in `mask`, shape (B, C); only their logits are computed."""
         mask = mask.bool()
-        scored = logprobs_and_entropy(
-            states[:, :-1][mask], ids[mask], lambda h: logits(model, h), temperature=temperature, chunk_size=chunk_size
-        )
+        scored = token_scores(model, states[:, :-1][mask], ids[mask], **options)
         zeros = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
         logps, entropy = (zeros.masked_scatter(mask, values) for values in scored)
         return logps, entropy

@@ -2,11 +2,14 @@
 """What a causal LM is made of: its trunk, its head, its dropout."""
 
 import inspect
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from ..objectives.logprobs import logprobs_and_entropy
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
@@ -40,10 +43,25 @@ def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """
     out = model.get_output_embeddings()(hidden)
     config = model.config.get_text_config()
-    out = out / getattr(config, "logits_scaling", 1.0)  # Granite
-    out = out * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
+    scale = (getattr(config, "logit_scale", None) or 1.0) / getattr(config, "logits_scaling", 1.0)  # Cohere, Granite
+    if scale != 1.0:  # a pass over all logits
+        out = out * scale
     softcap = getattr(config, "final_logit_softcapping", None)  # Gemma 2 and later
     return torch.tanh(out / softcap) * softcap if softcap else out
+
+
+def token_scores(model: PreTrainedModel, hidden: Tensor, targets: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """
+    Log-probabilities and entropies of `targets` under a causal LM's head, each of shape (N,).
+
+    Args:
+        model: The causal LM.
+        hidden: Its last hidden states before each target, shape (N, D).
+        targets: Token ids, shape (N,).
+        options: `temperature`, `chunk_size` and `entropy` of [`logprobs_and_entropy`].
+    """
+    frozen = not any(p.requires_grad for p in model.get_output_embeddings().parameters())
+    return logprobs_and_entropy(hidden, targets, lambda h: logits(model, h), frozen_head=frozen, **options)
 
 
 @torch.no_grad()

@@ -2,10 +2,73 @@
 """Log-probabilities and entropy of chosen tokens, without ever holding all their logits."""
 
 from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, autograd
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
+
+EntropyMode = Literal["gradient", "value", "none"]
+
+
+class _Scores(autograd.Function):
+    r"""
+    Log-probability of each target and entropy of its distribution, from logits of shape (n, V).
+
+    A tensor of shape (n, V) costs about as much time as a small model's head; this makes two in the forward pass and
+    keeps one, where autograd would make and keep several. With \(p\) the softmax, \(H\) the entropy and \(g\) the
+    gradients of the two results, that of the logits is \(g_{\log p} (\mathrm{onehot} - p) - g_H\, p\, (\log p + H)\).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, mode: EntropyMode) -> tuple[Tensor, Tensor]:
+        log_probs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+        logps = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        entropy = torch.zeros_like(logps)
+        if mode != "none":
+            entropy = -log_probs.exp().mul_(log_probs).nansum(-1)  # 0 log 0 = 0, where a token is impossible
+        if mode != "gradient":
+            ctx.mark_non_differentiable(entropy)
+        ctx.save_for_backward(log_probs, targets, entropy)
+        ctx.mode, ctx.dtype = mode, logits.dtype
+        return logps, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        log_probs, targets, entropy = ctx.saved_tensors
+        grad_logps, grad_entropy = (grad.unsqueeze(-1) for grad in grads)
+        factor = -grad_logps
+        if ctx.mode == "gradient":
+            factor = factor - grad_entropy * (log_probs.nan_to_num(neginf=0.0) + entropy.unsqueeze(-1))
+        grad = log_probs.exp().mul_(factor).scatter_add_(-1, targets.unsqueeze(-1), grad_logps)
+        return grad.to(ctx.dtype), None, None
+
+
+class _FrozenHead(autograd.Function):
+    """
+    Log-probabilities and entropies of a chunk under a head that is not trained; only the former have a gradient.
+
+    A row's log-probability depends on that row of `hidden` alone, so its gradient is known in the forward pass up to a
+    factor: D numbers a token are kept, and no logits are computed again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, score: Callable) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            rows = hidden.detach().requires_grad_()
+            logps, entropy = score(rows, targets)
+            (slope,) = autograd.grad(logps.sum(), rows)
+        ctx.save_for_backward(slope)
+        ctx.mark_non_differentiable(entropy)
+        return logps.detach(), entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return (slope * grads[0].unsqueeze(-1)).to(slope.dtype), None, None
 
 
 def logprobs_and_entropy(
@@ -15,6 +78,8 @@ def logprobs_and_entropy(
     *,
     temperature: float = 1.0,
     chunk_size: int = 512,
+    entropy: EntropyMode = "gradient",
+    frozen_head: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""
     Log-probability of each target and entropy of its distribution, \(\mathrm{softmax}(\mathrm{lm\_head}(h) / T)\).
@@ -29,24 +94,33 @@ def logprobs_and_entropy(
         lm_head: Maps (n, D) to logits (n, V); called on slices of `hidden`, and again in the backward pass.
         temperature: Sampling temperature that the logits are divided by.
         chunk_size: Most rows given to `lm_head` at a time.
+        entropy: Whether a gradient flows through the entropies ("gradient"), or not ("value"), or they are not
+            computed at all ("none": zeros).
+        frozen_head: Nothing in `lm_head` is trained. Unless a gradient flows through the entropies, the gradient of
+            `hidden` is then taken in the forward pass, which saves computing the logits anew.
 
     Returns:
         Log-probabilities and entropies in nats, float32, each of shape (N,).
     """
 
     def chunk(h: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        log_probs = torch.log_softmax(lm_head(h).float() / temperature, dim=-1)
-        entropy = -(log_probs.exp() * log_probs.nan_to_num(neginf=0.0)).sum(-1)
-        return log_probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1), entropy
+        logits = lm_head(h)
+        if temperature != 1.0:
+            logits = logits.float() / temperature
+        return _Scores.apply(logits, ids, entropy)
 
     if len(targets) == 0:
         # Keeps the graph connected, so that a micro-batch without tokens still takes part in the backward pass.
         empty = hidden.float().sum(-1)
         return empty, empty
-    recompute = torch.is_grad_enabled() and len(targets) > chunk_size
-    pieces = [
-        checkpoint(chunk, h, ids, use_reentrant=False) if recompute else chunk(h, ids)
-        for h, ids in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True)
-    ]
+
+    def score(h: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        if not torch.is_grad_enabled():
+            return chunk(h, ids)
+        if frozen_head and entropy != "gradient":
+            return _FrozenHead.apply(h, ids, chunk)
+        return checkpoint(chunk, h, ids, use_reentrant=False) if len(targets) > chunk_size else chunk(h, ids)
+
+    pieces = [score(h, ids) for h, ids in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True)]
     logps, entropies = zip(*pieces, strict=True)
     return torch.cat(logps), torch.cat(entropies)
