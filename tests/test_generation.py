@@ -1,6 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """What is sampled: from which distribution, until where, and what is left of the model afterwards."""
 
+import bisect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from tests.tiny_models import EOS_ID, PAD_ID, VOCAB_SIZE, tiny_causal_lm, tiny_tokenizer
-from trl_ext.generation import Completions, ContinuousBatchingEngine, TransformersEngine, eos_token_ids
+from trl_ext.generation import Completions, ContinuousBatchingEngine, TransformersEngine, _Draw, eos_token_ids
 
 PROMPTS = [[30, 31, 32, 33, 34, 35, 36], [40], [50, 51, 52], [60, 61], [70, 71, 72, 73, 74]]
 MANY_EOS = list(range(2, VOCAB_SIZE, 4))
@@ -166,9 +168,17 @@ FILTERS: list[dict[str, Any]] = [
 ]
 
 
+def inverse_transform(probs: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """`torch.multinomial`, but with one random number for each row."""
+    cumulative = [list(itertools.accumulate(row)) for row in probs.double().tolist()]
+    points = torch.rand(len(probs), 1, dtype=torch.float64).flatten().tolist()
+    return torch.tensor([[bisect.bisect_right(c, p * c[-1])] for c, p in zip(cumulative, points, strict=True)])
+
+
 @pytest.mark.parametrize("options", FILTERS, ids=lambda options: "+".join(options))
-def test_filters_are_those_of_transformers(options):
+def test_filters_are_those_of_transformers(options, monkeypatch):
     """Against `generate` with the same settings and the same random numbers."""
+    monkeypatch.setattr(torch, "multinomial", inverse_transform)
     model, prompts = tiny_causal_lm().eval(), [list(range(30, 60))] * 16
     out = seeded(transformers_engine(eos_token_ids=[], **options), model, prompts)
     torch.manual_seed(0)
@@ -176,6 +186,30 @@ def test_filters_are_those_of_transformers(options):
     expected = model.generate(torch.tensor(prompts), **{**plain, **options})
     assert out.ids == expected[:, 30:].tolist()
     assert out.ids != seeded(transformers_engine(eos_token_ids=[]), model, prompts).ids
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    probs = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.15, 0.05, 0.0])
+    drawn = _Draw()(torch.zeros(20_000, 1), probs.log().repeat(20_000, 1))
+    assert ((drawn == 0).sum(1) == 1).all() and ((drawn == -torch.inf).sum(1) == 6).all()
+    often, spread = (drawn == 0).double().mean(0), (probs * (1 - probs) / 20_000).sqrt()
+    assert ((often - probs).abs() <= 4 * spread).all()
+
+
+def test_a_likely_token_does_not_hide_unlikely_ones_of_a_large_vocabulary():
+    scores = torch.zeros(200, 150_000)
+    scores[:, 0] = 12.0  # about half of the probability
+    drawn = _Draw()(torch.zeros(200, 1), scores).argmax(-1)
+    others = drawn[drawn > 0]
+    assert 60 <= len(others) <= 160 and others.min() < 30_000 and others.max() > 120_000
+
+
+def test_options_that_generate_applies_after_all_others_shape_what_is_drawn():
+    model, prompts = tiny_causal_lm().eval(), [list(range(30, 60))] * 16
+    options: dict[str, Any] = {"eos_token_ids": [], "max_new_tokens": 1}
+    free = transformers_engine(**options)(model, prompts)
+    narrow = transformers_engine(**options, generation_kwargs={"typical_p": 0.01})(model, prompts)
+    assert len({ids[0] for ids in narrow.ids}) < 3 < len({ids[0] for ids in free.ids})
 
 
 # ---- where a completion ends ----

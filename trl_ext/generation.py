@@ -25,6 +25,9 @@ from transformers.generation import EosTokenCriteria, StopStringCriteria
 
 from .micro_batches import MicroBatches
 
+# Options of `generate` that shape the distribution after every processor of the caller's: `generate` must draw then.
+_APPLIED_LAST = {"typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "watermarking_config"}
+
 
 class Completions(NamedTuple):
     """
@@ -117,15 +120,13 @@ class TransformersEngine:
             self.processors.append(TopPLogitsWarper(top_p))
         if min_p is not None:
             self.processors.append(MinPLogitsWarper(min_p))
+        self.draws = _APPLIED_LAST.isdisjoint(generation_kwargs or {})
         self.endings: list[StoppingCriteria] = [EosTokenCriteria(eos_token_ids)] if eos_token_ids else []
         if stop_strings:
             self.endings.append(StopStringCriteria(tokenizer, stop_strings))
         self.generation_config = GenerationConfig(
             max_new_tokens=max_new_tokens,
-            do_sample=True,
-            temperature=1.0,
-            top_p=1.0,
-            top_k=0,
+            do_sample=not self.draws,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
@@ -164,7 +165,9 @@ class TransformersEngine:
                 input_ids,
                 attention_mask=mask,
                 generation_config=self.generation_config,
-                logits_processor=LogitsProcessorList([*self.processors, *([recorder] if recorder else [])]),
+                logits_processor=LogitsProcessorList(
+                    [*self.processors, *([recorder] if recorder else []), *([_Draw()] if self.draws else [])]
+                ),
                 stopping_criteria=StoppingCriteriaList([ending]),
             )
         rows, (lengths, terminated) = sequences[:, longest:].tolist(), ending.result(sequences)
@@ -200,6 +203,22 @@ class _Ending(StoppingCriteria):
         terminated = self.lengths > 0
         full = sequences.shape[1] - self.prompt_length
         return self.lengths.masked_fill(~terminated, full).tolist(), terminated.tolist()
+
+
+class _Draw(LogitsProcessor):
+    """
+    Draws the next token, and leaves `generate` nothing but to take the only one that is possible.
+
+    `torch.multinomial` makes a random number for every token of the vocabulary; one for each sequence will do.
+    """
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # In float32 the sum over a large vocabulary would swallow unlikely tokens; Apple's GPUs have nothing wider.
+        dtype = torch.float32 if scores.device.type == "mps" else torch.float64
+        cumulative = torch.softmax(scores, dim=-1, dtype=torch.float32).cumsum(-1, dtype=dtype)
+        point = torch.rand(len(scores), 1, dtype=dtype, device=scores.device) * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, point, right=True).clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
 class _SampledLogprobs(LogitsProcessor):
