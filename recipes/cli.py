@@ -46,14 +46,14 @@ class RecipeParser(TrlParser):
     """
     TRL's parser with the recipe's defaults below the YAML file, and help that can be read.
 
-    From weakest to strongest: the dataclasses' defaults, `default.yaml`, with LoRA `lora.yaml`, the file of `--config`,
-    the command line.
+    From weakest to strongest: the dataclasses' defaults, `default.yaml`, without a model's name `embedded.yaml`, with
+    LoRA `lora.yaml`, the file of `--config`, the command line.
 
     Args:
         recipe_type: Dataclass whose fields become options, beside those of `PPOConfig` and TRL's `ModelConfig`.
         title: Of its group of options in `--help`.
-        configs: Folder with the recipe's own defaults, `default.yaml` and, for `--use_peft`, `--load_in_4bit` and
-            `--load_in_8bit`, `lora.yaml`.
+        configs: Folder with the recipe's own defaults, `default.yaml`; for `--use_peft`, `--load_in_4bit` and
+            `--load_in_8bit`, `lora.yaml`; and, where the embedded example wants its own, `embedded.yaml`.
         description: Shown above the options.
         epilog: Shown below them, for instance examples.
 
@@ -69,8 +69,10 @@ class RecipeParser(TrlParser):
         description: str,
         epilog: str,
     ):
-        description = f"{description.strip()}\n\nDefaults come from {configs.name}/default.yaml, with LoRA also from "
-        description += "lora.yaml;\n--config FILE.yaml and then the command line override them."
+        embedded = configs / "embedded.yaml"
+        files = "default.yaml, with LoRA also lora.yaml" + ", without a model embedded.yaml" * embedded.exists()
+        description = f"{description.strip()}\n\nDefaults, in {configs.relative_to(ROOT)}: {files};\n"
+        description += "--config FILE.yaml and then the command line override them."
         super().__init__(
             (recipe_type, PPOConfig, ModelConfig),
             usage="%(prog)s [--config FILE.yaml] [--option VALUE ...]",
@@ -89,6 +91,7 @@ class RecipeParser(TrlParser):
         )
         self.set_defaults_with_config(**self._read(configs / "default.yaml"))
         self._lora_defaults = self._read(configs / "lora.yaml")
+        self._embedded_defaults = self._read(embedded) if embedded.exists() else {}
 
     def parse_recipe(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
         """
@@ -107,6 +110,9 @@ class RecipeParser(TrlParser):
             elif "--config" in arguments:
                 raise ValueError("`--config` needs the path of a YAML file, once.")
             parsed = self._parse(arguments)
+            if all(getattr(part, "model_name_or_path", None) is None for part in parsed):
+                self.set_defaults_with_config(**self._embedded_defaults)
+                parsed = self._parse(arguments)
             if any(getattr(part, name, False) for part in parsed for name in _NEEDS_LORA):
                 self.set_defaults_with_config(**self._lora_defaults)
                 parsed = self._parse(arguments)

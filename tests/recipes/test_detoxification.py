@@ -72,7 +72,7 @@ def error_of(capsys, argv, main=detoxification.main):
 def test_every_yaml_file_parses(path, tmp_path):
     recipe, args, model_args = make_parser().parse_recipe(["--config", str(path), "--output_dir", str(tmp_path)])
     assert args.output_dir == str(tmp_path)
-    if path.stem not in ("default", "lora"):
+    if path.stem not in ("default", "embedded", "lora"):
         assert None not in (model_args.model_name_or_path, recipe.dataset_name, recipe.toxicity_model)
         assert recipe.judge_model not in (None, recipe.toxicity_model)
         assert "Not run by this project" in path.read_text()
@@ -84,6 +84,14 @@ def test_guide_configuration_is_the_guides():
     assert (recipe.min_prompt_toxicity, recipe.prompt_min_tokens, recipe.prompt_max_tokens) == (0.3, 10, 15)
     assert recipe.toxicity_model == "facebook/roberta-hate-speech-dynabench-r4-target"
     assert recipe.eval_dataset_name == "OxAISH-AL-LLM/wiki_toxic"
+
+
+def test_the_embedded_example_has_its_own_target_until_a_model_is_named(tmp_path):
+    config = tmp_path / "named.yaml"
+    config.write_text("model_name_or_path: some/model\n")
+    given = [], ["--model_name_or_path", "some/model"], ["--config", str(config)], ["--kl_target", "2"], ["--use_peft"]
+    targets = [make_parser().parse_recipe(arguments)[1].kl_target for arguments in given]
+    assert targets == [0.9, 1.3, 1.3, 2.0, 0.9]
 
 
 def test_command_line_beats_yaml_beats_defaults(tmp_path):
