@@ -10,12 +10,20 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from tests.actor_critic.makes import batch, learn, lora_config, scramble
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
 from trl_ext.actor_critic import ActorCritic, build_actor_critic, loading
 from trl_ext.actor_critic.merge import merge
+from trl_ext.rewards.scoring import SequenceScorer
 
 POLICY_WEIGHTS = torch.linspace(-1, 1, 15).view(3, 5)
 VALUE_WEIGHTS = torch.linspace(1, -2, 18).view(3, 6)
@@ -133,6 +141,41 @@ def test_evaluating_does_not_change_the_gradients_of_4_bit_layers(base, monkeypa
     restored = build_actor_critic(policy, "adapter", peft_config=lora_config())
     scramble(restored)
     assert relative_difference(gradients(restored), before) < 0.3, "the scales have been rounded to bfloat16"
+
+
+def test_evaluating_does_not_change_the_gradients_of_a_4_bit_critic(base):
+    """The same of a separate critic, whose layers are looked after when it is loaded."""
+    critic = AutoModelForCausalLM.from_pretrained(base, quantization_config=nf4())
+    trunk, _ = loading.load_critic(critic, tiny_causal_lm(hidden_size=128))
+    layers = [module for module in trunk.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
+    hidden = torch.randn(2, 128, requires_grad=True)
+    layer = trunk.layers[0].self_attn.q_proj
+
+    def slope() -> Tensor:
+        return torch.autograd.grad(layer(hidden).sum(), hidden)[0]
+
+    before = slope()
+    with torch.no_grad():
+        trunk.eval()(batch()[0])
+    trunk.train()
+    assert torch.equal(slope(), before) and before.any()
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_quantized_reward_model_stays_where_it_is(base, by_name, tmp_path):
+    """transformers refuses to move or cast one; the rest of a run may well ask for a device and a dtype."""
+    config = AutoConfig.from_pretrained(base, num_labels=1, pad_token_id=0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "plain")
+    whole = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain", quantization_config=nf4())
+    given = whole
+    if by_name:
+        whole.save_pretrained(tmp_path / "quantized")
+        given = str(tmp_path / "quantized")
+    scorer = SequenceScorer(given, tokenizer=base, device="cpu", dtype=None if by_name else "bfloat16")
+    assert scorer.logits(["a cat", "the dog sat"]).shape == (2, 1)
+    layer = scorer.model.model.layers[0].mlp.down_proj
+    assert isinstance(layer, bnb.nn.Linear4bit) and layer.weight.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("size", [20, 33, 48])

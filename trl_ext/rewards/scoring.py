@@ -17,6 +17,10 @@ from .base import RewardValueError
 _HEADS = ("classifier", "score", "classification_head", "pre_classifier", "sequence_summary", "logits_proj")
 
 
+def _is_movable(model: PreTrainedModel) -> bool:
+    return not getattr(model, "is_quantized", False)  # transformers refuses to move or cast those
+
+
 class SequenceScorer:
     """A sequence-classification model with its own tokenizer, device and precision.
 
@@ -101,8 +105,7 @@ class SequenceScorer:
     def _load_model(self) -> PreTrainedModel:
         if not isinstance(self.given_model, str):
             model = self.given_model
-            movable = not getattr(model, "is_quantized", False)  # transformers refuses to move or cast those
-            if movable and (self.device is not None or self.dtype is not None):
+            if _is_movable(model) and (self.device is not None or self.dtype is not None):
                 model.to(device=self.device, dtype=self.dtype)  # type: ignore[call-arg]
             return model
         options = {} if self.dtype is None else {"dtype": self.dtype}
@@ -121,10 +124,8 @@ class SequenceScorer:
                 f"'{self.given_model}' has no weights for {untrained}, so its scores would be random: give a model "
                 f"trained for sequence classification."
             )
-        if self.device is not None:
-            return model.to(self.device)
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return model if accelerator is None else model.to(accelerator)
+        device = self.device or torch.accelerator.current_accelerator(check_available=True)
+        return model.to(device) if device is not None and _is_movable(model) else model
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
         source = self.given_tokenizer
