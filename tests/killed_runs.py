@@ -12,13 +12,15 @@ import sys
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from tests import scripted
 from trl_ext import AdaptiveKL, PPOTrainer, checkpoint
-from trl_ext.rewards import RunningNormalization
+from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
+from trl_ext.rewards import Ensemble, LengthDebiased, RunningNormalization
 
 # "step 3": killed when checkpoint 3 is written; "in 3": killed in the middle of writing it.
 KILLS = ("step 1", "step 3", "step 4", "step 7", "in 6")
@@ -35,14 +37,32 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def short(completions: list[str], **kwargs) -> list[float]:
+    """Another opinion than `scripted.reward`."""
+    return [-len(c) / 8 for c in completions]
+
+
+def against_hacking() -> dict:
+    """An ensemble with a member that learns, PPO-ptx, and a monitor with state in every signal."""
+    return {
+        "reward_funcs": [
+            RunningNormalization(Ensemble([LengthDebiased(scripted.reward, min_samples=8), short], "mean_minus_std"))
+        ],
+        "ptx_coef": 0.1,
+        "ptx_dataset": Dataset.from_dict({"text": [f"the dog sat {'on a mat ' * (i % 3)}{i}" for i in range(11)]}),
+        "callbacks": [RewardHackingMonitor(short, warmup=3, max_kl=5.0)],
+    }
+
+
 def make_trainer(folder: Path, kind: str) -> PPOTrainer:
     """Two epochs of two rollouts of four optimizer steps each, with state in every part that can have some."""
+    settings = {"reward_funcs": [RunningNormalization(scripted.reward)]} if kind != "hacking" else against_hacking()
     return scripted.trainer(
         folder,
         scripted=False,
-        critic="adapter" if kind == "lora" else "copy",
+        critic={"full": "copy", "lora": "adapter", "hacking": "head"}[kind],
         peft_config=LoraConfig(r=4, target_modules="all-linear") if kind == "lora" else None,
-        reward_funcs=[RunningNormalization(scripted.reward)],
+        **settings,
         kl_controller=AdaptiveKL(0.1, target=0.5),
         num_mini_batches=2,
         num_train_epochs=2,
@@ -78,6 +98,8 @@ def train(folder: Path, kind: str, kill: str | None, resume: bool) -> None:
     save_file({n: p.contiguous() for n, p in scripted.weights(trainer).items()}, folder / "weights.safetensors")
     left = {"log": trainer.state.log_history, "kl": trainer.kl_controller.state_dict()}
     left["rewards"] = trainer.rewards.state_dict()
+    monitors = [c for c in trainer.callback_handler.callbacks if isinstance(c, RewardHackingMonitor)]
+    left["monitors"] = [monitor.state_dict() for monitor in monitors]
     (folder / "left.json").write_text(json.dumps(left))
 
 

@@ -23,13 +23,17 @@ def without_timing(log: list[dict]) -> list[dict]:
     return [{k: v for k, v in line.items() if not any(part in k for part in TIMING)} for line in log]
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", "lora", "hacking"])
 def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path, kind):
     script = Path(__file__).with_name("killed_runs.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
     done = subprocess.run([sys.executable, script, tmp_path, kind], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     whole = json.loads((tmp_path / "whole" / "left.json").read_text())
+    if kind == "hacking":
+        (monitor,) = whole["monitors"]
+        assert monitor["rollouts"] == 4 and monitor["drifts"] and monitor["golds"]
+        assert any("ptx_loss" in line for line in whole["log"])
     weights = load_file(tmp_path / "whole" / "weights.safetensors")
     log = without_timing(whole["log"])
     assert len(log) > 5 and any("eval_reward" in line for line in log) and any("kl_coef" in line for line in log)
@@ -41,6 +45,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path, kind):
         assert all(torch.equal(weights[name], resumed[name]) for name in weights), kill
         assert left["kl"] == whole["kl"], kill
         assert left["rewards"] == whole["rewards"], kill
+        assert left["monitors"] == whole["monitors"], kill
         assert without_timing(left["log"]) == log, kill
     assert "checkpoint-6 was only half written" in done.stderr + done.stdout
     assert (tmp_path / "in-6" / "incomplete-checkpoint-6").is_dir()

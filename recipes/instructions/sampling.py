@@ -75,6 +75,9 @@ def rank_pairs(
         label_noise: Share of the pairs, drawn at random, whose order is turned round.
         seed: Of the choice and of the noise.
         least_difference: Of the marks in a pair; the judge calls anything closer a tie, and a tie is no pair.
+
+    Raises:
+        ValueError: when there is no pair.
     """
     rng = random.Random(seed)
     found: list[list[dict[str, Any]]] = []
@@ -85,6 +88,11 @@ def rank_pairs(
         rng.shuffle(pairs)
         found.append([{**row, "chosen": better[0], "rejected": worse[0]} for better, worse in pairs])
     turns = [pairs[i] for i in range(max(map(len, found), default=0)) for pairs in found if i < len(pairs)][:n]
+    if not turns:
+        raise ValueError(
+            f"No two answers to any of {len(rows)} instructions differ by {least_difference} or more in the judge's "
+            "marks, so there is nothing to prefer; train the SFT model longer (`sft_epochs`) or sample more."
+        )
     for pair in turns:
         if rng.random() < label_noise:
             pair["chosen"], pair["rejected"] = pair["rejected"], pair["chosen"]

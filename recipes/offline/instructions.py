@@ -251,10 +251,10 @@ _ALIKE = [["yes", "no"], NUMBERS, list(OPPOSITE), GROUPS["colors"], [word.upper(
 
 
 def demonstration(instruction: Instruction, rng: random.Random, right: float) -> str:
-    """What a person of middling care answers: right and plain with probability `right`, else sloppy or wrong."""
+    """What a person of middling care answers: right with probability `right`, else sloppy or, less often, wrong."""
     if rng.random() < right:
         return " ".join(right_answer(instruction, rng))
-    if rng.random() < 0.5:
+    if rng.random() < 1 / 3:
         return " ".join(wrong_answer(instruction, rng))
     words = right_answer(instruction, rng)
     style = rng.random()

@@ -48,7 +48,7 @@ class InstructionSettings:
     texts: int = 160_000
     texts_right: float = 0.8
     demonstrations: int = 8_000
-    demonstrations_right: float = 0.4
+    demonstrations_right: float = 0.35
     train_prompts: int = 8_000
     eval_prompts: int = 510
     hidden_size: int = 128

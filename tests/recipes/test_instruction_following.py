@@ -3,6 +3,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,14 +22,14 @@ from recipes.instructions.arguments import InstructArguments
 from recipes.instructions.comparison import by_kind, wins
 from recipes.instructions.preferences import convert_preferences, dialogue_text, parse_dialogue
 from recipes.instructions.stages import newest_whole_checkpoint, read_record, run_stage
-from recipes.offline.instructions_models import InstructionSettings, prepare_instructions
+from recipes.offline.instructions_models import prepare_instructions
+from tests.recipes.killed_recipe import TINY
 from tests.tiny_models import save_tiny, tiny_causal_lm
 
 CARDS = CONFIGS.parent / "cards"
-TINY = InstructionSettings(texts=64, demonstrations=64, train_prompts=64, eval_prompts=17, hidden_size=32, layers=1)
 SMALL = {
     "num_preference_pairs": 48,
-    "num_preference_eval": 17,
+    "num_preference_eval": 102,
     "reward_epochs": 1,
     "sft_batch_size": 16,
     "reward_batch_size": 16,
@@ -301,6 +304,41 @@ def test_all_stages_then_skipped_then_stopped_and_continued(recipe, tmp_path, ca
     assert "needs stage `sft`, which was done" in wrong and "other settings" in wrong
     early = error_of(capsys, lambda: recipe(tmp_path / "new", "--stages", "eval"))
     assert "needs stage `reward`" in early
+
+
+def test_killed_stages_go_on_and_end_as_if_nothing_had_been(tmp_path):
+    """SIGKILL between two reward models, and in the middle of PPO, with all that there is against reward hacking."""
+    script = Path(__file__).with_name("killed_recipe.py")
+    changes = {
+        "num_reward_models": 2, "aggregation": "mean_minus_std", "length_debias": "true", "shaping": "log_sigmoid",
+        "ptx_coef": 0.1, "kl_controller": "pid", "kl_target": 1, "gold_kl_budget": 5, "logging_steps": 1,
+    }  # fmt: skip
+    flags = [part for name, value in (SMALL | changes).items() for part in (f"--{name}", str(value))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
+    environment["HF_DATASETS_CACHE"] = str(tmp_path / "datasets")
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, *flags], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    after = done.stdout.split("== reward was killed")[1].split("== ppo was killed")
+    assert after[0].count("; skipped.") == 1 and "Stage reward: goes on where it stopped" in after[0]
+    assert after[1].count("; skipped.") == 2 and "Stage ppo: goes on where it stopped" in after[1]
+
+    def ends(name: str) -> tuple[list[torch.Tensor], dict, list]:
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / name / "ppo" / "model")
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        lines = read_record(tmp_path / name / "ppo").result["log_history"]
+        timing = ("time/", "second", "runtime", "train_loss")
+        log = [{k: v for k, v in line.items() if not any(part in k for part in timing)} for line in lines]
+        del summary["seconds"], summary["reward_model"]["models"]
+        return list(model.parameters()), summary, log
+
+    whole = ends("whole")
+    assert len(whole[2]) >= 4 and any("ptx_loss" in line for line in whole[2])
+    for stage in ("reward", "ppo"):
+        weights, summary, log = ends(stage)
+        assert all(torch.equal(a, b) for a, b in zip(weights, whole[0], strict=True)), stage
+        assert (summary, log) == whole[1:], stage
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,7 @@ def test_noise_turns_about_its_share_of_the_pairs_round():
 
 def test_ties_and_empty_answers_are_no_pairs_and_prompts_take_turns():
     assert rank_pairs(ROWS[:1], [["4", "5", "3", ""]], grade, n=9, label_noise=0, seed=0)[0]["chosen"] == "3"
-    assert rank_pairs(ROWS[:1], [["4", "5"]], grade, n=9, label_noise=0, seed=0) == []
+    with pytest.raises(ValueError, match=r"No two answers to any of 1 instructions differ by 0\.3.*`sft_epochs`"):
+        rank_pairs(ROWS[:1], [["4", "5"]], grade, n=9, label_noise=0, seed=0)
     few = rank_pairs(ROWS, [["4", "3", "3 3"]] * 400, grade, n=400, label_noise=0, seed=0)
     assert len({pair["prompt"] for pair in few}) == 400
