@@ -251,12 +251,18 @@ _ALIKE = [["yes", "no"], NUMBERS, list(OPPOSITE), GROUPS["colors"], [word.upper(
 
 
 def demonstration(instruction: Instruction, rng: random.Random, right: float) -> str:
-    """What a person of middling care answers: right with probability `right`, else sloppy or, less often, wrong."""
+    """What a person of middling care answers: right with probability `right`, else wrong, broken off, or too much.
+
+    The latter two keep the length of an answer from telling how good it is.
+    """
     if rng.random() < right:
         return " ".join(right_answer(instruction, rng))
-    if rng.random() < 1 / 3:
+    mistake = rng.random()
+    if mistake < 1 / 3:
         return " ".join(wrong_answer(instruction, rng))
     words = right_answer(instruction, rng)
+    if mistake < 2 / 3 and len(words) > 1:
+        return " ".join(words[: rng.randrange(1, len(words))])
     style = rng.random()
     if style < 0.4:
         return " ".join([rng.choice(OPENERS), *words])

@@ -45,11 +45,11 @@ class InstructionSettings:
         demonstrations_right: Share of them that is right: low, so that there is something left to learn.
     """
 
-    texts: int = 160_000
+    texts: int = 240_000
     texts_right: float = 0.8
     demonstrations: int = 8_000
     demonstrations_right: float = 0.35
-    train_prompts: int = 8_000
+    train_prompts: int = 12_000
     eval_prompts: int = 510
     hidden_size: int = 128
     layers: int = 4

@@ -226,6 +226,7 @@ class _Attention(autograd.Function):
 @contextmanager
 def _fused_attention() -> Iterator[None]:
     """On the meta device torch would take the kernel that keeps all scores; a GPU has no reason to."""
+    # Not by a TorchFunctionMode: a checkpoint's recomputation in the backward pass runs outside of it.
     with mock.patch.object(
         nn.functional, "scaled_dot_product_attention", lambda q, k, v, **_: _Attention.apply(q, k, v)
     ):
