@@ -59,8 +59,8 @@ class _FrozenHead(autograd.Function):
         with torch.enable_grad():
             rows = hidden.detach().requires_grad_()
             logps, entropy = score(rows, targets)
-            (slope,) = autograd.grad(logps.sum(), rows)
-        ctx.save_for_backward(slope)
+            logps.sum().backward()
+        ctx.save_for_backward(rows.grad)
         ctx.mark_non_differentiable(entropy)
         return logps.detach(), entropy
 
