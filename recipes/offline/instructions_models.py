@@ -48,7 +48,7 @@ class InstructionSettings:
     texts: int = 240_000
     texts_right: float = 0.8
     demonstrations: int = 8_000
-    demonstrations_right: float = 0.35
+    demonstrations_right: float = 0.3
     train_prompts: int = 12_000
     eval_prompts: int = 510
     hidden_size: int = 128
