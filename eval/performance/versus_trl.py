@@ -232,9 +232,8 @@ def execute(run: Run, measure: str) -> dict[str, Any]:
 
 def sizes(run: Run) -> Sizes:
     """What its operations depend on."""
-    hidden = run.hidden_size
+    hidden, chunk = run.hidden_size, run.micro_batch * run.completion > run.logits_chunk_size
     layer = 4 * hidden**2 + 3 * hidden * (hidden * 11 // 4)
-    chunk = run.micro_batch * run.completion > run.logits_chunk_size
     return Sizes(run.layers * layer, hidden * run.vocab_size, run.prompt, run.completion, run.epochs, chunk)
 
 
@@ -308,8 +307,7 @@ def compare(cell: Run, rounds: int, advance: Callable[[], Any]) -> dict[str, Any
 
 def results_table(cells: list[dict[str, Any]], device: str) -> Table:
     """Two rows for every cell, TRL's and ours, with the ratios of ours to TRL's."""
-    settings = sorted({cell["run"]["setting"] for cell in cells})
-    legend = "; ".join(f"{name}: {SETTINGS[name].title}" for name in settings)
+    legend = "; ".join(f"{s}: {SETTINGS[s].title}" for s in sorted({cell["run"]["setting"] for cell in cells}))
     title = f"TRL's PPOTrainer and ours on {device}: seconds per update\n{legend}"
     table = Table(title=title, box=SIMPLE, pad_edge=False)
     for column in ("", "vocab", "tokens", "", *PHASES, "samples/s", "by count", "peak GiB"):

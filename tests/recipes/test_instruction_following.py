@@ -89,7 +89,7 @@ def test_every_yaml_file_parses(path, tmp_path):
     flags = ["--config", str(path), "--output_dir", str(tmp_path), "--use_cpu"]
     recipe, args, model_args = make_parser().parse_recipe(flags)
     assert args.output_dir == str(tmp_path)
-    if path.parent == CONFIGS and path.stem in ("default", "lora", "over_optimized", "defended"):
+    if path.parent == CONFIGS and path.stem in ("default", "embedded", "lora", "over_optimized", "defended"):
         assert model_args.model_name_or_path is None  # the embedded example
     elif path.parent == CONFIGS:
         assert recipe.preference_dataset and "sft" not in recipe.stages
