@@ -179,7 +179,9 @@ class PPOConfig(BaseConfig):
     critic_warmup_rollouts: int = field(
         default=0, metadata={"help": "Rollouts at the start in which only the critic learns."}
     )
-    logits_chunk_size: int = field(default=512, metadata={"help": "Completion tokens whose logits are held at a time."})
+    logits_chunk_size: int = field(
+        default=512, metadata={"help": "Most completion tokens whose logits are held at a time."}
+    )
 
     # KL to the reference
     kl_coef: float = field(default=0.05, metadata={"help": "Initial coefficient of the KL penalty in the reward."})

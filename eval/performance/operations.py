@@ -1,7 +1,10 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""How much arithmetic an update takes in TRL's last PPOTrainer and in ours: what speed can be expected at the least."""
+"""How much arithmetic an update takes in TRL's last PPOTrainer and in ours, and how fast the machine could do it."""
 
+import time
 from typing import NamedTuple
+
+import torch
 
 
 class Sizes(NamedTuple):
@@ -13,7 +16,8 @@ class Sizes(NamedTuple):
         head: Weights of the head, vocabulary times hidden size.
         prompt, completion: Tokens of a sequence.
         epochs: Passes of learning.
-        chunk: A micro-batch has more tokens than a chunk of logits: they are computed twice where the head is trained.
+        recompute: The logits of a micro-batch are too many to be kept: where the head is trained they are computed
+            twice.
     """
 
     trunk: int
@@ -21,10 +25,10 @@ class Sizes(NamedTuple):
     prompt: int
     completion: int
     epochs: int
-    chunk: bool
+    recompute: bool
 
 
-def operations(trainer: str, *, lora: bool, critic: str, sizes: Sizes) -> int:
+def operations(trainer: str, *, lora: bool, critic: str, sizes: Sizes) -> dict[str, int]:
     """
     Multiplications and additions for one sequence in one update, those of attention and of elementwise work left out.
 
@@ -38,17 +42,44 @@ def operations(trainer: str, *, lora: bool, critic: str, sizes: Sizes) -> int:
         lora: Whether the policy has adapters, whose own weights are too few to count, on a frozen base.
         critic: Ours: "copy", "adapter" or "head".
         sizes: Of the models and texts.
+
+    Returns:
+        Operations by phase: "generate", "score", "evaluate" and "learn".
     """
     tokens = sizes.prompt + sizes.completion
     trunk = sizes.trunk * tokens
-    sampling = 2 * trunk + 2 * sizes.head * sizes.completion
+    sampling, scoring = 2 * trunk + 2 * sizes.head * sizes.completion, 2 * trunk
     train = 4 if lora else 6
     if trainer == "trl":
         head = sizes.head * tokens
-        evaluating = 2 * trunk + 2 * head + 2 * trunk + 2 * trunk  # reference, critic, reward model
-        return sampling + evaluating + sizes.epochs * (train * (trunk + head) + 6 * trunk)
-    head = sizes.head * sizes.completion
-    critics = {"copy": (2, 6), "adapter": (2, 4), "head": (0, 0)}[critic]
-    evaluating = 2 * (2 * trunk + 2 * head) + 2 * trunk + critics[0] * trunk  # policy, reference, reward model, critic
-    again = 2 * head if sizes.chunk and not lora else 0
-    return sampling + evaluating + sizes.epochs * (train * (trunk + head) + again + critics[1] * trunk)
+        evaluating = 2 * (trunk + head) + 2 * trunk  # reference, critic
+        learning = train * (trunk + head) + 6 * trunk
+    else:
+        head = sizes.head * sizes.completion
+        critics = {"copy": (2, 6), "adapter": (2, 4), "head": (0, 0)}[critic]
+        evaluating = 2 * 2 * (trunk + head) + critics[0] * trunk  # policy, reference, critic
+        again = 2 * head if sizes.recompute and not lora else 0
+        learning = train * (trunk + head) + again + critics[1] * trunk
+    return {"generate": sampling, "score": scoring, "evaluate": evaluating, "learn": sizes.epochs * learning}
+
+
+def peak_rate(device: str, dtype: torch.dtype, *, size: int, seconds: float = 1.0) -> float:
+    """
+    Operations per second of the fastest product of two square matrices, on as many threads as torch uses.
+
+    Args:
+        device: "cuda" or "cpu".
+        dtype: Of the matrices.
+        size: Their rows and columns.
+        seconds: How long to try.
+    """
+    left, right = torch.randn(2, size, size, device=device, dtype=dtype)
+    out = torch.empty_like(left)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        torch.mm(left, right, out=out)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -22,22 +22,20 @@ from typing import Any, NamedTuple
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, PreTrainedModel
 
 from trl_ext import PPOConfig, PPOTrainer
-from trl_ext.actor_critic.plan import GIB
+from trl_ext.actor_critic import trunk
 
 from .memory import RESULTS, describe_device, installed_versions
-from .operations import Sizes, operations
+from .operations import Sizes, operations, peak_rate
 from .peaks import CudaMemory, ProcessMemory
 from .random_models import SPECIAL, prompts, random_model, word_tokenizer
 from .stopwatch import PHASES, Stopwatch, TimedProgress, timed_functions
+from .versus_table import TRAINERS, results_table
 
-TRAINERS = ("trl", "ours")
 WARM_UP = 1  # updates at the start of a run that do not count
 
 
@@ -232,16 +230,24 @@ def execute(run: Run, measure: str) -> dict[str, Any]:
 
 def sizes(run: Run) -> Sizes:
     """What its operations depend on."""
-    hidden, chunk = run.hidden_size, run.micro_batch * run.completion > run.logits_chunk_size
+    hidden, scored = run.hidden_size, run.micro_batch * run.completion
+    recompute = scored > run.logits_chunk_size and scored * run.vocab_size > trunk.KEPT_LOGITS
     layer = 4 * hidden**2 + 3 * hidden * (hidden * 11 // 4)
-    return Sizes(run.layers * layer, hidden * run.vocab_size, run.prompt, run.completion, run.epochs, chunk)
+    return Sizes(run.layers * layer, hidden * run.vocab_size, run.prompt, run.completion, run.epochs, recompute)
 
 
-def speed_by_count(run: Run) -> float:
-    """How much faster ours would be if all time went into products with weights: TRL's operations over ours."""
+def counted(run: Run, trainer: str) -> dict[str, int]:
+    """Operations of an update, by phase."""
     _, lora, critic = SETTINGS[run.setting]
-    theirs, ours = (operations(trainer, lora=lora, critic=critic, sizes=sizes(run)) for trainer in TRAINERS)
-    return theirs / ours
+    each = operations(trainer, lora=lora, critic=critic, sizes=sizes(run))
+    return {phase: run.batch * count for phase, count in each.items()}
+
+
+def machine_rate(device: str) -> float:
+    """What no product can be faster than, in operations per second."""
+    if device == "cuda":
+        return peak_rate("cuda", torch.bfloat16, size=8192)
+    return peak_rate("cpu", torch.float32, size=2048, seconds=3.0)
 
 
 def in_own_process(run: Run, measure: str) -> dict[str, Any]:
@@ -261,18 +267,20 @@ def in_own_process(run: Run, measure: str) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def compare(cell: Run, rounds: int, advance: Callable[[], Any]) -> dict[str, Any]:
+def compare(cell: Run, rounds: int, rate: float, advance: Callable[[], Any]) -> dict[str, Any]:
     """
     Both trainers in one cell of the table, taking turns.
 
     Args:
         cell: Everything but the trainer.
         rounds: Timed runs of each trainer.
+        rate: Operations per second of the machine at its best.
         advance: Called after every run.
 
     Returns:
-        `run`; by trainer its median seconds by phase, samples per second and peaks of memory; and `speed` and `memory`,
-        ours over TRL's. `speed_by_round` says how far the ratio can be trusted, `speed_by_count` what to expect.
+        `run`; by trainer its median seconds by phase, `floor`, which is what the phases' operations would take at that
+        rate, samples per second and peaks of memory; and `speed` and `memory`, ours over TRL's. `speed_by_round` says
+        how far the ratio can be trusted, `speed_by_count` what it would be if all time went into products with weights.
     """
     runs = {trainer: dataclasses.replace(cell, trainer=trainer) for trainer in TRAINERS}
 
@@ -294,37 +302,17 @@ def compare(cell: Run, rounds: int, advance: Callable[[], Any]) -> dict[str, Any
         every = [update for one in updates[trainer] for update in one]
         seconds = {phase: statistics.median(update[phase] for update in every) for phase in PHASES}
         speed = cell.batch / statistics.median(sum(update.values()) for update in every)
-        result[trainer] = {"seconds": seconds, "samples_per_second": speed, **measured(trainer, "memory")}
+        floor = {phase: count / rate for phase, count in counted(cell, trainer).items()}
+        figures = {"seconds": seconds, "floor": floor, "samples_per_second": speed}
+        result[trainer] = figures | measured(trainer, "memory")
     theirs, ours = (result[trainer] for trainer in TRAINERS)
     whole = [[sum(sum(update.values()) for update in one) for one in updates[trainer]] for trainer in TRAINERS]
     return result | {
         "speed": ours["samples_per_second"] / theirs["samples_per_second"],
         "speed_by_round": [their_time / our_time for their_time, our_time in zip(*whole, strict=True)],
-        "speed_by_count": speed_by_count(cell),
+        "speed_by_count": sum(theirs["floor"].values()) / sum(ours["floor"].values()),
         "memory": ours["process"] / theirs["process"],
     }
-
-
-def results_table(cells: list[dict[str, Any]], device: str) -> Table:
-    """Two rows for every cell, TRL's and ours, with the ratios of ours to TRL's."""
-    legend = "; ".join(f"{s}: {SETTINGS[s].title}" for s in sorted({cell["run"]["setting"] for cell in cells}))
-    title = f"TRL's PPOTrainer and ours on {device}: seconds per update\n{legend}"
-    table = Table(title=title, box=SIMPLE, pad_edge=False)
-    for column in ("", "vocab", "tokens", "", *PHASES, "samples/s", "by count", "peak GiB"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for cell in cells:
-        run = cell["run"]
-        names = [run["setting"], str(run["vocab_size"]), f"{run['prompt']}+{run['completion']}"]
-        for trainer in TRAINERS:
-            figures = cell[trainer]
-            totals = [f"{figures['samples_per_second']:.2f}", "", f"{figures['process'] / GIB:.2f}"]
-            if trainer == "ours":
-                ratios = [f" ({cell['speed']:.2f}x)", f"{cell['speed_by_count']:.2f}x", f" ({cell['memory']:.2f}x)"]
-                totals = [total + ratio for total, ratio in zip(totals, ratios, strict=True)]
-                names = ["", "", ""]
-            seconds = [f"{figures['seconds'][phase]:.2f}" for phase in PHASES]
-            table.add_row(*names, trainer, *seconds, *totals, end_section=trainer == "ours")
-    return table
 
 
 def write(cells: list[dict[str, Any]], device: dict[str, Any], folder: Path) -> Path:
@@ -384,14 +372,14 @@ def main(argv: list[str] | None = None) -> int:
         for completion in completions
     ]
     results = []
-    device = describe_device(arguments.device)
+    device = describe_device(arguments.device) | {"operations_per_second": machine_rate(arguments.device)}
     with tqdm(total=len(cells) * len(TRAINERS) * (rounds + 1), unit="run", disable=None) as bar:
         for cell in cells:
-            results.append(compare(cell, rounds, bar.update))
+            results.append(compare(cell, rounds, device["operations_per_second"], bar.update))
             path = write(results, device, arguments.output)  # after each, since the whole takes long
     # A pipe says nothing about its width, and the table would be squeezed into 80 columns.
-    width = None if sys.stdout.isatty() else 120
-    Console(width=width).print(results_table(results, device["name"]))
+    console = Console(width=None if sys.stdout.isatty() else 132)
+    console.print(results_table(results, device, {name: setting.title for name, setting in SETTINGS.items()}))
     print(path)
     return 0
 

@@ -21,7 +21,7 @@ from tests.actor_critic.makes import (
     two_adapters,
 )
 from tests.tiny_models import VOCAB_SIZE, save_tiny, tiny_causal_lm, tiny_classifier
-from trl_ext.actor_critic import ActorCritic, Evaluation, build_actor_critic
+from trl_ext.actor_critic import ActorCritic, Evaluation, build_actor_critic, trunk
 from trl_ext.actor_critic.trunk import ValueHead
 
 ARCHITECTURES = ["llama", "gpt2", "qwen2", "mistral", "gemma2", "phi", "gpt_neox"]
@@ -54,6 +54,26 @@ def test_logps_and_entropy_are_those_of_the_models_own_logits(arch, chunk_size):
         entropy = torch.distributions.Categorical(logits=log_probs).entropy()
         assert torch.allclose(out.entropy[i, :n], entropy.float(), atol=1e-5)
         assert (out.logps[i, n:] == 0).all() and (out.entropy[i, n:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("kept", "cpu", "rows"),
+    [
+        pytest.param(10**9, 10**9, [4, 4, 1], id="few enough to be kept"),
+        pytest.param(8 * VOCAB_SIZE, 10**9, [4, 4, 1, 1, 4, 4], id="too many: computed again in the backward pass"),
+        pytest.param(10**9, 3 * VOCAB_SIZE, [3, 3, 3], id="a CPU takes fewer at a time"),
+        pytest.param(10**9, 1, [1] * 9, id="but one at least"),
+    ],
+)
+def test_how_many_logits_are_held_and_whether_they_are_kept(kept, cpu, rows, monkeypatch):
+    monkeypatch.setattr(trunk, "KEPT_LOGITS", kept)
+    monkeypatch.setattr(trunk, "CPU_LOGITS", cpu)
+    model, seen = tiny_causal_lm(), []
+    model.get_output_embeddings().register_forward_hook(lambda head, inputs, out: seen.append(len(out)))
+    hidden = torch.randn(9, model.config.hidden_size, requires_grad=True)
+    logps, _ = trunk.token_scores(model, hidden, torch.arange(9), chunk_size=4)
+    logps.sum().backward()
+    assert seen == rows
 
 
 @pytest.mark.parametrize(

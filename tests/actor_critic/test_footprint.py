@@ -2,6 +2,7 @@
 """The arithmetic of memory, against real models: their tensors, PEFT's count, torch's allocator."""
 
 import copy
+import gc
 from typing import Any
 
 import pytest
@@ -135,6 +136,7 @@ def allocated_in_learning(arch: str, critic: str, checkpointing: bool, rank: int
         (out.logps.sum() + out.entropy.sum() + out.values.sum()).backward()
 
     micro_batch()  # gradients from now on
+    gc.collect()  # what an earlier test left would count as freed here
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         micro_batch()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]

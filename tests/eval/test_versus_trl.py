@@ -84,6 +84,7 @@ def test_both_run_in_every_setting_and_the_ratios_are_ours_over_trls(setting, tm
         return versus_trl.execute(run, measure)
 
     monkeypatch.setattr(versus_trl, "in_own_process", in_this_process)
+    monkeypatch.setattr(versus_trl, "machine_rate", lambda device: 1e13)
     assert versus_trl.main(["--quick", "--settings", setting, "--output", str(tmp_path), "--device", "cpu"]) == 0
     [path] = tmp_path.glob("*.json")
     contents = json.loads(path.read_text())
@@ -93,12 +94,14 @@ def test_both_run_in_every_setting_and_the_ratios_are_ours_over_trls(setting, tm
     for trainer in ("trl", "ours"):
         seconds = cell[trainer]["seconds"]
         assert min(seconds.values()) > 0
+        assert 0 < sum(cell[trainer]["floor"].values()) < sum(seconds.values())
         # One update of four completions was timed.
         assert cell[trainer]["samples_per_second"] == pytest.approx(4 / sum(seconds.values()))
     ratio = cell["ours"]["samples_per_second"] / cell["trl"]["samples_per_second"]
     assert cell["speed"] == pytest.approx(ratio) and cell["speed_by_round"][0] == pytest.approx(ratio)
     out = capsys.readouterr().out
-    assert str(path) in out and f"({cell['speed']:.2f}x)" in out and "1.00 (0.25x)" in out
+    assert "at 10000 GFLOPS" in " ".join(out.split()) and str(path) in out
+    assert f"({cell['speed']:.2f}x)" in out and "1.00 (0.25x)" in out
 
 
 def test_memory_is_measured_in_a_process_of_its_own():

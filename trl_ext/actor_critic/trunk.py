@@ -11,6 +11,13 @@ from transformers import PreTrainedModel
 
 from ..objectives.logprobs import logprobs_and_entropy
 
+# Logits of a micro-batch that may be kept until its backward pass: as float32 64 MiB, which is cheaper than the time to
+# compute them twice.
+KEPT_LOGITS = 2**24
+# Logits at a time on a CPU: 16 MiB, which its caches and its allocator take far better than more. An accelerator would
+# read the head's weights more often for it.
+CPU_LOGITS = 2**22
+
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a PEFT model, or the model itself."""
@@ -50,7 +57,9 @@ def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     return torch.tanh(out / softcap) * softcap if softcap else out
 
 
-def token_scores(model: PreTrainedModel, hidden: Tensor, targets: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+def token_scores(
+    model: PreTrainedModel, hidden: Tensor, targets: Tensor, *, chunk_size: int, **options: Any
+) -> tuple[Tensor, Tensor]:
     """
     Log-probabilities and entropies of `targets` under a causal LM's head, each of shape (N,).
 
@@ -58,10 +67,21 @@ def token_scores(model: PreTrainedModel, hidden: Tensor, targets: Tensor, **opti
         model: The causal LM.
         hidden: Its last hidden states before each target, shape (N, D).
         targets: Token ids, shape (N,).
-        options: `temperature`, `chunk_size` and `entropy` of [`logprobs_and_entropy`].
+        chunk_size: Most tokens whose logits are held at a time; a CPU holds fewer of a large vocabulary.
+        options: `temperature` and `entropy` of [`logprobs_and_entropy`].
     """
-    frozen = not any(p.requires_grad for p in model.get_output_embeddings().parameters())
-    return logprobs_and_entropy(hidden, targets, lambda h: logits(model, h), frozen_head=frozen, **options)
+    vocab_size = model.config.get_text_config().vocab_size
+    if hidden.device.type == "cpu":
+        chunk_size = min(chunk_size, max(1, CPU_LOGITS // vocab_size))
+    return logprobs_and_entropy(
+        hidden,
+        targets,
+        lambda h: logits(model, h),
+        chunk_size=chunk_size,
+        frozen_head=not any(p.requires_grad for p in model.get_output_embeddings().parameters()),
+        recompute=len(targets) * vocab_size > KEPT_LOGITS,
+        **options,
+    )
 
 
 @torch.no_grad()

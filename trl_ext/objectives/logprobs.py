@@ -80,13 +80,14 @@ def logprobs_and_entropy(
     chunk_size: int = 512,
     entropy: EntropyMode = "gradient",
     frozen_head: bool = False,
+    recompute: bool = True,
 ) -> tuple[Tensor, Tensor]:
     r"""
     Log-probability of each target and entropy of its distribution, \(\mathrm{softmax}(\mathrm{lm\_head}(h) / T)\).
 
-    Logits exist for `chunk_size` tokens at a time, in float32; in the backward pass each chunk's are computed anew. For
-    8 completions of 512 tokens and a vocabulary of 152k the logits alone would take 2.5 GB, and several times that with
-    their gradients.
+    Logits exist for `chunk_size` tokens at a time, in float32; in the backward pass each chunk's are computed anew,
+    unless that is switched off. For 8 completions of 512 tokens and a vocabulary of 152k the logits alone would take
+    2.5 GB, and several times that with their gradients.
 
     Args:
         hidden: Last hidden states, shape (N, D), one row per token to be scored.
@@ -98,6 +99,8 @@ def logprobs_and_entropy(
             computed at all ("none": zeros).
         frozen_head: Nothing in `lm_head` is trained. Unless a gradient flows through the entropies, the gradient of
             `hidden` is then taken in the forward pass, which saves computing the logits anew.
+        recompute: False keeps the probabilities of all N tokens for the backward pass, which takes 4 N V bytes and
+            saves computing the logits anew.
 
     Returns:
         Log-probabilities and entropies in nats, float32, each of shape (N,).
@@ -119,7 +122,9 @@ def logprobs_and_entropy(
             return chunk(h, ids)
         if frozen_head and entropy != "gradient":
             return _FrozenHead.apply(h, ids, chunk)
-        return checkpoint(chunk, h, ids, use_reentrant=False) if len(targets) > chunk_size else chunk(h, ids)
+        if recompute and len(targets) > chunk_size:
+            return checkpoint(chunk, h, ids, use_reentrant=False)
+        return chunk(h, ids)
 
     pieces = [score(h, ids) for h, ids in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True)]
     logps, entropies = zip(*pieces, strict=True)
