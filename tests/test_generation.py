@@ -305,3 +305,8 @@ def test_a_failure_in_continuous_batching_is_an_error():
     with pytest.raises(RuntimeError, match="finished 0 of 5 prompts .* `use_transformers_continuous_batching=False`"):
         continuous_engine()(model, PROMPTS)
     assert model.generation_config is config
+
+
+def test_generation_kwargs_have_the_last_word_on_compilation():
+    assert transformers_engine().generation_config.disable_compile
+    assert not transformers_engine(generation_kwargs={"disable_compile": False}).generation_config.disable_compile

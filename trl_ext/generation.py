@@ -131,8 +131,7 @@ class TransformersEngine:
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=eos_token_ids or None,
-            disable_compile=True,
-            **(generation_kwargs or {}),
+            **{"disable_compile": True, **(generation_kwargs or {})},
         )
 
     def __call__(

@@ -97,6 +97,7 @@ def report(
         if embedded
         else None,
         thresholds=GOALS if embedded else None,
+        signed=("proxy",),  # it is 0 on average before PPO
         score_name=name,
         extra_plots=[overoptimization_plot(histories, alarms), *about_reward],
     )

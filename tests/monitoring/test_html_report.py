@@ -207,6 +207,12 @@ def test_summary_rows_by_hand(tmp_path: Path):
     assert ["seconds", "1,234", "", ""] in rows
 
 
+def test_what_may_be_negative_has_no_quotient(tmp_path: Path):
+    summary = {"reward_before": 0.02, "reward_after": 0.86, "length_before": 2.0, "length_after": 3.0}
+    rows = _rows(_page(tmp_path, title="t", summary=summary, signed=("reward",)))
+    assert [row[-1] for row in rows if row[0] in ("reward", "length")] == ["–", "1.5"]
+
+
 def test_nan_does_not_pass_a_threshold(tmp_path: Path):
     page = _page(tmp_path, title="t", summary={"kl": math.nan}, thresholds={"kl": ("<=", 1.5)})
     assert ["kl nats per completion", "nan", "≤ 1.5", "✗ failed"] in _rows(page)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,7 @@ def write_report(
     config: Mapping[str, Any] | None = None,
     notes: str | Sequence[str] | None = None,
     thresholds: Mapping[str, tuple[str, float]] | None = None,
+    signed: Collection[str] = (),
     score_name: str = "toxicity",
     extra_plots: Sequence[Plot | None] = (),
 ) -> Path:
@@ -107,6 +108,7 @@ def write_report(
         notes: One or several paragraphs of text.
         thresholds: What was to be reached: `{"kl": ("<=", 1.5), "mean_length_after": (">=", 7.5)}`, by name in
             `summary`. A value that is missing or NaN has failed.
+        signed: Names in `summary`, without `_before`, of what may be negative, such as a reward: no quotient is shown.
         score_name: What the scores of `samples` and `histograms` measure.
         extra_plots: Further plots, drawn first.
 
@@ -130,7 +132,7 @@ def write_report(
     paragraphs = [notes] if isinstance(notes, str) else notes or ()
     sections = [
         *(f'<p class="text" dir="auto">{_escape(paragraph)}</p>' for paragraph in paragraphs),
-        _summary_section(summary or {}, thresholds or {}),
+        _summary_section(summary or {}, thresholds or {}, signed),
         _plots_section([figure for figure in figures if figure is not None]),
         _samples_section(samples, score_name),
         _config_section(config or {}),
@@ -139,13 +141,15 @@ def write_report(
     return _write_atomically(Path(path), _PAGE.format(title=_escape(title), style=_STYLE, body=body))
 
 
-def _summary_section(summary: Mapping[str, Any], thresholds: Mapping[str, tuple[str, float]]) -> str:
+def _summary_section(
+    summary: Mapping[str, Any], thresholds: Mapping[str, tuple[str, float]], signed: Collection[str]
+) -> str:
     shown = {**dict.fromkeys(thresholds), **summary}
     names = [key.removesuffix("_before").removesuffix("_after") for key in (*summary, *thresholds)]
     compared = [name for name in dict.fromkeys(names) if f"{name}_before" in shown or f"{name}_after" in shown]
     paired = {f"{name}_{time}" for name in compared for time in ("before", "after")}
     single = [key for key in (*summary, *thresholds) if key not in paired]
-    comparison = [_comparison_row(name, summary, thresholds) for name in compared]
+    comparison = [_comparison_row(name, summary, thresholds, name not in signed) for name in compared]
     values = [_value_row(key, summary, thresholds) for key in dict.fromkeys(single)]
     bar = "<th>limit</th><th>result</th>" if thresholds else ""
     tables = [
@@ -155,11 +159,14 @@ def _summary_section(summary: Mapping[str, Any], thresholds: Mapping[str, tuple[
     return _section("Summary", "\n".join(table for table in tables if table))
 
 
-def _comparison_row(name: str, summary: Mapping[str, Any], thresholds: Mapping[str, tuple[str, float]]) -> str:
+def _comparison_row(
+    name: str, summary: Mapping[str, Any], thresholds: Mapping[str, tuple[str, float]], with_quotient: bool
+) -> str:
     before, after = summary.get(f"{name}_before"), summary.get(f"{name}_after")
     old, new = finite(before), finite(after)
-    # A quotient says nothing about what may be negative, such as a reward.
-    ratio = new / old if old is not None and new is not None and old > 0 and new >= 0 else None
+    ratio = None
+    if with_quotient and old is not None and new is not None and old > 0 and new >= 0:
+        ratio = new / old
     cells = f'<td>{_number(before)}</td><td>{_number(after)}</td><td class="wide">{_number(ratio)}</td>'
     return f"<tr>{_name_cell(name)}{cells}{_threshold_cells(f'{name}_after', summary, thresholds)}</tr>"
 
