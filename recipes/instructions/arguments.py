@@ -58,7 +58,9 @@ class InstructArguments:
     reward_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the `reward` stage."})
     reward_epochs: float = field(default=1.0, metadata={"help": "Passes over the pairs."})
     reward_batch_size: int = field(default=16, metadata={"help": "Pairs per optimizer step and process."})
-    reward_max_length: int = field(default=1024, metadata={"help": "Longer pairs are left out, in tokens."})
+    reward_max_length: int = field(
+        default=1024, metadata={"help": "Tokens of a pair; longer dialogues lose their first turns, or are left out."}
+    )
     num_reward_models: int = field(
         default=1, metadata={"help": "Reward models to train, with different heads and orders of the pairs."}
     )

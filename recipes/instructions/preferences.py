@@ -2,10 +2,11 @@
 """Preference pairs in the formats they are published in, brought into TRL's: `prompt`, `chosen`, `rejected`."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
 _TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -57,6 +58,46 @@ def convert_preferences(dataset: Dataset, name: str, *, chat: bool, skip_bad: bo
     if not rows:
         raise ValueError(f"The preference data '{name}' hold no pair that can be used.")
     return Dataset.from_list(rows)
+
+
+def keep_last_turns(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """
+    Drop the first turns of dialogues that are too long for a reward model, as many as it takes, and print of how many.
+
+    A pair that is too long even with its last question alone stays as it is.
+
+    Args:
+        pairs: What `convert_preferences` returned.
+        tokenizer: Of the reward model.
+        max_length: Tokens of the prompt with the longer of its answers.
+    """
+    rows = list(pairs)
+    for row in rows:
+        row["prompt"] = next(
+            (prompt for prompt in _endings(row["prompt"]) if _longest(prompt, row, tokenizer) <= max_length),
+            row["prompt"],
+        )
+    shortened = sum(row["prompt"] != prompt for row, prompt in zip(rows, pairs["prompt"], strict=True))
+    if shortened:
+        print(f"{shortened} of {len(rows)} dialogues lost their first turns: they had more than {max_length} tokens.")
+    return Dataset.from_list(rows)
+
+
+def _endings(prompt: str | list[Message]) -> Iterator[Any]:
+    """The prompt, and what is left of it from each of its questions on. What a system message says stays."""
+    if isinstance(prompt, str):
+        starts = [match.start() for match in re.finditer(r"\n\nHuman:", prompt)]
+    else:
+        starts = [index for index, message in enumerate(prompt) if message["role"] == "user"]
+    yield prompt
+    yield from (prompt[: starts[0]] + prompt[start:] for start in starts[1:])
+
+
+def _longest(prompt: Any, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
+    texts = [prompt + row[side] for side in ("chosen", "rejected")]
+    if isinstance(prompt, str):
+        return 1 + max(map(len, tokenizer(texts)["input_ids"]))  # the trainer adds the token that ends a text
+    return max(map(len, tokenizer.apply_chat_template(texts, return_dict=True)["input_ids"]))
 
 
 def _convert(row: dict[str, Any], chat: bool) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 from recipes import instruction_following
@@ -20,7 +19,6 @@ from recipes.instruction_following import CONFIGS, make_parser
 from recipes.instructions import training
 from recipes.instructions.arguments import InstructArguments
 from recipes.instructions.comparison import by_kind, wins
-from recipes.instructions.preferences import convert_preferences, dialogue_text, parse_dialogue
 from recipes.instructions.stages import newest_whole_checkpoint, read_record, run_stage
 from recipes.offline.instructions_models import prepare_instructions
 from tests.recipes.killed_recipe import TINY
@@ -117,77 +115,6 @@ def test_every_option_is_used_somewhere():
 def test_bad_options_are_refused(flags, part, tmp_path, capsys):
     command = [*flags.split(), "--output_dir", str(tmp_path)]
     assert part in error_of(capsys, lambda: instruction_following.main(command))
-
-
-# ---- preference data ----
-
-HH = {
-    "chosen": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Help?\n\nAssistant: Sure.\n\nTwo paragraphs.",
-    "rejected": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Help?\n\nAssistant: No.",
-}
-USER, YES, NO = (
-    {"role": role, "content": text} for role, text in (("user", "2+2?"), ("assistant", "4"), ("assistant", "5"))
-)
-ULTRA = {"prompt": "2+2?", "chosen": [USER, YES], "rejected": [USER, NO], "margin": 1.5}
-
-
-def converted(row, chat):
-    return convert_preferences(Dataset.from_list([row]), "pairs", chat=chat)[0]
-
-
-def test_hh_dialogues_as_text_are_split_before_the_last_answer():
-    row = converted(HH, chat=False)
-    assert row["prompt"] == "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Help?\n\nAssistant:"
-    assert row["prompt"] + row["chosen"] == HH["chosen"] and row["prompt"] + row["rejected"] == HH["rejected"]
-
-
-def test_hh_dialogues_become_conversations():
-    row = converted(HH, chat=True)
-    assert [m["role"] for m in row["prompt"]] == ["user", "assistant", "user"]
-    assert row["chosen"] == [{"role": "assistant", "content": "Sure.\n\nTwo paragraphs."}]
-
-
-def test_ultrafeedback_keeps_its_margin_and_loses_the_repeated_prompt():
-    assert converted(ULTRA, chat=True) == {"prompt": [USER], "chosen": [YES], "rejected": [NO], "margin": 1.5}
-    as_text = converted(ULTRA, chat=False)
-    assert as_text["prompt"] == "\n\nHuman: 2+2?\n\nAssistant:" and as_text["chosen"] == " 4"
-
-
-@pytest.mark.parametrize("prompt", ["2+2?", [USER]])
-def test_an_explicit_prompt_and_answers_alone(prompt):
-    row = converted({"prompt": prompt, "chosen": [YES], "rejected": [NO]}, chat=True)
-    assert row == {"prompt": [USER], "chosen": [YES], "rejected": [NO]}
-    texts = {"prompt": "list:\n", "chosen": "a", "rejected": "b"}
-    assert converted(texts, chat=False) == texts
-    assert converted(texts, chat=True)["prompt"] == [{"role": "user", "content": "list:\n"}]
-
-
-def test_dialogues_survive_the_way_there_and_back():
-    assert dialogue_text(parse_dialogue(HH["chosen"])) == HH["chosen"]
-
-
-@pytest.mark.parametrize(
-    ("change", "part"),
-    [
-        ({"chosen": ""}, "has no 'chosen' side"),
-        ({"rejected": None}, "has no 'rejected' side"),
-        ({"rejected": HH["chosen"]}, "identical"),
-        ({"rejected": "\n\nHuman: Other?\n\nAssistant: No."}, "different prompts"),
-        ({"chosen": "Sure."}, "neither a dialogue"),
-        ({"chosen": "\n\nHuman: Hi"}, "does not end with an answer"),
-    ],
-)
-def test_bad_pairs_are_named_or_left_out(change, part, capsys):
-    rows = Dataset.from_list([HH, HH | change])
-    with pytest.raises(ValueError, match=f"Row 1 of the preference data 'pairs' .*{part}"):
-        convert_preferences(rows, "pairs", chat=False)
-    assert len(convert_preferences(rows, "pairs", chat=False, skip_bad=True)) == 1
-    assert "1 of 2 preference pairs are left out" in capsys.readouterr().out
-
-
-def test_a_missing_column_is_named():
-    with pytest.raises(ValueError, match="no column 'rejected'"):
-        convert_preferences(Dataset.from_list([{"chosen": "a"}]), "pairs", chat=False)
 
 
 # ---- numbers ----
