@@ -57,23 +57,36 @@ def test_logps_and_entropy_are_those_of_the_models_own_logits(arch, chunk_size):
 
 
 @pytest.mark.parametrize(
-    ("kept", "cpu", "rows"),
+    ("trained", "hidden_size", "kept", "cpu", "rows"),
     [
-        pytest.param(10**9, 10**9, [4, 4, 1], id="few enough to be kept"),
-        pytest.param(8 * VOCAB_SIZE, 10**9, [4, 4, 1, 1, 4, 4], id="too many: computed again in the backward pass"),
-        pytest.param(10**9, 3 * VOCAB_SIZE, [3, 3, 3], id="a CPU takes fewer at a time"),
-        pytest.param(10**9, 1, [1] * 9, id="but one at least"),
+        pytest.param(True, 8, 10**9, 10**9, [5, 4], id="few enough to be kept"),
+        pytest.param(True, 8, 8, 10**9, [5, 4, 4, 5], id="too many: computed again in the backward pass"),
+        pytest.param(False, 8, 10**9, 3, [3, 3, 3], id="a CPU takes fewer at a time"),
+        pytest.param(False, 8, 10**9, 0, [1] * 9, id="but one at least"),
+        pytest.param(True, 4, 10**9, 2, [2, 2, 2, 2, 1], id="also if a small head is trained"),
+        pytest.param(True, 8, 10**9, 3, [5, 4], id="but not if a large one is"),
     ],
 )
-def test_how_many_logits_are_held_and_whether_they_are_kept(kept, cpu, rows, monkeypatch):
-    monkeypatch.setattr(trunk, "KEPT_LOGITS", kept)
-    monkeypatch.setattr(trunk, "CPU_LOGITS", cpu)
-    model, seen = tiny_causal_lm(), []
+def test_how_many_logits_are_held_and_whether_they_are_kept(trained, hidden_size, kept, cpu, rows, monkeypatch):
+    """Limits in tokens; 9 tokens, of which 5 at a time are allowed."""
+    monkeypatch.setattr(trunk, "KEPT_LOGITS", kept * VOCAB_SIZE)
+    monkeypatch.setattr(trunk, "CPU_LOGITS", cpu * VOCAB_SIZE)
+    model, seen = tiny_causal_lm(hidden_size=hidden_size), []
+    model.get_output_embeddings().requires_grad_(trained)
     model.get_output_embeddings().register_forward_hook(lambda head, inputs, out: seen.append(len(out)))
-    hidden = torch.randn(9, model.config.hidden_size, requires_grad=True)
-    logps, _ = trunk.token_scores(model, hidden, torch.arange(9), chunk_size=4)
+    hidden = torch.randn(9, hidden_size, requires_grad=True)
+    logps, _ = trunk.token_scores(model, hidden, torch.arange(9), chunk_size=5)
     logps.sum().backward()
     assert seen == rows
+
+
+def test_a_cpus_smaller_chunks_do_not_make_logits_too_many_to_be_kept(monkeypatch):
+    monkeypatch.setattr(trunk, "KEPT_LOGITS", 0)
+    monkeypatch.setattr(trunk, "CPU_LOGITS", 4 * VOCAB_SIZE)
+    model, seen = tiny_causal_lm(hidden_size=4), []
+    model.get_output_embeddings().register_forward_hook(lambda head, inputs, out: seen.append(len(out)))
+    trunk.token_scores(model, torch.randn(9, 4, requires_grad=True), torch.arange(9), chunk_size=9)[0].sum().backward()
+    assert seen == [4, 4, 1], "the caller allows 9 at a time, so that they may be kept"
 
 
 @pytest.mark.parametrize(

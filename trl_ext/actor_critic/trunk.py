@@ -71,15 +71,18 @@ def token_scores(
         options: `temperature` and `entropy` of [`logprobs_and_entropy`].
     """
     vocab_size = model.config.get_text_config().vocab_size
-    if hidden.device.type == "cpu":
+    frozen = not any(p.requires_grad for p in model.get_output_embeddings().parameters())
+    recompute = len(targets) > chunk_size and len(targets) * vocab_size > KEPT_LOGITS
+    # Where a large head is trained, every chunk's part of its gradient costs more than small chunks save.
+    if hidden.device.type == "cpu" and (frozen or vocab_size * hidden.shape[-1] <= 2 * CPU_LOGITS):
         chunk_size = min(chunk_size, max(1, CPU_LOGITS // vocab_size))
     return logprobs_and_entropy(
         hidden,
         targets,
         lambda h: logits(model, h),
         chunk_size=chunk_size,
-        frozen_head=not any(p.requires_grad for p in model.get_output_embeddings().parameters()),
-        recompute=len(targets) * vocab_size > KEPT_LOGITS,
+        frozen_head=frozen,
+        recompute=recompute,
         **options,
     )
 
