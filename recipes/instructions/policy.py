@@ -131,8 +131,16 @@ def _calibrate(
 def train(
     trainer: PPOTrainer, monitor: RewardHackingMonitor, folder: Path, newest: Callable[[Path], str | None]
 ) -> dict[str, Any]:
-    """Train from the newest checkpoint in `folder`, if there is one, and save the policy in `folder/model`."""
+    """
+    Train from the newest checkpoint in `folder`, if there is one, and save the policy in `folder/model`.
+
+    Returns:
+        `model` (folder), `alarms`, and `log_history`, which begins with an evaluation of the initial policy.
+    """
+    if trainer.args.eval_strategy != "no":
+        trainer.evaluate()  # of the initial policy, also where training goes on: gains count from there
+    start = trainer.state.log_history
     trainer.train(resume_from_checkpoint=newest(folder))
     trainer.save_model(str(folder / "model"))
     alarms = [alarm._asdict() for alarm in monitor.alarms]
-    return {"model": str(folder / "model"), "log_history": trainer.state.log_history, "alarms": alarms}
+    return {"model": str(folder / "model"), "log_history": [*start, *trainer.state.log_history], "alarms": alarms}
