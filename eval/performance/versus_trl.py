@@ -32,7 +32,7 @@ from trl_ext.actor_critic import trunk
 from .memory import RESULTS, describe_device, installed_versions
 from .operations import Sizes, operations, peak_rate
 from .peaks import CudaMemory, ProcessMemory
-from .random_models import SPECIAL, prompts, random_model, word_tokenizer
+from .random_models import prompts, random_model, word_tokenizer
 from .stopwatch import PHASES, Stopwatch, TimedProgress, timed_functions
 from .versus_table import TRAINERS, results_table
 
@@ -174,7 +174,8 @@ def train_trl(run: Run, folder: str, stopwatch: Stopwatch) -> None:
 
 def train_ours(run: Run, folder: str, stopwatch: Stopwatch) -> None:
     """Train with `trl_ext.PPOTrainer`."""
-    tokenizer = word_tokenizer(run.vocab_size)
+    tokenizer, policy = word_tokenizer(run.vocab_size), model(run)
+    tokenizer.eos_token = policy.generation_config.eos_token_id = None  # as in TRL's run nothing ends a completion
     reward_model = model(run, reward=True)
 
     @torch.no_grad()
@@ -183,14 +184,12 @@ def train_ours(run: Run, folder: str, stopwatch: Stopwatch) -> None:
         return reward_model(input_ids=torch.tensor(rows, device=run.device)).logits.squeeze(1).tolist()
 
     trainer = PPOTrainer(
-        model(run),
+        policy,
         score,
         PPOConfig(
             critic=SETTINGS[run.setting].critic,
             max_completion_length=run.completion,
             logits_chunk_size=run.logits_chunk_size,
-            # As in TRL's run nothing ends a completion, and no special token is lost when it is decoded.
-            generation_kwargs={"suppress_tokens": list(range(len(SPECIAL)))},
             **settings(run, folder),
         ),
         train_dataset=data(run),
