@@ -83,7 +83,7 @@ def keep_last_turns(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_leng
     return Dataset.from_list(rows)
 
 
-def _endings(prompt: str | list[Message]) -> Iterator[Any]:
+def _endings(prompt: Any) -> Iterator[Any]:
     """The prompt, and what is left of it from each of its questions on. What a system message says stays."""
     if isinstance(prompt, str):
         starts = [match.start() for match in re.finditer(r"\n\nHuman:", prompt)]
