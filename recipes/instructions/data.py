@@ -11,14 +11,14 @@ from transformers import PreTrainedTokenizerBase
 from recipes.data import load_dataset_by_name, load_prompts, split_prompts
 
 from .arguments import InstructArguments
-from .preferences import convert_preferences, keep_last_turns
+from .preferences import convert_preferences
 
 PROMPT_COLUMNS = ("prompt", "kind", "key")
 
 
 def load_pairs(recipe: InstructArguments, tokenizer: PreTrainedTokenizerBase, seed: int) -> tuple[Dataset, Dataset]:
     """
-    Preference pairs to train on and held-out ones, in TRL's format, without turns that a reward model has no room for.
+    Preference pairs to train on and held-out ones, in TRL's format.
 
     Raises:
         ValueError: for pairs that cannot be used, see `convert_preferences`.
@@ -27,8 +27,7 @@ def load_pairs(recipe: InstructArguments, tokenizer: PreTrainedTokenizerBase, se
 
     def load(name: str, split: str) -> Dataset:
         pairs = load_dataset_by_name(name, recipe.preference_config, split)
-        converted = convert_preferences(pairs, name, chat=chat, skip_bad=recipe.preference_skip_bad)
-        return keep_last_turns(converted, tokenizer, recipe.reward_max_length)
+        return convert_preferences(pairs, name, chat=chat, skip_bad=recipe.preference_skip_bad)
 
     train = load(str(recipe.preference_dataset), recipe.preference_split)
     if recipe.preference_eval_dataset is not None:

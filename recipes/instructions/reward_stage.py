@@ -14,6 +14,7 @@ from trl_ext.rewards import PreferenceReward, completion_text
 
 from .arguments import InstructArguments
 from .data import load_pairs, read_rows, write_rows
+from .preferences import keep_last_turns
 from .rewards import load_rewards
 from .sampling import rank_pairs, sample
 from .training import train_reward_model
@@ -47,7 +48,10 @@ def work(
     if recipe.preference_dataset is None and sampled_from is None:
         return {"models": [str(recipe.reward_model)]}  # nothing to test it on
     if sampled_from is None:
-        pairs, held_out = load_pairs(recipe, tokenizer, args.seed)
+        pairs, held_out = (
+            keep_last_turns(part, tokenizer, recipe.reward_max_length)
+            for part in load_pairs(recipe, tokenizer, args.seed)
+        )
     else:
         pairs, held_out = sampled_pairs(folder, start, recipe, args, tokenizer, sampled_from, loading["init_kwargs"])
     if recipe.reward_model is not None:
