@@ -164,11 +164,39 @@ def prompt_text(prompt: Text) -> str:
     return "\n".join(text for text in said if text)
 
 
+def continues_turn(prompt: Sequence[Message], completion: Sequence[Message]) -> bool:
+    """Whether the prompt ends in an assistant message that the completion goes on with (prefill)."""
+    if not prompt or not completion:
+        return False
+    return prompt[-1].get("role") == "assistant" and completion[0].get("role", "assistant") == "assistant"
+
+
+def conversation(prompt: Sequence[Message], completion: Sequence[Message]) -> list[Message]:
+    """Prompt and completion as one conversation.
+
+    A policy continues a prompt that ends in an assistant message (prefill). Such a message and the first one of the
+    completion are one turn, and become one message.
+    """
+    if not continues_turn(prompt, completion):
+        return [*prompt, *completion]
+    begun, rest = prompt[-1], completion[0]
+    parts = [part for message in (begun, rest) for part in _parts(message)]
+    content = parts if any(part.get("type") != "text" for part in parts) else message_text({"content": parts})
+    return [*prompt[:-1], {**begun, **rest, "content": content}, *completion[1:]]
+
+
+def _parts(message: Message) -> list[Any]:
+    content = message.get("content") or ""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
 def full_text(prompt: Text, completion: Text) -> str:
-    """Prompt and completion as one string; plain text is continued without a separator."""
+    """Prompt and completion as one string; plain text and a turn that was begun are continued without a separator."""
     if isinstance(prompt, str) and isinstance(completion, str):
         return prompt + completion
-    return "\n".join(text for text in (prompt_text(prompt), completion_text(completion)) if text)
+    begun = not isinstance(prompt, str) and not isinstance(completion, str) and continues_turn(prompt, completion)
+    texts = [text for text in (prompt_text(prompt), completion_text(completion)) if text]
+    return ("" if begun else "\n").join(texts)
 
 
 def accepted_arguments(fn: Callable, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .base import RewardValueError, Text
+from .base import RewardValueError, Text, conversation
 from .scoring import SequenceScorer
 
 
@@ -142,7 +142,10 @@ class PreferenceReward:
             )
         return str(
             tokenizer.apply_chat_template(
-                prompt + completion, tokenize=False, chat_template=self.chat_template, **self.chat_template_kwargs
+                conversation(prompt, completion),
+                tokenize=False,
+                chat_template=self.chat_template,
+                **self.chat_template_kwargs,
             )
         )
 
