@@ -3,18 +3,22 @@
 
 import warnings
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 
 from ._compat import DICT_FIELDS, BaseConfig
-from .objectives.kl import KL_ESTIMATORS
+from .fields import AboveOne, Coefficient, Count, CountOrZero, Fraction, Limits, Positive, check_fields
+from .training_arguments import INHERITED_LIMITS
 
 # What must stay true of sampling for its log-probabilities and lengths to be learned from.
 _OWN_GENERATION = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
 _OWN_GENERATION |= {"num_beams", "num_return_sequences", "use_cache", "stop_strings"}
 _OWN_GENERATION |= {"pad_token_id", "bos_token_id", "eos_token_id"}
-KL_CONTROLLERS = ("fixed", "adaptive", "pid", "scheduled")
+_DICT_FIELDS = (
+    *("model_init_kwargs", "chat_template_kwargs", "generation_kwargs"),
+    "transformers_continuous_batching_config",
+)
 
 
 @dataclass
@@ -32,16 +36,11 @@ class PPOConfig(BaseConfig):
     supports it and off on CPU.
 
     Raises:
+        TypeError: for a value of another type than the field's.
         ValueError: for a value out of range or sizes that do not divide, naming the value and what would fit.
     """
 
-    _VALID_DICT_FIELDS = [
-        *DICT_FIELDS,
-        "model_init_kwargs",
-        "chat_template_kwargs",
-        "generation_kwargs",
-        "transformers_continuous_batching_config",
-    ]
+    _VALID_DICT_FIELDS = [*DICT_FIELDS, *_DICT_FIELDS]
 
     # Parameters of TrainingArguments with another default.
     learning_rate: float = field(default=3e-6, metadata={"help": "Initial learning rate of the policy."})
@@ -64,12 +63,12 @@ class PPOConfig(BaseConfig):
             "folder of a separate model; a reward model also initialises the value head."
         },
     )
-    critic_lora_rank: int | None = field(
+    critic_lora_rank: Count | None = field(
         default=None,
         metadata={"help": "Rank of the critic's LoRA adapter (`critic='adapter'`); None: the same as the policy's."},
     )
     shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts, anew in every epoch."})
-    max_prompt_length: int | None = field(
+    max_prompt_length: Count | None = field(
         default=None,
         metadata={
             "help": "Longest prompt allowed, in tokens; longer ones are an error. Default: what the model's context "
@@ -81,21 +80,25 @@ class PPOConfig(BaseConfig):
     )
 
     # Generation
-    max_completion_length: int = field(default=256, metadata={"help": "Most tokens sampled per completion."})
-    temperature: float = field(
+    max_completion_length: Count = field(default=256, metadata={"help": "Most tokens sampled per completion."})
+    temperature: Positive = field(
         default=1.0, metadata={"help": "Sampling temperature; every log-probability is taken at this temperature too."}
     )
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1.0 is off."})
-    top_k: int = field(default=0, metadata={"help": "Top-k sampling; 0 is off."})
-    min_p: float | None = field(default=None, metadata={"help": "Min-p sampling; None is off."})
-    repetition_penalty: float = field(default=1.0, metadata={"help": "Repetition penalty while sampling; 1.0 is off."})
+    top_p: Annotated[float, Limits(above=0, at_most=1)] = field(
+        default=1.0, metadata={"help": "Nucleus sampling; 1.0 is off."}
+    )
+    top_k: CountOrZero = field(default=0, metadata={"help": "Top-k sampling; 0 is off."})
+    min_p: Fraction | None = field(default=None, metadata={"help": "Min-p sampling; None is off."})
+    repetition_penalty: Positive = field(
+        default=1.0, metadata={"help": "Repetition penalty while sampling; 1.0 is off."}
+    )
     stop_strings: list[str] | None = field(
         default=None, metadata={"help": "Texts that end a completion, besides every EOS token of the model."}
     )
     generation_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Further arguments of transformers' GenerationConfig."}
     )
-    local_rollout_forward_batch_size: int = field(
+    local_rollout_forward_batch_size: Count = field(
         default=64, metadata={"help": "Prompts sampled at a time on each process."}
     )
     use_transformers_continuous_batching: bool = field(
@@ -111,37 +114,39 @@ class PPOConfig(BaseConfig):
             "differ from the training path's."
         },
     )
-    importance_sampling_cap: float = field(
+    importance_sampling_cap: Positive = field(
         default=2.0, metadata={"help": "Upper bound of the importance-sampling weight."}
     )
 
     # PPO
-    total_episodes: int | None = field(
+    total_episodes: Count | None = field(
         default=None,
         metadata={"help": "Completions to sample in the whole run; overrides `num_train_epochs` and `max_steps`."},
     )
-    num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over each rollout."})
-    num_mini_batches: int = field(default=1, metadata={"help": "Optimizer steps in each pass over a rollout."})
-    cliprange: float = field(default=0.2, metadata={"help": "The ratio is clipped below at 1 - cliprange."})
-    cliprange_high: float | None = field(
+    num_ppo_epochs: Count = field(default=4, metadata={"help": "Passes over each rollout."})
+    num_mini_batches: Count = field(default=1, metadata={"help": "Optimizer steps in each pass over a rollout."})
+    cliprange: Annotated[float, Limits(above=0, below=1)] = field(
+        default=0.2, metadata={"help": "The ratio is clipped below at 1 - cliprange."}
+    )
+    cliprange_high: Positive | None = field(
         default=None, metadata={"help": "The ratio is clipped above at 1 + cliprange_high; None: the same as below."}
     )
-    dual_clip: float | None = field(
+    dual_clip: AboveOne | None = field(
         default=None,
         metadata={"help": "Bound (> 1) of the ratio's effect where the advantage is negative; None is off."},
     )
-    cliprange_value: float | None = field(
+    cliprange_value: Positive | None = field(
         default=0.2, metadata={"help": "Values are clipped to this distance from the old ones; None is off."}
     )
-    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
-    entropy_coef: float = field(default=0.0, metadata={"help": "Weight of the entropy bonus."})
-    gamma: float = field(default=1.0, metadata={"help": "Discount factor."})
-    lam: float = field(default=0.95, metadata={"help": "Lambda of GAE."})
-    lam_critic: float | None = field(
+    vf_coef: Coefficient = field(default=0.1, metadata={"help": "Weight of the value loss."})
+    entropy_coef: Coefficient = field(default=0.0, metadata={"help": "Weight of the entropy bonus."})
+    gamma: Fraction = field(default=1.0, metadata={"help": "Discount factor."})
+    lam: Fraction = field(default=0.95, metadata={"help": "Lambda of GAE."})
+    lam_critic: Fraction | None = field(
         default=None,
         metadata={"help": "Lambda of the value targets (decoupled GAE, VC-PPO); None: the same as `lam`."},
     )
-    lam_adaptive_alpha: float | None = field(
+    lam_adaptive_alpha: Positive | None = field(
         default=None,
         metadata={"help": "Length-adaptive lambda of the policy, 1 - 1 / (alpha * length) (VAPO); None is off."},
     )
@@ -151,44 +156,46 @@ class PPOConfig(BaseConfig):
     whiten_rewards: bool = field(
         default=False, metadata={"help": "Scale token rewards to unit variance over the global batch, mean kept."}
     )
-    missing_eos_penalty: float | None = field(
+    missing_eos_penalty: Coefficient | None = field(
         default=None, metadata={"help": "Subtracted from the score of a completion that did not end by itself."}
     )
     bootstrap_truncated: bool = field(
         default=False,
         metadata={"help": "Let truncated completions bootstrap from the value after their last token, instead of 0."},
     )
-    ptx_coef: float = field(
+    ptx_coef: Coefficient = field(
         default=0.0,
         metadata={"help": "Weight of the language-model loss on `ptx_dataset` (PPO-ptx, InstructGPT); 0 is off."},
     )
-    ptx_max_length: int = field(default=512, metadata={"help": "Tokens of each text of `ptx_dataset` that are used."})
-    target_approx_kl: float | None = field(
+    ptx_max_length: Count = field(default=512, metadata={"help": "Tokens of each text of `ptx_dataset` that are used."})
+    target_approx_kl: Positive | None = field(
         default=None,
         metadata={"help": "Skip the rest of a rollout's passes once a minibatch's approximate KL exceeds this."},
     )
-    max_ratio: float | None = field(
+    max_ratio: AboveOne | None = field(
         default=10.0, metadata={"help": "Skip a minibatch whose mean ratio exceeds this; None is off."}
     )
-    max_loss: float | None = field(
+    max_loss: Positive | None = field(
         default=None, metadata={"help": "Skip a minibatch whose absolute loss exceeds this; None is off."}
     )
-    critic_learning_rate: float | None = field(
+    critic_learning_rate: Positive | None = field(
         default=None, metadata={"help": "Learning rate of the critic; None: the same as `learning_rate`."}
     )
-    critic_warmup_rollouts: int = field(
+    critic_warmup_rollouts: CountOrZero = field(
         default=0, metadata={"help": "Rollouts at the start in which only the critic learns."}
     )
-    logits_chunk_size: int = field(
+    logits_chunk_size: Count = field(
         default=512, metadata={"help": "Most completion tokens whose logits are held at a time."}
     )
 
     # KL to the reference
-    kl_coef: float = field(default=0.05, metadata={"help": "Initial coefficient of the KL penalty in the reward."})
+    kl_coef: Coefficient = field(
+        default=0.05, metadata={"help": "Initial coefficient of the KL penalty in the reward."}
+    )
     kl_estimator: Literal["k1", "k2", "k3"] = field(
         default="k1", metadata={"help": "Per-token estimate of the KL in the reward; k1 is the unbiased one there."}
     )
-    kl_loss_coef: float = field(default=0.0, metadata={"help": "Weight of an additional KL loss."})
+    kl_loss_coef: Coefficient = field(default=0.0, metadata={"help": "Weight of an additional KL loss."})
     kl_loss_estimator: Literal["k2", "k3"] = field(
         default="k2", metadata={"help": "Estimate used by the KL loss; k2 has the gradient of the reverse KL."}
     )
@@ -196,13 +203,13 @@ class PPOConfig(BaseConfig):
         default="fixed",
         metadata={"help": "How the coefficient moves; ignored when the trainer is given a controller."},
     )
-    kl_target: float | None = field(
+    kl_target: Positive | None = field(
         default=None, metadata={"help": "Target of 'adaptive' and 'pid', in nats per completion."}
     )
-    kl_horizon: int | None = field(
+    kl_horizon: Annotated[int, Limits(above=0)] | None = field(
         default=None, metadata={"help": "Horizon of 'adaptive' in episodes; None fits it to the batch."}
     )
-    kl_coef_end: float | None = field(default=None, metadata={"help": "Final coefficient of 'scheduled'."})
+    kl_coef_end: Coefficient | None = field(default=None, metadata={"help": "Final coefficient of 'scheduled'."})
 
     # Rewards
     reward_adapters: list[str] | None = field(
@@ -215,14 +222,16 @@ class PPOConfig(BaseConfig):
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "Weight of each reward function; all 1 by default."}
     )
-    reward_clip_range: list[float] | None = field(
+    reward_clip_range: list[Annotated[float, Limits(infinite=True)]] | None = field(
         default=None, metadata={"help": "Lower and upper bound of the summed reward."}
     )
-    reward_retries: int = field(default=2, metadata={"help": "Times a raising reward function is called again."})
-    reward_timeout: float | None = field(
+    reward_retries: CountOrZero = field(
+        default=2, metadata={"help": "Times a raising reward function is called again."}
+    )
+    reward_timeout: Positive | None = field(
         default=None, metadata={"help": "Seconds a reward function may take per call; None is no limit."}
     )
-    max_reward_failures: float = field(
+    max_reward_failures: Fraction = field(
         default=0.1, metadata={"help": "The run stops when more than this fraction of a batch cannot be scored."}
     )
 
@@ -230,18 +239,19 @@ class PPOConfig(BaseConfig):
     log_completions: bool = field(
         default=False, metadata={"help": "Print a table of samples at every log, and send it to the loggers."}
     )
-    num_completions_to_print: int = field(default=5, metadata={"help": "Rows of the sample table."})
+    num_completions_to_print: Count = field(default=5, metadata={"help": "Rows of the sample table."})
 
     def __post_init__(self) -> None:
+        check_fields(self, get_type_hints(PPOConfig, include_extras=True), INHERITED_LIMITS)
         if getattr(self, "bf16", None) is None:
             # TRL turns bf16 on everywhere; emulated on a CPU it is slower than float32 and less exact.
             on_gpu = torch.cuda.is_available() and not self.use_cpu
-            self.bf16 = not self.fp16 and on_gpu and torch.cuda.is_bf16_supported()
+            self.bf16 = not self.fp16 and on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         with warnings.catch_warnings():
             # TRL's own default sets the field that transformers has renamed; nobody here can do anything about it.
             warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
             super().__post_init__()
-        self._check_ranges()
+        self._check_combinations()
         self._check_sizes()
         self._warn_where_doubtful()
 
@@ -270,53 +280,7 @@ class PPOConfig(BaseConfig):
         """Optimizer steps taken on each rollout."""
         return self.num_ppo_epochs * self.num_mini_batches
 
-    def _check_ranges(self) -> None:
-        def require(ok: bool, name: str, wanted: str) -> None:
-            if not ok:
-                raise ValueError(f"`{name}` must be {wanted}, got {getattr(self, name)}.")
-
-        for name in (
-            "max_completion_length",
-            "num_ppo_epochs",
-            "num_mini_batches",
-            "logits_chunk_size",
-            "ptx_max_length",
-        ):
-            require(getattr(self, name) >= 1, name, "at least 1")
-        require(self.local_rollout_forward_batch_size >= 1, "local_rollout_forward_batch_size", "at least 1")
-        for name in ("total_episodes", "max_prompt_length", "critic_lora_rank"):
-            require(getattr(self, name) is None or getattr(self, name) >= 1, name, "at least 1")
-        require(self.temperature > 0, "temperature", "above 0")
-        require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
-        require(self.min_p is None or 0 <= self.min_p <= 1, "min_p", "between 0 and 1")
-        require(self.repetition_penalty > 0, "repetition_penalty", "above 0")
-        require(self.top_k >= 0, "top_k", "0 or more")
-        require(self.importance_sampling_cap > 0, "importance_sampling_cap", "above 0")
-        require(0 < self.cliprange < 1, "cliprange", "between 0 and 1")
-        for name in ("cliprange_high", "cliprange_value", "target_approx_kl", "max_loss", "critic_learning_rate"):
-            require(getattr(self, name) is None or getattr(self, name) > 0, name, "above 0")
-        for name in ("lam_adaptive_alpha", "reward_timeout"):
-            require(getattr(self, name) is None or getattr(self, name) > 0, name, "above 0")
-        for name in ("dual_clip", "max_ratio"):
-            require(getattr(self, name) is None or getattr(self, name) > 1, name, "above 1")
-        for name in (
-            "ptx_coef",
-            "vf_coef",
-            "entropy_coef",
-            "kl_coef",
-            "kl_loss_coef",
-            "critic_warmup_rollouts",
-            "reward_retries",
-        ):
-            require(getattr(self, name) >= 0, name, "0 or more")
-        for name in ("gamma", "lam", "lam_critic", "max_reward_failures"):
-            require(getattr(self, name) is None or 0 <= getattr(self, name) <= 1, name, "between 0 and 1")
-        require(self.missing_eos_penalty is None or self.missing_eos_penalty >= 0, "missing_eos_penalty", "0 or more")
-        require(self.kl_estimator in KL_ESTIMATORS, "kl_estimator", f"one of {', '.join(KL_ESTIMATORS)}")
-        require(self.kl_loss_estimator in ("k2", "k3"), "kl_loss_estimator", "k2 or k3 (k1 has no gradient on average)")
-        require(self.kl_controller in KL_CONTROLLERS, "kl_controller", f"one of {', '.join(KL_CONTROLLERS)}")
-        require(self.kl_target is None or self.kl_target > 0, "kl_target", "above 0")
-        require(self.kl_horizon is None or self.kl_horizon > 0, "kl_horizon", "above 0")
+    def _check_combinations(self) -> None:
         if self.kl_controller in ("adaptive", "pid") and self.kl_target is None:
             raise ValueError(f"`kl_controller='{self.kl_controller}'` needs `kl_target`, in nats per completion.")
         if self.kl_controller == "scheduled" and self.kl_coef_end is None:
@@ -336,6 +300,9 @@ class PPOConfig(BaseConfig):
         bounds = self.reward_clip_range
         if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):
             raise ValueError(f"`reward_clip_range` must be a lower and a higher bound, got {bounds}.")
+        for name in _DICT_FIELDS:
+            if isinstance(value := getattr(self, name), str):
+                raise ValueError(f"`{name}` must be a mapping or its JSON, got {value!r}.")
 
     def _check_sizes(self) -> None:
         local, parts = self.local_batch_size, self.num_mini_batches

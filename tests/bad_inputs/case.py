@@ -37,9 +37,10 @@ def check(case: Case) -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             case.call()
-        assert case.message in [str(w.message) for w in caught if issubclass(w.category, case.error)]
+        messages = [str(w.message) for w in caught if issubclass(w.category, case.error)]
+        assert case.message in messages, messages
         return
     with pytest.raises(case.error) as raised:
         case.call()
     assert type(raised.value) is case.error
-    assert str(raised.value) == case.message
+    assert str(raised.value) == case.message, str(raised.value)

@@ -1,0 +1,122 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Settings that `PPOConfig` refuses in Python, each with the sentence that answers."""
+
+import math
+import reprlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.bad_inputs.case import Case, check, table
+from trl_ext import PPOConfig
+
+
+def config(**settings: Any) -> Callable[[], PPOConfig]:
+    return lambda: PPOConfig(**{"output_dir": "unused", "report_to": "none", "use_cpu": True} | settings)
+
+
+def case(error: type[Exception], message: str, **settings: Any) -> Case:
+    name = "-".join(f"{name}={reprlib.repr(value)}" for name, value in settings.items())
+    return Case(name, config(**settings), error, message)
+
+
+TYPES = [
+    case(TypeError, "`temperature` must be a number, got '0.7'.", temperature="0.7"),
+    case(TypeError, "`learning_rate` must be a number, got '1e-5'.", learning_rate="1e-5"),
+    case(TypeError, "`gamma` must be a number, got True.", gamma=True),
+    case(TypeError, "`kl_coef` must be a number, got None.", kl_coef=None),
+    case(TypeError, "`kl_target` must be a number or None, got [6.0].", kl_target=[6.0]),
+    case(TypeError, "`num_ppo_epochs` must be an integer, got True.", num_ppo_epochs=True),
+    case(TypeError, "`num_mini_batches` must be an integer, got 2.0.", num_mini_batches=2.0),
+    case(TypeError, "`total_episodes` must be an integer or None, got 10000.0.", total_episodes=1e4),
+    case(TypeError, "`max_completion_length` must be an integer, got '64'.", max_completion_length="64"),
+    case(TypeError, "`per_device_train_batch_size` must be an integer, got 4.5.", per_device_train_batch_size=4.5),
+    case(TypeError, "`seed` must be an integer, got '42'.", seed="42"),
+    case(TypeError, "`shuffle_dataset` must be True or False, got 'false'.", shuffle_dataset="false"),
+    case(TypeError, "`whiten_rewards` must be True or False, got 1.", whiten_rewards=1),
+    case(TypeError, "`bf16` must be True or False or None, got 'yes'.", bf16="yes"),
+    case(TypeError, "`critic` must be a string, got None.", critic=None),
+    case(TypeError, "`output_dir` must be a string or None, got 5.", output_dir=5),
+    case(TypeError, "`stop_strings` must be a list of strings or None, got '###'.", stop_strings="###"),
+    case(TypeError, "`stop_strings` must be a list of strings, got ['###', 2].", stop_strings=["###", 2]),
+    case(TypeError, "`reward_weights` must be a list of numbers or None, got 1.0.", reward_weights=1.0),
+    case(TypeError, "`reward_weights` must be a list of numbers, got [1.0, '2'].", reward_weights=[1.0, "2"]),
+    case(TypeError, "`reward_weights` must be a list of numbers, got [1.0, None].", reward_weights=[1.0, None]),
+    case(TypeError, "`reward_adapters` must be a list of strings or None, got 'a'.", reward_adapters="a"),
+    case(TypeError, "`model_init_kwargs` must be a mapping or its JSON or None, got 4.", model_init_kwargs=4),
+    case(TypeError, "`hub_token` must be a string or None, got a value of type list.", hub_token=["hf_secret"]),
+]
+RANGES = [
+    case(ValueError, "`learning_rate` must be a finite number, got inf.", learning_rate=math.inf),
+    case(ValueError, "`learning_rate` must be 0 or more, got nan.", learning_rate=math.nan),
+    case(ValueError, "`learning_rate` must be 0 or more, got -1e-06.", learning_rate=-1e-6),
+    case(ValueError, "`critic_learning_rate` must be a finite number or None, got inf.", critic_learning_rate=math.inf),
+    case(ValueError, "`kl_coef` must be 0 or more, got nan.", kl_coef=math.nan),
+    case(ValueError, "`kl_coef` must be a finite number, got inf.", kl_coef=math.inf),
+    case(ValueError, "`temperature` must be above 0, got nan.", temperature=math.nan),
+    case(ValueError, "`temperature` must be a finite number, got inf.", temperature=math.inf),
+    case(ValueError, "`temperature` must be above 0, got 0.", temperature=0),
+    case(ValueError, "`top_p` must be above 0 and at most 1, got 1.5.", top_p=1.5),
+    case(ValueError, "`cliprange` must be above 0 and below 1, got 1.", cliprange=1),
+    case(ValueError, "`lam` must be between 0 and 1, got 1.01.", lam=1.01),
+    case(ValueError, "`kl_coef_end` must be 0 or more, got -0.1.", kl_coef_end=-0.1),
+    case(ValueError, "`max_ratio` must be a finite number or None, got inf.", max_ratio=math.inf),
+    case(ValueError, "`max_grad_norm` must be 0 or more, got nan.", max_grad_norm=math.nan),
+    case(ValueError, "`weight_decay` must be a finite number, got -inf.", weight_decay=-math.inf),
+    case(ValueError, "`adam_beta2` must be at least 0 and below 1, got 1.0.", adam_beta2=1.0),
+    case(ValueError, "`reward_weights` must be a number, got nan.", reward_weights=[1.0, math.nan]),
+    case(ValueError, "`reward_clip_range` must be a number, got nan.", reward_clip_range=[math.nan, 1.0]),
+    case(ValueError, "`seed` must be between 0 and 4294967295, got -1.", seed=-1),
+    case(ValueError, "`num_train_epochs` must be above 0, got 0.", num_train_epochs=0),
+    case(ValueError, "`gradient_accumulation_steps` must be at least 1, got 0.", gradient_accumulation_steps=0),
+    case(ValueError, "`num_completions_to_print` must be at least 1, got 0.", num_completions_to_print=0),
+    case(
+        ValueError, "`vf_coef` must be a finite number, got 100000000000000000...0000000000000000000.", vf_coef=10**400
+    ),
+]
+CHOICES = [
+    case(ValueError, "`kl_estimator` must be one of k1, k2, k3, got k4.", kl_estimator="k4"),
+    case(ValueError, "`kl_loss_estimator` must be one of k2, k3, got k1.", kl_loss_estimator="k1"),
+    case(ValueError, "`eval_strategy` must be one of no, steps, epoch, got step.", eval_strategy="step"),
+    case(
+        ValueError,
+        "`lr_scheduler_type` has no choice 'cosin': did you mean `cosine`?",
+        lr_scheduler_type="cosin",
+    ),
+    case(
+        ValueError,
+        "`optim` has no choice 'adamw_8bits': did you mean `adamw_8bit` or `adamw_bnb_8bit` or `ademamix_8bit`?",
+        optim="adamw_8bits",
+    ),
+    case(
+        ValueError,
+        "`generation_kwargs` is not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 "
+        "(char 1).",
+        generation_kwargs="{min_new_tokens: 2}",
+    ),
+    case(ValueError, "`model_init_kwargs` must be a mapping or its JSON, got 'float16'.", model_init_kwargs="float16"),
+]
+
+
+@table([*TYPES, *RANGES, *CHOICES])
+def test_bad_settings(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize(
+    ("settings", "plain"),
+    [
+        ({"learning_rate": np.float32(0.5)}, 0.5),
+        ({"total_episodes": np.int64(64)}, 64),
+        ({"stop_strings": ("a", "b")}, ["a", "b"]),
+        ({"critic": Path("folder/critic")}, "folder/critic"),
+        ({"reward_clip_range": (-math.inf, 1)}, [-math.inf, 1]),
+        ({"gamma": 1}, 1),
+    ],
+)
+def test_equivalents_of_plain_values_become_plain(settings: dict[str, Any], plain: Any) -> None:
+    value = getattr(config(**settings)(), next(iter(settings)))
+    assert value == plain and type(value) is type(plain)
