@@ -1,18 +1,39 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints that are whole or do not count, and that fit the run they are loaded into."""
+"""
+Checkpoints that are whole or do not count.
 
+A checkpoint is a folder `checkpoint-<step>`. While it is written, a lock marks it; its manifest, with size and digest
+of every file, appears last. A folder is renamed before it is deleted or replaced, so that a kill at any moment leaves
+whole folders and folders that do not count, never a mixture.
+"""
+
+import hashlib
 import json
 import logging
 import os
 import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
+
+from .processes import together
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 STATE = "ppo_state.json"
-_MARKS = (MANIFEST, STATE, "critic")  # at least one of them is in every checkpoint of `PPOTrainer` with a state
+_WRITING = ".writing"  # the lock of the process that writes the folder
+_MARKS = (MANIFEST, STATE, _WRITING, "critic")  # every checkpoint of `PPOTrainer` has at least one of them
+_BLOCK = 1 << 20
+_HASHING_THREADS = 8
+
+
+# ---- files and folders ----
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -25,49 +46,315 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(temporary, path)
 
 
+def digest(path: Path) -> str:
+    """BLAKE2b digest of a file's content, 128 bits in hexadecimal."""
+    found = hashlib.blake2b(digest_size=16)
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
 def commit(folder: Path) -> None:
     """
-    Declare a checkpoint complete.
+    Declare a folder complete.
 
-    The manifest, with the size of every file, appears in one atomic step after everything else has reached the disk: a
-    checkpoint without it, or with a file of another size, was interrupted and is not resumed from.
+    The manifest, with size and digest of every file, appears in one atomic step after everything else has reached the
+    disk: a folder without it, or with a file of other content, was interrupted or damaged.
     """
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    for file in files:
-        descriptor = os.open(file, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    write_json(folder / MANIFEST, {str(p.relative_to(folder)): p.stat().st_size for p in files})
+    files = _files(folder)
+    for path in files:
+        _sync(path)
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        digests = list(pool.map(digest, files))
+    content = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "blake2b": found}
+        for path, found in zip(files, digests, strict=True)
+    }
+    for path in (path for path in folder.rglob("*") if path.is_dir()):
+        _sync(path)
+    write_json(folder / MANIFEST, content)
+    # Names are on the disk only once their folders are.
+    _sync(folder)
+    _sync(folder.parent)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether `commit` was reached and every file is still as it was then."""
+    """Whether `commit` was reached and every file still has the size that it had then."""
+    return _damaged_size(folder) is None
+
+
+def find_damage(folder: Path) -> str | None:
+    """
+    Compare every file of a folder with its manifest, content included.
+
+    Returns:
+        The first fault, in words, or None if the folder is whole. A manifest of an earlier version has sizes only.
+    """
+    fault = _damaged_size(folder)
+    if fault is not None:
+        return fault
+    expected = {name: entry["blake2b"] for name, entry in _manifest(folder).items() if isinstance(entry, dict)}
+
+    def differs(name: str) -> bool:
+        try:
+            return digest(folder / name) != expected[name]
+        except OSError:
+            return True
+
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        found = list(pool.map(differs, expected))
+    damaged = [name for name, different in zip(expected, found, strict=True) if different]
+    return f"the content of '{damaged[0]}' is not what was written" if damaged else None
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder, which loses its name first: killed in the middle, none of it is left under the old name."""
+    doomed = folder.with_name(f".removed-{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def replace(folder: Path, target: Path) -> None:
+    """
+    Put `folder` in the place of `target`, which may exist and must be in the same folder as it.
+
+    Killed in the middle, the old one is at `.replaced-<name>` until `recover` puts it back.
+    """
+    _keep_replaced(target)
+    os.replace(folder, target)
+    _drop_replaced(target)
+
+
+def recover(folder: Path) -> None:
+    """Finish what a kill inside `remove` or `replace` left in `folder`, a folder of such folders."""
+    for doomed in folder.glob(".removed-*"):
+        shutil.rmtree(doomed, ignore_errors=True)
+    for kept in folder.glob(".replaced-*"):
+        target = kept.with_name(kept.name.removeprefix(".replaced-"))
+        if target.is_dir() and is_being_written(target):
+            continue
+        if target.is_dir() and (is_complete(target) or not is_complete(kept)):
+            remove(kept)
+            continue
+        if target.is_dir():
+            set_aside(target)
+        os.replace(kept, target)
+
+
+def _keep_replaced(folder: Path) -> None:
+    kept = folder.with_name(f".replaced-{folder.name}")
+    if folder.is_dir():
+        if kept.is_dir():
+            remove(kept)
+        os.replace(folder, kept)
+
+
+def _drop_replaced(folder: Path) -> None:
+    kept = folder.with_name(f".replaced-{folder.name}")
+    if kept.is_dir():
+        remove(kept)
+
+
+def _files(folder: Path) -> list[Path]:
+    own = (MANIFEST, _WRITING)
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in own)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    content = json.loads((folder / MANIFEST).read_text())
+    if not isinstance(content, dict) or not content:
+        raise ValueError("not a manifest")
+    return content
+
+
+def _damaged_size(folder: Path) -> str | None:
+    try:
+        manifest = _manifest(folder)
+        sizes = {name: entry["bytes"] if isinstance(entry, dict) else entry for name, entry in manifest.items()}
+    except OSError:
+        return f"it has no {MANIFEST}"
+    except (ValueError, KeyError):
+        return f"its {MANIFEST} cannot be read"
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file():
+            return f"'{name}' is missing"
+        if path.stat().st_size != size:
+            return f"'{name}' has {path.stat().st_size} bytes instead of {size}"
+    return None
+
+
+# ---- the checkpoints of a run ----
+
+
+def step_of(folder: Path) -> int | None:
+    """The optimizer step in the name of a checkpoint; None for every other name."""
+    match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
+    return int(match.group(1)) if match else None
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """The folders named `checkpoint-<step>`, by step, whole or not."""
+    steps = {folder: step_of(folder) for folder in output_dir.glob("checkpoint-*") if folder.is_dir()}
+    return sorted((f for f, step in steps.items() if step is not None), key=lambda f: (steps[f], f.name))
+
+
+def is_being_written(folder: Path) -> bool:
+    """Whether a living process writes this checkpoint; a process that died has lost its lock."""
+    marker = folder / _WRITING
+    if not marker.is_file():
         return False
-    return all((folder / name).is_file() and (folder / name).stat().st_size == n for name, n in manifest.items())
+    lock = FileLock(marker)
+    try:
+        lock.acquire(blocking=False)
+    except OSError:  # held by another, or not to be opened
+        return True
+    lock.release()
+    return False
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a checkpoint that must not be resumed from; of those set aside earlier none is kept."""
+    aside = folder.with_name(f"incomplete-{folder.name}")
+    for earlier in folder.parent.glob("incomplete-checkpoint-*"):
+        if earlier.is_dir():
+            remove(earlier)
+    os.replace(folder, aside)
+    return aside
 
 
 def set_aside_incomplete(output_dir: Path) -> None:
     """
-    Rename half-written checkpoints, so that `resume_from_checkpoint=True` goes back to the last whole one.
+    Rename half-written checkpoints, so that nobody takes one for whole; the newest of them is kept.
 
-    Other trainers' checkpoints may share the directory and are left alone.
+    A checkpoint that a living process is writing is left alone, and so are other trainers' checkpoints. File sizes are
+    compared, not contents.
     """
-    for folder in sorted(output_dir.glob("checkpoint-*")):
-        if not folder.is_dir() or not re.fullmatch(r"checkpoint-\d+", folder.name) or is_complete(folder):
+    recover(output_dir)
+    for folder in checkpoints(output_dir):
+        if _is_foreign(folder) or is_being_written(folder):
             continue
-        # Written by the Trainer near the end, but only after the critic.
-        if (folder / "trainer_state.json").is_file() and not any((folder / mark).exists() for mark in _MARKS):
-            continue
-        aside = folder.with_name(f"incomplete-{folder.name}")
-        suffix = 1
-        while aside.exists():
-            aside = folder.with_name(f"incomplete-{folder.name}.{suffix}")
-            suffix += 1
-        os.replace(folder, aside)
-        logger.warning(f"{folder} was only half written; it was renamed to {aside.name} and is skipped.")
+        fault = _damaged_size(folder)
+        if fault is not None:
+            _warn_set_aside(folder, fault)
+
+
+def _warn_set_aside(folder: Path, fault: str) -> None:
+    aside = set_aside(folder)
+    logger.warning(f"{folder} was only half written ({fault}); it was renamed to {aside.name} and is skipped.")
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether another trainer wrote this checkpoint: `trainer_state.json` comes late, but after the critic."""
+    return (folder / "trainer_state.json").is_file() and not any((folder / mark).exists() for mark in _MARKS)
+
+
+def newest_whole(output_dir: Path) -> Path | None:
+    """
+    The newest checkpoint whose files are all as they were written; damaged ones are set aside on the way to it.
+
+    Checkpoints that a living process is writing, and other trainers', are passed over.
+    """
+    recover(output_dir)
+    for folder in reversed(checkpoints(output_dir)):
+        if _is_foreign(folder):
+            logger.warning(f"{folder} was written by another trainer; it is skipped.")
+        elif is_being_written(folder):
+            logger.warning(f"{folder} is being written by another process; it is skipped.")
+        elif fault := find_damage(folder):
+            aside = set_aside(folder)
+            logger.warning(f"{folder} is damaged ({fault}); it was renamed to {aside.name} and an older one is used.")
+        else:
+            return folder
+    return None
+
+
+@contextmanager
+def writing(folder: Path, *, leader: bool) -> Iterator[None]:
+    """
+    Write a checkpoint in the block; it counts from the end of the block on, and a failure leaves none of it.
+
+    Args:
+        folder: The checkpoint. One of the same step is replaced when the new one is whole, and stays if it fails.
+        leader: True on the one process that creates, commits and cleans up; every process must enter the block.
+
+    Raises:
+        RuntimeError: when the checkpoint cannot be written, or another process is writing it.
+    """
+    lock = FileLock(folder / _WRITING)
+    with together(f"Writing {folder}"):
+        if leader:
+            _begin(folder, lock)
+    try:
+        yield
+        with together(f"Writing {folder}"):
+            if leader:
+                commit(folder)
+    except BaseException as error:
+        # No agreement on failures inside the block: the others may wait in a collective of the Trainer's own.
+        if leader:
+            lock.release()
+            shutil.rmtree(folder, ignore_errors=True)
+            recover(folder.parent)
+        if isinstance(error, Exception):
+            raise _not_written(folder, error) from error
+        raise
+    if leader:
+        lock.release()
+        (folder / _WRITING).unlink(missing_ok=True)
+        _drop_replaced(folder)
+
+
+def _begin(folder: Path, lock: FileLock) -> None:
+    if is_being_written(folder):
+        raise RuntimeError(
+            f"{folder} is being written by another process: two runs have the same `output_dir`; give each its own."
+        )
+    try:
+        _keep_replaced(folder)
+        folder.mkdir(parents=True)
+        lock.acquire(timeout=60)  # `is_being_written` holds it for a moment
+    except OSError as error:
+        raise _not_written(folder, error) from error
+
+
+def _not_written(folder: Path, error: Exception) -> RuntimeError:
+    whole = [older.name for older in checkpoints(folder.parent) if older != folder and is_complete(older)]
+    older = f"{whole[-1]} is whole" if whole else "there is no older one"
+    reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+    return RuntimeError(f"{folder} could not be written ({reason}); make room or choose another `output_dir`; {older}.")
+
+
+def rotate(newest: Path, limit: int | None, best: str | None) -> None:
+    """
+    Delete the oldest checkpoints, by step, until `limit` whole ones are left.
+
+    Args:
+        newest: The checkpoint just written; it stays. Later steps are of an earlier run and are left alone.
+        limit: Checkpoints to keep; None or 0 for all.
+        best: The checkpoint of the best model, which stays too; None if there is none.
+    """
+    if not limit or limit < 0:
+        return
+    step = step_of(newest)
+    whole = [c for c in checkpoints(newest.parent) if is_complete(c) and (step_of(c) or 0) <= (step or 0)]
+    protected = {newest.name, Path(best).name if best else newest.name}
+    surplus = len(whole) - max(limit, len(protected))
+    for folder in [folder for folder in whole if folder.name not in protected][: max(0, surplus)]:
+        remove(folder)
+
+
+# ---- resuming ----
 
 
 def check_same_configuration(folder: Path, current: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Processes of one run that succeed or fail together."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["ProcessFailureError", "together"]
+
+
+class ProcessFailureError(RuntimeError):
+    """Another process of the run failed."""
+
+
+@contextmanager
+def together(what: str) -> Iterator[None]:
+    """
+    Run a block on every process, and fail on all of them if it fails on one.
+
+    Without it, the processes that succeed wait for the one that failed at their next collective, until a timeout. The
+    end of the block is a barrier. Every process must enter the block, and the block must hold no collective that
+    could come after a failure. In a run of one process nothing is added.
+
+    Args:
+        what: Names the block in the message, such as "scoring".
+
+    Raises:
+        ProcessFailureError: on the processes whose own block succeeded; the others raise their own exception.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    try:
+        failed = _exchange(failure)
+    except Exception:
+        if failure is None:
+            raise
+        failed = []  # the others are gone; the failure of this process is the one to be shown
+    if failure is not None:
+        raise failure
+    if failed:
+        raise ProcessFailureError(f"{what} failed on {'; '.join(failed)}; the other processes stop with it.")
+
+
+def _exchange(failure: Exception | None) -> list[str]:
+    """The failures of all processes, in words; a collective if torch.distributed runs."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return []
+    text = None if failure is None else " ".join(f"{type(failure).__name__}: {failure}".split())
+    texts: list[str | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(texts, text)
+    return [f"process {rank} ({text})" for rank, text in enumerate(texts) if text is not None]
