@@ -148,7 +148,7 @@ def described(**changes: Any) -> dict[str, float]:
         total=out.scores,
         per_function=torch.tensor([[1.0, NAN], [4.0, -3.0], [NAN, NAN]]),
         valid=out.valid,
-        metrics={"rewards/skipped_fraction": 1 / 3},
+        metrics={},
         extra={},
     )
     entropy = torch.tensor([[1.0, 2.0, 50.0], [3.0, 4.0, 5.0], [50.0] * 3])

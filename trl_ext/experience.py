@@ -2,6 +2,7 @@
 """From scores, log-probabilities and values to what PPO learns from, and to what a person wants to know about it."""
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -18,9 +19,22 @@ from .objectives import (
     whiten,
 )
 from .rewards import Scores
+from .rewards.logged import over_processes
 from .rollout import Rollout
 
 Reduce = Callable[[Tensor], Tensor]
+
+# What the trainer and the Trainer log beside `describe`'s metrics, some of it later and not in every line.
+_LOGGED_ELSEWHERE = frozenset(
+    {
+        *("kl_coef", "importance_weight", "tokens_per_second", "skipped_minibatches"),
+        *("policy_loss", "value_loss", "ptx_loss", "entropy", "approx_kl", "clip_fraction", "value_clip_fraction"),
+        *("ratio/mean", "ratio/max", "loss", "grad_norm", "learning_rate", "epoch", "step", "total_flos"),
+        *("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_input_tokens_seen"),
+        *("train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second"),
+    }
+)
+_LOGGED_ELSEWHERE_UNDER = ("time/", "monitor/")
 
 
 def importance_weights(rollout: Rollout, engine_logps: list[list[float]], *, cap: float) -> Tensor:
@@ -118,7 +132,33 @@ def describe(
     metrics["completions/mean_length"] = mean_and_std(mask.sum(1).float(), valid)[0]
     metrics["completions/terminated_fraction"] = mean_and_std(rollout.terminated.float(), valid)[0]
     metrics["importance_weight"] = mean_and_std(rollout.weights, mask)[0]
-    return metrics | scores.metrics
+    metrics["rewards/skipped_fraction"] = mean_and_std((~valid).float(), torch.ones_like(valid))[0]
+    return metrics
+
+
+def add_logged(metrics: dict[str, float], scores: Scores, warned: set[str]) -> dict[str, float]:
+    """
+    The trainer's metrics, and what reward functions logged, averaged over the samples of all processes; a collective.
+
+    A function that logs under the name of one of the trainer's own metrics does not replace it: the KL controller and
+    `metric_for_best_model` go by them.
+
+    Args:
+        metrics: The trainer's, the same on every process.
+        scores: What the reward functions said about the samples of this process.
+        warned: Names that were warned about; the new ones are added.
+    """
+    logged = over_processes({name: (value, scores.weights.get(name, 1.0)) for name, value in scores.metrics.items()})
+    own = {name for name in logged if name in metrics or name in _LOGGED_ELSEWHERE}
+    own |= {name for name in logged if name.startswith(_LOGGED_ELSEWHERE_UNDER)}
+    for name in sorted(own - warned):
+        warned.add(name)
+        warnings.warn(
+            f"A reward function logs '{name}' by `log_metric`, which is a metric of the trainer's own; the trainer's "
+            "is logged, so give yours another name.",
+            stacklevel=3,
+        )
+    return {name: value for name, value in logged.items() if name not in own} | metrics
 
 
 def named_rewards(scores: Scores, reward_names: list[str]) -> dict[str, list[float | None]]:

@@ -27,7 +27,7 @@ from . import checkpoint
 from ._compat import BaseTrainer
 from .actor_critic import ActorCritic, build_actor_critic
 from .config import PPOConfig
-from .experience import add_advantages, describe, importance_weights, named_rewards
+from .experience import add_advantages, add_logged, describe, importance_weights, named_rewards
 from .generation import GenerationEngine
 from .kl_control import KLController
 from .learning import LOSS_OPTIONS, token_losses
@@ -283,7 +283,7 @@ class PPOTrainer(BaseTrainer):
             rewards = named_rewards(scores, self.rewards.names)
             advantages = masked_mean(rollout.advantages, rollout.completion_mask, dim=1).tolist()
             self.samples.fill(prompts, completions, rewards, advantages, self.state.global_step)
-        return rollout, metrics
+        return rollout, add_logged(metrics, scores, self.rewards.clashes)
 
     def _generate(self, prompts: list[Any]) -> tuple[Rollout, list[Any], list[list[int]], list[list[float]] | None]:
         """Sample one completion per prompt."""

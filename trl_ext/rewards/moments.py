@@ -2,7 +2,7 @@
 """Means, variances and regression lines of streams of numbers, merged without keeping them."""
 
 import math
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -88,14 +88,18 @@ class LineMoments(NamedTuple):
 AnyMoments = TypeVar("AnyMoments", Moments, LineMoments)
 
 
+def gather(value: Any) -> list[Any]:
+    """The value of every process, in the order of processes; a collective if torch.distributed runs."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, value)
+    return parts
+
+
 def merge_over_processes(moments: AnyMoments) -> AnyMoments:
     """The moments of every process's numbers together, the same on each; a collective if torch.distributed runs."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return moments
-    parts: list[tuple[float, ...] | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, tuple(moments))
     total = type(moments)()
-    for part in parts:
-        if part is not None:
-            total = total.merge(type(moments)(*part))
+    for part in gather(tuple(moments)):
+        total = total.merge(type(moments)(*part))
     return total

@@ -10,32 +10,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from .base import Batch, ContractViolation, Reward, Stateful, call_reward, is_async, reward_name
+from .logged import CallLog
 
 logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = 0.2  # before the first retry; doubled before each further one
 _ASYNC_SAMPLES = 32  # how many are tried at once, when an async function is called sample by sample
-
-
-class CallLog:
-    """What one call of one reward function logged."""
-
-    def __init__(self) -> None:
-        self.extra: dict[str, list] = {}
-        self.metrics: dict[str, list[float]] = {}
-
-    def log_extra(self, column: str, values: list) -> None:
-        self.extra.setdefault(column, []).extend(values)
-
-    def log_metric(self, name: str, value: float) -> None:
-        self.metrics.setdefault(name, []).append(float(value))
-
-    def add(self, other: "CallLog", *, at: int, of: int) -> None:
-        """Adds what the call with sample `at` alone logged to the log of all `of` samples."""
-        for column, values in other.extra.items():
-            self.extra.setdefault(column, [None] * of)[at] = values[0] if len(values) == 1 else values
-        for name, numbers in other.metrics.items():
-            self.metrics.setdefault(name, []).extend(numbers)
 
 
 class CallResult(NamedTuple):
@@ -111,7 +91,7 @@ def run_reward(
 def _call(
     fn: Callable, batch: Batch, timeout: float | None, on_progress: Callable[[int], None]
 ) -> tuple[list[Reward], CallLog]:
-    log = CallLog()
+    log = CallLog(len(batch))
     services = {"log_extra": log.log_extra, "log_metric": log.log_metric, "on_progress": on_progress}
     # a combination may have updated one member before another raised: the retry must not count that twice
     state = copy.deepcopy(fn.state_dict()) if isinstance(fn, Stateful) else None
@@ -146,5 +126,5 @@ def _run_each(fn: Callable, batch: Batch, timeout: float | None, allowed_failure
                     break
             else:
                 (rewards[i],) = outcome[0]
-                log.add(outcome[1], at=i, of=len(batch))
+                log.add(outcome[1], at=[i], of=len(batch))
     return CallResult(rewards, log, failures)

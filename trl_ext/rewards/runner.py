@@ -25,8 +25,9 @@ from .base import (
     prompt_text,
     reward_name,
 )
+from .logged import CallLog, combined
 from .preference import PreferenceReward
-from .retry import CallLog, CallResult, run_reward
+from .retry import CallResult, run_reward
 
 RewardSource: TypeAlias = str | PreTrainedModel | Callable
 _OWN_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids")
@@ -39,8 +40,10 @@ class Scores(NamedTuple):
         total: (N,) float32, the weighted sum over the functions that have a reward; 0 where `valid` is false.
         per_function: (N, F) float32, unweighted; NaN where a function returned `None` or failed.
         valid: (N,) bool, false where no function has a reward, or one failed.
-        metrics: what the functions logged by `log_metric` (averaged), and `rewards/skipped_fraction`.
+        metrics: what the functions logged by `log_metric` on this process, averaged; the largest or smallest value of
+            a name that ends in `/max` or `/min`.
         extra: the columns that they logged by `log_extra`, N values each; `None` where they failed.
+        weights: how many samples each of the metrics stands for, for a mean over processes.
     """
 
     total: Tensor
@@ -48,6 +51,7 @@ class Scores(NamedTuple):
     valid: Tensor
     metrics: dict[str, float]
     extra: dict[str, list]
+    weights: dict[str, float] = {}  # noqa: RUF012 (never changed)
 
 
 class RewardRunner:
@@ -71,6 +75,7 @@ class RewardRunner:
 
     Attributes:
         names: the functions' names in logs, made unique by `_2`, `_3`, ...
+        clashes: names logged by functions that are metrics of the trainer's own, and that were warned about.
 
     Raises:
         ValueError, TypeError: no function, one that cannot be called, not one weight or tokenizer per function, an
@@ -112,6 +117,7 @@ class RewardRunner:
         self.retries, self.timeout, self.max_failure_fraction = retries, timeout, max_failure_fraction
         self.clip_range = clip_range
         self._warned_not_applicable = False
+        self.clashes: set[str] = set()
         parts = [part for fn in self.reward_funcs for part in iter_parts(fn)]
         # those with running statistics over all processes: RunningNormalization, LengthDebiased
         self._synchronized = [part for part in parts if hasattr(part, "synchronize_each_call")]
@@ -228,9 +234,9 @@ class RewardRunner:
         total = (per_function * self.weights).nansum(dim=1)
         if self.clip_range is not None:
             total = total.clamp(*self.clip_range)
-        metrics = {name: math.fsum(values) / len(values) for name, values in log.metrics.items()}
-        metrics["rewards/skipped_fraction"] = 1 - valid.float().mean().item() if count else 0.0
-        return Scores(total.where(valid, 0.0), per_function, valid, metrics, log.extra)
+        logged = {name: combined(name, values) for name, values in log.metrics.items()}
+        metrics, weights = ({name: pair[i] for name, pair in logged.items()} for i in range(2))
+        return Scores(total.where(valid, 0.0), per_function, valid, metrics, log.extra, weights)
 
     def _checked_extra(self, index: int, extra: dict[str, list], count: int) -> dict[str, list]:
         for column, values in extra.items():

@@ -1,0 +1,71 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""What reward functions log: scalars by `log_metric`, columns by `log_extra`."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from .base import RewardTypeError
+from .moments import gather
+
+Weighted = tuple[float, float]
+"""A value, and how many samples it stands for."""
+
+
+class CallLog:
+    """
+    What calls of one reward function logged.
+
+    Args:
+        samples: Samples in the call, which is what a scalar logged by it weighs.
+    """
+
+    def __init__(self, samples: int = 1) -> None:
+        self.samples = samples
+        self.extra: dict[str, list] = {}
+        self.metrics: dict[str, list[Weighted]] = {}
+
+    def log_extra(self, column: str, values: list) -> None:
+        """Add `values` to a column of the sample table."""
+        self.extra.setdefault(column, []).extend(values)
+
+    def log_metric(self, name: str, value: float) -> None:
+        """Add a scalar to the logs."""
+        if not isinstance(name, str) or not name:
+            raise RewardTypeError(f"`log_metric` got the name {name!r:.60}: give a text, such as 'my_reward/matches'.")
+        self.metrics.setdefault(name, []).append((float(value), float(self.samples)))
+
+    def add(self, other: "CallLog", *, at: list[int], of: int) -> None:
+        """Add what a call on the samples `at` of `of` samples logged."""
+        for column, values in other.extra.items():
+            whole = self.extra.setdefault(column, [None] * of)
+            if len(values) != len(at):  # which is refused in a call on all samples, and otherwise belongs to one
+                values = [values] * len(at) if len(at) == 1 else [None] * len(at)
+            for index, value in zip(at, values, strict=True):
+                whole[index] = value
+        for name, weighted in other.metrics.items():
+            self.metrics.setdefault(name, []).extend(weighted)
+
+
+def combined(name: str, values: Iterable[Weighted]) -> Weighted:
+    """
+    One value for several of one name: their weighted mean, or the extreme where the name ends in `/max` or `/min`.
+
+    Returns:
+        The value and the sum of the weights.
+    """
+    values = list(values)
+    total, kind = math.fsum(weight for _, weight in values), name.rsplit("/", 1)[-1]
+    if kind in ("max", "min"):
+        return (max if kind == "max" else min)(value for value, _ in values), total
+    return math.fsum(value * weight for value, weight in values) / total, total
+
+
+def over_processes(metrics: Mapping[str, Weighted]) -> dict[str, float]:
+    """
+    The metrics of all processes, the same on each; a collective if torch.distributed runs.
+
+    A metric that only some processes logged is that of their samples.
+    """
+    parts = gather(dict(metrics))
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: combined(name, [part[name] for part in parts if name in part])[0] for name in names}
