@@ -112,7 +112,8 @@ def add_adapter_rewards(
     adapters = [
         PreferenceReward(
             model,
-            tokenizer=tokenizer,
+            tokenizer=model.tokenizer or tokenizer,
+            chat_template=getattr(model.tokenizer, "chat_template", None) or tokenizer.chat_template,
             append_eos=True,
             chat_template_kwargs=mapping(args.chat_template_kwargs),
             batch_size=args.local_rollout_forward_batch_size,

@@ -96,7 +96,7 @@ def _on_base(
 ) -> PreferenceReward:
     return PreferenceReward(
         model,
-        tokenizer=tokenizer,
+        tokenizer=model.tokenizer or tokenizer,
         append_eos=True,
         batch_size=args.local_rollout_forward_batch_size,
         max_length=max_length,

@@ -103,12 +103,11 @@ class ActorCritic(nn.Module):
         else:
             self.value_head = ValueHead(self.config.get_text_config().hidden_size)
         self.value_head.to(self.device)
-        heads = {f"reward{i}": add_reward_adapter(self.policy, f, f"reward{i}") for i, f in enumerate(reward_adapters)}
+        added = {f"reward{i}": add_reward_adapter(self.policy, f, f"reward{i}") for i, f in enumerate(reward_adapters)}
         self._match_compute_dtype()
         self._switch = AdapterSwitch(self.policy)  # when every adapter is there
         self.reward_models = nn.ModuleList(
-            AdapterRewardModel(self.causal_lm, self._switch, adapter, head.to(self.device), name)
-            for adapter, (head, name) in heads.items()
+            AdapterRewardModel(self.causal_lm, self._switch, adapter, parts) for adapter, parts in added.items()
         )
         disable_dropout(self)  # at the end: adapters bring dropout of their own
 

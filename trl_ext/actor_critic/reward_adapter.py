@@ -6,13 +6,14 @@ import dataclasses
 import os
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, set_peft_model_state_dict
 from peft.functional import set_requires_grad
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .._compat import AdapterSwitch
@@ -21,26 +22,47 @@ from .trunk import ValueHead, causal_lm, hidden_states
 _HEAD_KEYS = ("base_model.model.score.weight", "base_model.model.classifier.weight")
 
 
+class RewardAdapter(NamedTuple):
+    """What belongs to a reward adapter besides its LoRA weights.
+
+    Attributes:
+        head: Maps a hidden state to the reward, frozen, float32.
+        name: Name in logs, that of the adapter's folder.
+        tokenizer: Tokenizer that the adapter was trained with, None where none is found. Its padding token is the one
+            that `RewardTrainer` trained with.
+    """
+
+    head: ValueHead
+    name: str
+    tokenizer: PreTrainedTokenizerBase | None
+
+
 class AdapterRewardModel(nn.Module):
     """
     A reward model on the policy's trunk, with the interface of a transformers sequence classifier of one label.
 
-    `trl_ext.rewards.PreferenceReward` takes it like any other reward model; its tokenizer is the policy's.
+    `trl_ext.rewards.PreferenceReward` takes it like any other reward model.
 
     Args:
         model: The policy as a transformers model, to which an adapter of that name has been added.
         switch: Moves between its adapters.
         adapter: Name of the adapter.
-        head: Maps the last token's hidden state to the reward.
-        name: Name in logs.
+        parts: Head, name and tokenizer of the reward model.
+
+    Attributes:
+        tokenizer: Tokenizer that the reward model was trained with, if it is known.
+        config: Copy of the policy's configuration with one label and the padding token of the training.
     """
 
-    def __init__(self, model: PreTrainedModel, switch: AdapterSwitch, adapter: str, head: ValueHead, name: str):
+    def __init__(self, model: PreTrainedModel, switch: AdapterSwitch, adapter: str, parts: RewardAdapter):
         super().__init__()
-        self.head = head
-        self.name_or_path = name
+        self.head = parts.head.to(model.device)
+        self.name_or_path = parts.name
+        self.tokenizer = parts.tokenizer
         self.config = copy.deepcopy(model.config)
         self.config.num_labels = 1
+        pad = None if parts.tokenizer is None else parts.tokenizer.pad_token_id
+        self.config.get_text_config().pad_token_id = pad
         # A tuple, so that the policy does not become a part of one of its own parts.
         self._shared = (model, switch, adapter)
 
@@ -52,7 +74,11 @@ class AdapterRewardModel(nn.Module):
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: object) -> SequenceClassifierOutput:
         """
-        Rewards of B texts, read at their last tokens.
+        Rewards of B texts, read where the head was trained.
+
+        A transformers classifier reads the last token that is not `config.pad_token_id`. Where padding and EOS are one
+        token, which is `RewardTrainer`'s choice for tokenizers without padding, that is the token before the EOS. A
+        text of nothing but such tokens is read at its first.
 
         Args:
             input_ids: Token ids, shape (B, L), padded on either side.
@@ -64,13 +90,17 @@ class AdapterRewardModel(nn.Module):
         model, switch, adapter = self._shared
         with switch.use(adapter):
             states = hidden_states(model.base_model, input_ids, attention_mask)
-        positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-        last = (positions * attention_mask).argmax(dim=1)
-        rewards = self.head(states[torch.arange(len(last), device=last.device), last])
+        real = attention_mask.bool()
+        pad = self.config.get_text_config().pad_token_id
+        read = real if pad is None else real & (input_ids != pad)
+        positions = torch.arange(real.shape[1], device=real.device)
+        last, first = (positions * read).argmax(dim=1), real.int().argmax(dim=1)
+        place = last.where(read.any(dim=1), first)
+        rewards = self.head(states[torch.arange(len(place), device=place.device), place])
         return SequenceClassifierOutput(logits=rewards.unsqueeze(1))
 
 
-def add_reward_adapter(policy: PeftModel, folder: str | os.PathLike, adapter: str) -> tuple[ValueHead, str]:
+def add_reward_adapter(policy: PeftModel, folder: str | os.PathLike, adapter: str) -> RewardAdapter:
     """
     Add a frozen LoRA reward adapter, as TRL's `RewardTrainer` saves one, to the policy's base.
 
@@ -80,7 +110,7 @@ def add_reward_adapter(policy: PeftModel, folder: str | os.PathLike, adapter: st
         adapter: Name the adapter gets.
 
     Returns:
-        The reward head, and the adapter's name in logs: that of its folder.
+        Its head, name and tokenizer.
 
     Raises:
         FileNotFoundError: when there is no adapter in `folder`.
@@ -116,7 +146,28 @@ def add_reward_adapter(policy: PeftModel, folder: str | os.PathLike, adapter: st
     if result.unexpected_keys or places != len(kept):
         raise ValueError(_other_base(folder, config, f"{len(kept)} weights for {places} places"))
     set_requires_grad(policy, adapter, False)
-    return head, path.resolve().name
+    return RewardAdapter(head, path.resolve().name, _training_tokenizer(path, config, policy))
+
+
+def _training_tokenizer(path: Path, config: LoraConfig, policy: PeftModel) -> PreTrainedTokenizerBase | None:
+    """The tokenizer saved beside the adapter, or that of the base, with the padding token of `RewardTrainer`."""
+    beside = str(path) if (path / "tokenizer_config.json").is_file() else None
+    for source in (beside, config.base_model_name_or_path, causal_lm(policy).config.name_or_path):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source) if source else None
+        except (OSError, ValueError):
+            continue
+        if tokenizer is not None:
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token  # as `RewardTrainer` does
+            return tokenizer
+    warnings.warn(
+        f"The reward adapter '{path}' has no tokenizer beside it, and none is found for its base "
+        f"({config.base_model_name_or_path}): rewards are read at the last token, which is wrong if padding and EOS "
+        "were one token in training; save the tokenizer of the training into the folder.",
+        stacklevel=5,
+    )
+    return None
 
 
 def _take_head(state: dict[str, Tensor], folder: str | os.PathLike) -> ValueHead:

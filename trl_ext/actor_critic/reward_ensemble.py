@@ -29,7 +29,7 @@ def load_reward_ensemble(
 
     ```python
     models = load_reward_ensemble("Qwen/Qwen2.5-0.5B", ["reward-0", "reward-1", "reward-2", "reward-3"])
-    reward = Ensemble([PreferenceReward(model, tokenizer=tokenizer, append_eos=True) for model in models], "min")
+    reward = Ensemble([PreferenceReward(model) for model in models], "min")
     ```
 
     Args:
@@ -52,16 +52,13 @@ def load_reward_ensemble(
     model = _load_base(base, quantization_config, device, init_kwargs)
     # PEFT wraps a model together with a first adapter; this one is taken out again.
     shell = get_peft_model(model, LoraConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM"), "shell")
-    heads = [add_reward_adapter(shell, folder, f"reward{i}") for i, folder in enumerate(folders)]
+    added = [add_reward_adapter(shell, folder, f"reward{i}") for i, folder in enumerate(folders)]
     shell.set_adapter("reward0")
     shell.delete_adapter("shell")
     shell.requires_grad_(False).eval()
     disable_dropout(shell)
     switch = AdapterSwitch(shell)  # when every adapter is there
-    return [
-        AdapterRewardModel(model, switch, f"reward{i}", head.to(model.device), name)
-        for i, (head, name) in enumerate(heads)
-    ]
+    return [AdapterRewardModel(model, switch, f"reward{i}", parts) for i, parts in enumerate(added)]
 
 
 def _load_base(

@@ -130,6 +130,8 @@ class SequenceScorer:
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
         source = self.given_tokenizer
         if source is None:
+            source = getattr(self.given_model, "tokenizer", None)  # reward adapters bring theirs
+        if source is None:
             source = self.given_model if isinstance(self.given_model, str) else self.given_model.name_or_path
         if isinstance(source, PreTrainedTokenizerBase):
             return copy.deepcopy(source)
