@@ -17,7 +17,7 @@ PACKAGES = ("trl_ext", "recipes", "eval")
 # "trl_ext" is the public API in `trl_ext/__init__.py`.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_compat", "micro_batches", "processes", "fields"}),
-    frozenset({"training_arguments"}),
+    frozenset({"training_arguments", "advice"}),
     frozenset({"objectives", "kl_control", "rewards.base"}),
     frozenset({"rewards", "actor_critic", "rollout"}),
     frozenset({"generation", "monitoring"}),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import torch
 
 from ._compat import DICT_FIELDS, BaseConfig
+from .advice import TRAINER_ARGUMENTS, answers_unknown
 from .fields import AboveOne, Coefficient, Count, CountOrZero, Fraction, Limits, Positive, check_fields
 from .training_arguments import INHERITED_LIMITS
 
@@ -21,6 +22,7 @@ _DICT_FIELDS = (
 )
 
 
+@answers_unknown("setting", "PPOTrainer", TRAINER_ARGUMENTS)
 @dataclass
 class PPOConfig(BaseConfig):
     r"""

@@ -101,7 +101,66 @@ CHOICES = [
 ]
 
 
-@table([*TYPES, *RANGES, *CHOICES])
+LENGTH = "use `max_completion_length`."
+UNKNOWN = [
+    case(TypeError, f"PPOConfig has no setting `response_length`: {LENGTH}", response_length=53),
+    case(TypeError, f"PPOConfig has no setting `max_new_tokens`: {LENGTH}", max_new_tokens=53),
+    case(
+        TypeError,
+        "PPOConfig has no setting `stop_token`: leave it out, a completion ends at every EOS token of the model; "
+        "further texts go into `stop_strings`.",
+        stop_token="eos",
+    ),
+    case(TypeError, "PPOConfig has no setting `init_kl_coef`: use `kl_coef`.", init_kl_coef=0.2),
+    case(
+        TypeError,
+        "PPOConfig has no setting `beta`: use `kl_coef` for the penalty in the reward, `kl_loss_coef` for a loss.",
+        beta=0.04,
+    ),
+    case(TypeError, "PPOConfig has no setting `ppo_epochs`: use `num_ppo_epochs`.", ppo_epochs=4),
+    case(
+        TypeError,
+        "PPOConfig has no setting `mini_batch_size`: set `num_mini_batches`, the number of optimizer steps in each "
+        "pass over a rollout.",
+        mini_batch_size=4,
+    ),
+    case(
+        TypeError,
+        "PPOConfig has no setting `num_generations`: leave it out, PPO samples one completion per prompt; repeat a "
+        "prompt in the data set for more.",
+        num_generations=8,
+    ),
+    case(
+        TypeError,
+        "PPOConfig has no setting `vllm_mode`: vLLM is not supported; `use_transformers_continuous_batching` is the "
+        "fast way to sample.",
+        vllm_mode="colocate",
+    ),
+    case(
+        TypeError,
+        "PPOConfig has no setting `reward_model_path`: in PPOTrainer, a reward model is one of `reward_funcs`, given "
+        "by name or as an object.",
+        reward_model_path="rm",
+    ),
+    case(TypeError, "PPOConfig has no setting `tokenizer`: in PPOTrainer, use `processing_class`.", tokenizer=None),
+    case(TypeError, "PPOConfig has no setting `peft_config`: give it to PPOTrainer.", peft_config=None),
+    case(TypeError, "PPOConfig has no setting `evaluation_strategy`: use `eval_strategy`.", evaluation_strategy="no"),
+    case(
+        TypeError,
+        "PPOConfig has no setting `kl_coeff`: did you mean `kl_coef` or `kl_coef_end` or `kl_loss_coef`?",
+        kl_coeff=0.1,
+    ),
+    case(TypeError, "PPOConfig has no setting `zzz`: `help(PPOConfig)` lists all.", zzz=1),
+    Case(
+        "twice",
+        lambda: PPOConfig("unused", output_dir="other"),
+        TypeError,
+        "PPOConfig: multiple values for argument 'output_dir'; give every setting once, by its name.",
+    ),
+]
+
+
+@table([*TYPES, *RANGES, *CHOICES, *UNKNOWN])
 def test_bad_settings(case: Case) -> None:
     check(case)
 
