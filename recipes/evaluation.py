@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_ext.actor_critic import ActorCritic
 from trl_ext.config import PPOConfig
+from trl_ext.decoding import as_completions, decode_answers
 from trl_ext.generation import GenerationEngine, eos_token_ids
 from trl_ext.monitoring import PhaseProgress
 from trl_ext.monitoring.intervals import bootstrap_mean
@@ -119,7 +120,7 @@ class Sampler:
             torch.manual_seed(seed)
             out = self.engine(self.actor_critic.causal_lm, prompt_ids, on_progress)
         self.actor_critic.train(was_training)
-        texts = self.tokenizer.batch_decode(out.ids, skip_special_tokens=True)
+        texts = decode_answers(self.tokenizer, prompts, prompt_ids, out.ids, self.args.chat_template_kwargs)  # type: ignore[arg-type]
         return Samples(prompts, prompt_ids, texts, out.ids, out.terminated)
 
     def likelihoods(self, samples: Samples) -> Likelihoods:
@@ -154,9 +155,7 @@ class Sampler:
 
 def score(rewards: RewardRunner, samples: Samples, missing_eos_penalty: float | None = None) -> Tensor:
     """The training reward of each sample, float64, shape (N,); what could not be scored counts 0."""
-    completions: list[Any] = list(samples.completions)
-    if samples.prompts and isinstance(samples.prompts[0], list):
-        completions = [[{"role": "assistant", "content": text}] for text in completions]
+    completions = as_completions(samples.prompts, samples.completions)
     totals = rewards(samples.prompts, completions, samples.completion_ids, {}, update_state=False).total.double().cpu()
     if missing_eos_penalty is not None:
         totals = totals - missing_eos_penalty * (~torch.tensor(samples.terminated)).double()

@@ -16,7 +16,7 @@ PACKAGES = ("trl_ext", "recipes", "eval")
 # Each layer may import the layers above it in this list and itself; the members of one layer do not import each other.
 # "trl_ext" is the public API in `trl_ext/__init__.py`.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"_compat", "micro_batches", "processes", "fields"}),
+    frozenset({"_compat", "decoding", "micro_batches", "processes", "fields"}),
     frozenset({"training_arguments", "advice"}),
     frozenset({"objectives", "kl_control", "rewards.base"}),
     frozenset({"rewards", "actor_critic", "rollout"}),

@@ -21,12 +21,12 @@ from transformers import (
 )
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
-from trl import is_conversational
 
 from . import checkpoint
 from ._compat import BaseTrainer
 from .actor_critic import ActorCritic, build_actor_critic
 from .config import PPOConfig
+from .decoding import as_completions, decode_answers
 from .experience import add_advantages, add_logged, describe, importance_weights, named_rewards
 from .generation import GenerationEngine
 from .kl_control import KLController
@@ -290,10 +290,7 @@ class PPOTrainer(BaseTrainer):
         prompt_ids = tokenize_prompts(prompts, self.processing_class, self.chat_template_kwargs)
         with self.progress.phase("generate", total=len(prompts)) as advance, self.accelerator.autocast():
             out = self.generation_engine(self.model.causal_lm, prompt_ids, advance)
-        texts = self.processing_class.batch_decode(out.ids, skip_special_tokens=True)
-        completions: list[Any] = texts
-        if is_conversational({"prompt": prompts[0]}):
-            completions = [[{"role": "assistant", "content": text}] for text in texts]
+        texts = decode_answers(self.processing_class, prompts, prompt_ids, out.ids, self.chat_template_kwargs)
         rollout = collate(
             prompt_ids,
             out.ids,
@@ -301,7 +298,7 @@ class PPOTrainer(BaseTrainer):
             pad_token_id=self.processing_class.pad_token_id,
             device=self.accelerator.device,
         )
-        return rollout, completions, out.ids, out.logps
+        return rollout, as_completions(prompts, texts), out.ids, out.logps
 
     def _score(self, rows: list[dict], prompts: list, completions: list, ids: list, training: bool) -> Scores:
         """Call the reward functions."""

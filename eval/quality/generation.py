@@ -7,6 +7,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trl_ext.decoding import decode_completions
 from trl_ext.generation import TransformersEngine, eos_token_ids
 
 from .loading import Prompt, render
@@ -79,7 +80,7 @@ def sample_completions(
     ids = [row[:-1] if row and row[-1] in eos_ids else row for row in completions.ids]
     return Samples(
         prompts=[text for text in texts for _ in range(num_samples)],
-        texts=tokenizer.batch_decode(ids, skip_special_tokens=True),
+        texts=decode_completions(tokenizer, prompt_ids, ids),
         lengths=[len(row) for row in ids],
         terminated=list(completions.terminated),
         add_special_tokens=add_special_tokens,

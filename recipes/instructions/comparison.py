@@ -10,10 +10,10 @@ import numpy as np
 from datasets import Dataset
 
 from recipes.evaluation import Sampler, Samples
+from trl_ext.decoding import as_completions
 from trl_ext.monitoring.intervals import bootstrap_mean
 from trl_ext.trainer import PPOTrainer
 
-from .rewards import as_completions
 from .stages import read_record
 
 

@@ -10,13 +10,14 @@ from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from trl_ext.config import PPOConfig
+from trl_ext.decoding import as_completions
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
 from trl_ext.rewards import PreferenceReward
 from trl_ext.rewards.warm import average_reward_models
 from trl_ext.trainer import PPOTrainer
 
 from .arguments import InstructArguments
-from .rewards import as_completions, calibrate, combine, is_adapter, load_rewards, with_reward_adapters
+from .rewards import calibrate, combine, is_adapter, load_rewards, with_reward_adapters
 from .sampling import sample
 
 

@@ -123,10 +123,3 @@ def calibrate(members: Sequence[PreferenceReward], prompts: Sequence[Prompt], co
     """Mean 0 and deviation 1 on completions of the initial policy (detail 9), each model by itself."""
     for member in members:
         member.calibrate(prompts, completions)
-
-
-def as_completions(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Any]:
-    """Texts in the format of the prompts: an answer of the assistant where those are conversations."""
-    if isinstance(prompts[0], str):
-        return list(texts)
-    return [[{"role": "assistant", "content": text}] for text in texts]

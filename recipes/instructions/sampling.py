@@ -11,8 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_ext.actor_critic.loading import load_policy
 from trl_ext.config import PPOConfig
+from trl_ext.decoding import decode_answers
 from trl_ext.generation import TransformersEngine, eos_token_ids
 from trl_ext.prompts import Prompt, tokenize_prompts
+from trl_ext.setup import mapping
 
 
 def sample(
@@ -48,10 +50,12 @@ def sample(
         top_k=args.top_k,
         batch_size=args.local_rollout_forward_batch_size,
     )
+    kwargs = mapping(args.chat_template_kwargs)
+    prompt_ids = tokenize_prompts(list(prompts), tokenizer, kwargs)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        out = engine(model, tokenize_prompts(list(prompts), tokenizer, {}), on_progress)
-    return tokenizer.batch_decode(out.ids, skip_special_tokens=True)
+        out = engine(model, prompt_ids, on_progress)
+    return decode_answers(tokenizer, prompts, prompt_ids, out.ids, kwargs)
 
 
 def rank_pairs(

@@ -25,12 +25,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.modeling_outputs import BaseModelOutput
-from trl import is_conversational
 
 from .._compat import AdapterSwitch
 from ..actor_critic import ActorCritic
 from ..actor_critic.model import CRITIC_ADAPTER, REFERENCE_ADAPTER
 from ..actor_critic.trunk import causal_lm, hidden_states
+from ..decoding import as_completions, decode_answers
 from ..kl_control import KLController
 from ..rewards import RewardRunner
 
@@ -126,9 +126,8 @@ class RewardFunctionModel(nn.Module):
         ]
         prompt_ids, completion_ids = ([sample[i] for sample in samples] for i in range(2))
         prompts, columns = self._prompts(prompt_ids)
-        completions: list[Any] = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
-        if is_conversational({"prompt": prompts[0]}):
-            completions = [[{"role": "assistant", "content": text}] for text in completions]
+        texts = decode_answers(self.processing_class, prompts, prompt_ids, completion_ids)
+        completions = as_completions(prompts, texts)
         scores = self.rewards(prompts, completions, completion_ids, columns)
         if not scores.valid.all():
             unscored = completions[scores.valid.tolist().index(False)]

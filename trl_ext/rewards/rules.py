@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from ..decoding import characters_in_tokens, decode_alone
 from .base import Text, completion_text
 
 Unit = Literal["tokens", "words", "characters"]
@@ -288,9 +289,6 @@ class SentenceEndReward:
 
     def _ends_in_tokens(self, ids: list[int]) -> bool:
         assert self.tokenizer is not None
-
-        def decode(part: list[int]) -> str:
-            return str(self.tokenizer.decode(part, skip_special_tokens=True))  # type: ignore[union-attr]
-
-        end = None if self.end is None else len(decode(ids[: self.end]))
-        return self._ends_in(decode(ids), len(decode(ids[: self.start])), end)
+        start = characters_in_tokens(self.tokenizer, ids, self.start)
+        end = None if self.end is None else characters_in_tokens(self.tokenizer, ids, self.end)
+        return self._ends_in(decode_alone(self.tokenizer, ids), start, end)
