@@ -63,7 +63,7 @@ def make_trainer(folder: Path, kind: str) -> PPOTrainer:
         critic={"full": "copy", "lora": "adapter", "hacking": "head"}[kind],
         peft_config=LoraConfig(r=4, target_modules="all-linear") if kind == "lora" else None,
         **settings,
-        kl_controller=AdaptiveKL(0.1, target=0.5),
+        kl_controller=AdaptiveKL(target=0.5, init_coef=0.1),
         num_mini_batches=2,
         num_train_epochs=2,
         total_episodes=None,

@@ -71,7 +71,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(interrupted):
     with pytest.raises(ValueError, match=r"critic \(then head, now model\)"):
         resume(interrupted, critic="copy")
     with pytest.raises(ValueError, match="KL controller"):
-        resume(interrupted, kl_controller=AdaptiveKL())
+        resume(interrupted, kl_controller=AdaptiveKL(target=6.0))
     with pytest.raises(ValueError, match="reward functions"):
         resume(interrupted, reward_funcs=[scripted.reward, scripted.reward])
     assert resume(interrupted).state.global_step == 4

@@ -246,7 +246,7 @@ def advice(name: str, known: Iterable[str]) -> str:
     return ADVICE.get(name) or suggestion(name, known)
 
 
-def answers_unknown(kind: str, other: str, names: Iterable[str]) -> Callable[[type[T]], type[T]]:
+def answers_unknown(kind: str, other: str = "", names: Iterable[str] = ()) -> Callable[[type[T]], type[T]]:
     """
     Decorate a class so that arguments that its `__init__` cannot take are answered with advice.
 
@@ -255,7 +255,8 @@ def answers_unknown(kind: str, other: str, names: Iterable[str]) -> Callable[[ty
 
     Args:
         kind: The word for an argument of this class.
-        other: Name of the class that the other half of a run's settings goes to.
+        other: Name of the class that the other half of a run's settings goes to; empty for a class without settings of
+            a run, which other trainers' names do not concern.
         names: Arguments of that class.
     """
 
@@ -287,6 +288,6 @@ def answers_unknown(kind: str, other: str, names: Iterable[str]) -> Callable[[ty
 def _for_keyword(name: str, known: list[str], elsewhere: list[str], other: str) -> str:
     if name in elsewhere:
         return f"give it to {other}."
-    text = advice(name, known)
+    text = advice(name, known) if other else suggestion(name, known)
     needs_owner = other not in text and any(f"`{there}`" in text for there in elsewhere)
     return f"in {other}, {text}" if needs_owner else text

@@ -131,7 +131,7 @@ def build_kl_controller(args: PPOConfig, total_episodes: int) -> KLController:
     target, end = args.kl_target or 0.0, args.kl_coef_end or 0.0
     builders: dict[str, Callable[[], KLController]] = {
         "fixed": lambda: FixedKL(args.kl_coef),
-        "adaptive": lambda: AdaptiveKL(args.kl_coef, target=target, horizon=args.kl_horizon),
+        "adaptive": lambda: AdaptiveKL(target=target, init_coef=args.kl_coef, horizon=args.kl_horizon),
         "pid": lambda: PIDKL(target=target, init_coef=args.kl_coef),
         "scheduled": lambda: ScheduledKL(args.kl_coef, end, episodes=total_episodes),
     }

@@ -250,11 +250,11 @@ def test_the_controller_resumes(restore: bool, tmp_path: Path) -> None:
         "max_steps": 4,
         "restore_callback_states_from_checkpoint": restore,
     }
-    whole, adaptive = driven("grpo", tmp_path, AdaptiveKL(0.5, target=0.01), **settings)
+    whole, adaptive = driven("grpo", tmp_path, AdaptiveKL(init_coef=0.5, target=0.01), **settings)
     whole.train()
     assert len({line["kl_coef"] for line in training_logs(whole)}) == 4
 
-    resumed, again = driven("grpo", tmp_path, AdaptiveKL(0.5, target=0.01), **settings)
+    resumed, again = driven("grpo", tmp_path, AdaptiveKL(init_coef=0.5, target=0.01), **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
     # The first two lines are those of the first run, which the checkpoint holds; the third is the first after it.
     assert training_logs(resumed)[2]["kl_coef"] == training_logs(whole)[2]["kl_coef"] > 0.5
@@ -271,7 +271,7 @@ def test_a_checkpoint_without_a_controller_warns(tmp_path: Path) -> None:
 
 
 def test_another_controller_cannot_resume(tmp_path: Path) -> None:
-    made, _ = driven("rloo", tmp_path, AdaptiveKL(), save_strategy="steps", save_steps=1, max_steps=1)
+    made, _ = driven("rloo", tmp_path, AdaptiveKL(target=6.0), save_strategy="steps", save_steps=1, max_steps=1)
     made.train()
     resumed, _ = driven("rloo", tmp_path, FixedKL(0.1), max_steps=2)
     with pytest.raises(ValueError, match="state of AdaptiveKL, not of FixedKL"):
@@ -300,7 +300,9 @@ def test_ligers_fused_loss_gets_the_coefficient(tmp_path: Path) -> None:
 
 
 def test_no_warning_on_a_fresh_start_and_the_state_is_json(tmp_path: Path) -> None:
-    made, _ = driven("grpo", tmp_path, AdaptiveKL(0.5), save_strategy="steps", save_steps=1, max_steps=1)
+    made, _ = driven(
+        "grpo", tmp_path, AdaptiveKL(init_coef=0.5, target=6.0), save_strategy="steps", save_steps=1, max_steps=1
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*KL controller.*")
         made.train()

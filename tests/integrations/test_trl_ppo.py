@@ -279,7 +279,7 @@ def test_trls_ppo_with_our_rewards_and_an_adaptive_coefficient(tmp_path: Path) -
     toxicity = ToxicityReward(tiny_classifier(), tokenizer=tiny_tokenizer())
     reward_model = RewardFunctionModel([toxicity, brevity], policy, tokenizer)
     made = ppo_trainer(tmp_path, tokenizer, reward_model, separate_models(policy), total_episodes=40)
-    controller = AdaptiveKL(0.5, target=1.0, horizon=20.0)
+    controller = AdaptiveKL(init_coef=0.5, target=1.0, horizon=20.0)
     made.ref_model.lm_head.weight.data.mul_(1.1)  # so that the first KL is not 0
     before = policy.model.layers[0].mlp.fc1.weight.detach().clone()
     made.add_callback(KLCoefCallback(controller, made))

@@ -11,7 +11,7 @@ from trl_ext.kl_control import PIDKL, AdaptiveKL, FixedKL, ScheduledKL
 
 def test_adaptive_step_by_hand():
     # Ziegler: 6.6 / 6 - 1 = 0.1, times 16 / 160; then the error 1 is clipped to 0.2; then -1 to -0.2.
-    controller = AdaptiveKL(0.5, target=6.0, horizon=160.0)
+    controller = AdaptiveKL(target=6.0, init_coef=0.5, horizon=160.0)
     controller.update(6.6, 16)
     assert controller.coef == pytest.approx(0.5 * 1.01)
     controller.update(12.0, 16)
@@ -31,23 +31,23 @@ def updates_to_double(controller, episodes):
 @pytest.mark.parametrize("episodes", [1, 16, 512])
 @pytest.mark.parametrize("clip", [0.1, 0.2])
 def test_without_a_horizon_doubling_takes_twenty_updates_whatever_the_batch(episodes, clip):
-    assert updates_to_double(AdaptiveKL(clip=clip), episodes) == 20
+    assert updates_to_double(AdaptiveKL(target=6.0, clip=clip), episodes) == 20
 
 
 def test_zieglers_horizon_is_far_too_long_for_a_small_batch():
-    assert updates_to_double(AdaptiveKL(horizon=10_000), 16) == pytest.approx(2170, abs=10)
+    assert updates_to_double(AdaptiveKL(target=6.0, horizon=10_000), 16) == pytest.approx(2170, abs=10)
 
 
 def test_a_horizon_shorter_than_the_batch_cannot_turn_the_coefficient_negative():
     # 1 - 0.2 * 512 / 10 = -9.24.
-    controller = AdaptiveKL(horizon=10.0)
+    controller = AdaptiveKL(target=6.0, horizon=10.0)
     controller.update(0.0, 512)
     assert controller.coef == 1e-4
 
 
 def test_pid_steps_by_hand():
     # Errors 0.5, then -0.25 (integral 0.25, change -0.75), then 1 by the bound (integral 1.25, change 1.25).
-    controller = PIDKL(2.0, init_coef=1.0, kp=0.5, ki=0.1, kd=0.2)
+    controller = PIDKL(target=2.0, init_coef=1.0, kp=0.5, ki=0.1, kd=0.2)
     logs = []
     for kl in (3.0, 1.5, 50.0):
         controller.update(kl, 16)
@@ -57,7 +57,7 @@ def test_pid_steps_by_hand():
 
 def test_smoothing_averages_the_measurements_and_starts_at_the_first():
     # 4, then 0.75 * 4 + 0.25 * 0 = 3: errors 1 and 0.5.
-    controller = PIDKL(2.0, init_coef=1.0, kp=1.0, ki=0.0, smoothing=0.75)
+    controller = PIDKL(target=2.0, init_coef=1.0, kp=1.0, ki=0.0, smoothing=0.75)
     controller.update(4.0, 16)
     assert math.log(controller.coef) == pytest.approx(1.0)
     controller.update(0.0, 16)
@@ -108,20 +108,20 @@ def worst_error(path):
 @pytest.mark.parametrize("init_coef", [0.01, 0.2, 10.0])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_adaptive_and_pid_settle_within_a_quarter_of_the_target_and_fixed_does_not(lag, init_coef, seed):
-    for controller in (AdaptiveKL(init_coef, TARGET), PIDKL(TARGET, init_coef)):
+    for controller in (AdaptiveKL(target=TARGET, init_coef=init_coef), PIDKL(target=TARGET, init_coef=init_coef)):
         path = simulate(controller, 450, lag, seed=seed)
         assert worst_error(path[300:]) < 0.25, type(controller).__name__
     assert worst_error(simulate(FixedKL(init_coef), 450, lag, seed=seed)[300:]) > 0.25
 
 
 def test_pid_settles_a_slow_policy():
-    assert worst_error(simulate(PIDKL(TARGET), 450, 50)[300:]) < 0.25
+    assert worst_error(simulate(PIDKL(target=TARGET), 450, 50)[300:]) < 0.25
 
 
 def test_pid_leaves_a_bound_as_soon_as_the_error_changes_sign():
     # 400 updates with a policy that cannot reach the target even at the lowest coefficient, then one that can.
     # Had the integral gone on, it would have to unwind 400 errors at no more than one per update.
-    controller = PIDKL(TARGET, min_coef=0.05, max_coef=5.0)
+    controller = PIDKL(target=TARGET, min_coef=0.05, max_coef=5.0)
     simulate(controller, 400, 5, strength=lambda update: 0.05)
     assert controller.coef == 0.05
     recovery = simulate(controller, 80, 5, strength=lambda update: 2.0)
@@ -130,7 +130,7 @@ def test_pid_leaves_a_bound_as_soon_as_the_error_changes_sign():
 
 @pytest.mark.parametrize(("kl", "bound"), [(50.0, 5.0), (0.0, 0.05)])
 def test_the_integral_stops_at_both_bounds(kl, bound):
-    controller = PIDKL(TARGET, kp=0.0, ki=0.1, min_coef=0.05, max_coef=5.0)
+    controller = PIDKL(target=TARGET, kp=0.0, ki=0.1, min_coef=0.05, max_coef=5.0)
     for _ in range(500):
         controller.update(kl, 16)
     # The integral may lie at most one step short of the bound itself, and never beyond it.
@@ -142,7 +142,7 @@ def test_the_integral_stops_at_both_bounds(kl, bound):
 
 def test_an_integral_from_a_run_with_wider_bounds_unwinds():
     # log 0.2 + 0.05 * 60 is far above log 0.5; 60 errors of -1 must bring it back in, not stay locked out.
-    controller = PIDKL(TARGET, max_coef=0.5)
+    controller = PIDKL(target=TARGET, max_coef=0.5)
     controller.load_state_dict({**controller.state_dict(), "integral": 60.0, "previous_error": 1.0, "smoothed_kl": 9.0})
     for _ in range(60):
         controller.update(0.0, 16)

@@ -2,21 +2,32 @@
 """Checks that the controllers share."""
 
 import math
+import numbers
 import warnings
 from collections.abc import Iterable
 from typing import Any
 
+# Bounds of a coefficient that a controller multiplies: from 0 it could never come back.
+MIN_COEF, MAX_COEF = 1e-4, 1e2
+
+
+def is_finite(value: object) -> bool:
+    """Says whether `value` is a finite number; a bool is none."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    return math.isfinite(value)
+
 
 def require_positive(name: str, value: float) -> None:
     """Raises ValueError unless `value` is a finite number above 0."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value}; it must be a finite number above 0.")
+    if not (is_finite(value) and value > 0):
+        raise ValueError(f"{name} is {value!r}; it must be a finite number above 0.")
 
 
 def require_non_negative(name: str, value: float) -> None:
     """Raises ValueError unless `value` is a finite number of at least 0."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} is {value}; it must be a finite number of at least 0.")
+    if not (is_finite(value) and value >= 0):
+        raise ValueError(f"{name} is {value!r}; it must be a finite number of at least 0.")
 
 
 def require_coef_in_bounds(init_coef: float, min_coef: float, max_coef: float) -> None:
@@ -28,9 +39,9 @@ def require_coef_in_bounds(init_coef: float, min_coef: float, max_coef: float) -
     require_positive("max_coef", max_coef)
     if min_coef > max_coef:
         raise ValueError(f"min_coef is {min_coef} and max_coef {max_coef}; the lower bound must not exceed the upper.")
-    if not min_coef <= init_coef <= max_coef:
+    if not (is_finite(init_coef) and min_coef <= init_coef <= max_coef):
         raise ValueError(
-            f"init_coef is {init_coef}, outside [{min_coef}, {max_coef}]; choose it between min_coef and max_coef."
+            f"init_coef is {init_coef!r}, outside [{min_coef}, {max_coef}]; choose it between min_coef and max_coef."
         )
 
 
@@ -74,5 +85,5 @@ def check_state(controller: object, state: dict[str, Any], numbers: Iterable[str
         raise ValueError(f"This is the state of {state['controller']}, not of {name}; resume with that controller.")
     for key in sorted(expected - {"controller"}):
         value = state[key]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not is_finite(value):
             raise ValueError(f"The state of {name} has {key} = {value!r}, not a finite number; use another checkpoint.")

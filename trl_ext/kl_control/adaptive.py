@@ -3,11 +3,13 @@
 
 from typing import Any
 
-from ._checks import check_state, is_usable, require_coef_in_bounds, require_positive
+from ..advice import answers_unknown
+from ._checks import MAX_COEF, MIN_COEF, check_state, is_usable, require_coef_in_bounds, require_positive
 
 _UPDATES_TO_DOUBLE = 20
 
 
+@answers_unknown("argument")
 class AdaptiveKL:
     """Multiplies the coefficient by a little more or less than 1, towards a target KL.
 
@@ -20,25 +22,27 @@ class AdaptiveKL:
     to double. In Ziegler's terms the horizon is `episodes * clip / (2^(1/20) - 1)`, 5.7 batches at clip = 0.2.
 
     Args:
-        init_coef: the coefficient to start with.
         target: the KL to hold, nats per completion.
+        init_coef: the coefficient to start with.
         horizon: episodes, as in the paper; None fits it to the batch.
         clip: bound of the relative error.
         min_coef: lower bound of the coefficient, above 0.
         max_coef: upper bound of the coefficient.
 
     Raises:
+        TypeError: an argument is given by position or `target` is missing.
         ValueError: target, horizon or clip is not positive, or not 0 < min_coef <= init_coef <= max_coef.
     """
 
     def __init__(
         self,
+        *,
+        target: float,
         init_coef: float = 0.2,
-        target: float = 6.0,
         horizon: float | None = None,
         clip: float = 0.2,
-        min_coef: float = 1e-4,
-        max_coef: float = 1e2,
+        min_coef: float = MIN_COEF,
+        max_coef: float = MAX_COEF,
     ) -> None:
         require_positive("target", target)
         require_positive("clip", clip)
@@ -51,6 +55,9 @@ class AdaptiveKL:
         self.clip = clip
         self.min_coef = min_coef
         self.max_coef = max_coef
+
+    def __repr__(self) -> str:
+        return f"AdaptiveKL(target={self.target}, horizon={self.horizon}, clip={self.clip}) at {self.coef:.4g}"
 
     def update(self, kl: float, episodes: int) -> None:
         """Moves the coefficient by one step.

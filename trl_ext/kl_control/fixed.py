@@ -3,9 +3,11 @@
 
 from typing import Any
 
+from ..advice import answers_unknown
 from ._checks import check_state, is_usable, require_non_negative
 
 
+@answers_unknown("argument")
 class FixedKL:
     """Keeps one coefficient, whatever the KL does.
 
@@ -19,6 +21,9 @@ class FixedKL:
     def __init__(self, coef: float) -> None:
         require_non_negative("coef", coef)
         self.coef = float(coef)
+
+    def __repr__(self) -> str:
+        return f"FixedKL({self.coef:.4g})"
 
     def update(self, kl: float, episodes: int) -> None:
         """Changes nothing, but warns about a KL (nats per completion) that is not finite."""

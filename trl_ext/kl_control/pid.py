@@ -4,11 +4,22 @@
 import math
 from typing import Any
 
-from ._checks import check_state, is_usable, require_coef_in_bounds, require_non_negative, require_positive
+from ..advice import answers_unknown
+from ._checks import (
+    MAX_COEF,
+    MIN_COEF,
+    check_state,
+    is_finite,
+    is_usable,
+    require_coef_in_bounds,
+    require_non_negative,
+    require_positive,
+)
 
 _NONE_AT_FIRST = ("previous_error", "smoothed_kl")
 
 
+@answers_unknown("argument")
 class PIDKL:
     """Holds a target KL with `log coef = log init_coef + kp * e + ki * sum(e) + kd * (e - previous e)`.
 
@@ -34,12 +45,14 @@ class PIDKL:
         max_coef: upper bound of the coefficient.
 
     Raises:
+        TypeError: an argument is given by position or `target` is missing.
         ValueError: target or max_error is not positive, a gain is negative, smoothing is outside [0, 1), or not
             0 < min_coef <= init_coef <= max_coef.
     """
 
     def __init__(
         self,
+        *,
         target: float,
         init_coef: float = 0.2,
         kp: float = 0.4,
@@ -47,15 +60,15 @@ class PIDKL:
         kd: float = 0.0,
         smoothing: float = 0.0,
         max_error: float = 1.0,
-        min_coef: float = 1e-4,
-        max_coef: float = 1e2,
+        min_coef: float = MIN_COEF,
+        max_coef: float = MAX_COEF,
     ) -> None:
         require_positive("target", target)
         require_positive("max_error", max_error)
         for name, gain in (("kp", kp), ("ki", ki), ("kd", kd)):
             require_non_negative(name, gain)
-        if not 0.0 <= smoothing < 1.0:
-            raise ValueError(f"smoothing is {smoothing}; it must be at least 0 and below 1.")
+        if not (is_finite(smoothing) and 0.0 <= smoothing < 1.0):
+            raise ValueError(f"smoothing is {smoothing!r}; it must be at least 0 and below 1.")
         require_coef_in_bounds(init_coef, min_coef, max_coef)
         self.coef = float(init_coef)
         self.target = target
@@ -70,6 +83,9 @@ class PIDKL:
         self._integral = 0.0
         self._previous_error: float | None = None
         self._smoothed_kl: float | None = None
+
+    def __repr__(self) -> str:
+        return f"PIDKL(target={self.target}, kp={self.kp}, ki={self.ki}, kd={self.kd}) at {self.coef:.4g}"
 
     def update(self, kl: float, episodes: int) -> None:
         """Moves the coefficient by one step.

@@ -4,11 +4,13 @@
 import math
 from typing import Any
 
+from ..advice import answers_unknown
 from ._checks import check_state, is_usable, require_non_negative, require_positive
 
 _SHAPES = ("linear", "cosine", "exponential")
 
 
+@answers_unknown("argument")
 class ScheduledKL:
     """Moves the coefficient from `start` to `end` over a number of episodes, and leaves it there.
 
@@ -39,6 +41,10 @@ class ScheduledKL:
         self.shape = shape
         self._seen = 0
         self.coef = self._at(0.0)
+
+    def __repr__(self) -> str:
+        curve = f"{self.start}, {self.end}, episodes={self.episodes}, shape={self.shape!r}"
+        return f"ScheduledKL({curve}) at {self.coef:.4g}"
 
     def update(self, kl: float, episodes: int) -> None:
         """Counts the episodes.
