@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rewards", "actor_critic", "rollout"}),
     frozenset({"generation", "monitoring"}),
     frozenset({"config", "prompts", "checkpoint", "experience", "learning", "supervised", "integrations"}),
-    frozenset({"setup"}),
+    frozenset({"setup", "resuming"}),
     frozenset({"trainer"}),
     frozenset({"trl_ext"}),
     frozenset({"recipes", "eval"}),

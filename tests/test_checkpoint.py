@@ -13,7 +13,6 @@ import pytest
 
 from trl_ext import checkpoint
 from trl_ext.checkpoint import (
-    check_same_configuration,
     commit,
     find_damage,
     is_complete,
@@ -140,27 +139,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "state.json", {"step": 2, "rollout": object()})
     assert json.loads((tmp_path / "state.json").read_text()) == {"step": 1}
-
-
-def test_the_state_of_the_same_configuration_is_returned(tmp_path):
-    state = check_same_configuration(whole(tmp_path / "checkpoint-1"), dict(CONFIGURATION))
-    assert state["kl_controller"] == {"coef": 0.5}
-
-
-def test_every_difference_is_named_with_both_values(tmp_path):
-    folder = whole(tmp_path / "checkpoint-1")
-    with pytest.raises(ValueError, match="another configuration") as error:
-        check_same_configuration(folder, {"batch size": 16, "critic": "head", "adapters": True, "seed": 3})
-    message = str(error.value)
-    assert "batch size (then 8, now 16), adapters (then False, now True), seed (then None, now 3)" in message
-    assert "critic" not in message and str(folder) in message and "\n" not in message
-
-
-def test_a_checkpoint_of_another_trainer_is_no_checkpoint(tmp_path):
-    with pytest.raises(
-        ValueError, match=f"has no {checkpoint.STATE}: it is not a checkpoint that PPOTrainer can resume"
-    ):
-        check_same_configuration(tmp_path, CONFIGURATION)
 
 
 def flipped_bit(folder: Path) -> None:

@@ -89,10 +89,15 @@ def test_a_truncated_checkpoint_is_skipped(interrupted):
 
 
 def test_a_checkpoint_of_a_plain_trainer_is_refused(interrupted):
-    (interrupted / "checkpoint-2" / "ppo_state.json").unlink()
+    newest = interrupted / "checkpoint-2"
+    for name in ("ppo_state.json", "manifest.json"):
+        (newest / name).unlink()
+    shutil.rmtree(newest / "critic")
     made = scripted.trainer(interrupted)
     with pytest.raises(ValueError, match="not a checkpoint that PPOTrainer can resume from"):
-        made.train(resume_from_checkpoint=str(interrupted / "incomplete-checkpoint-2"))
+        made.train(resume_from_checkpoint=newest)
+    made.train(resume_from_checkpoint=True)
+    assert made.state.global_step == 4 and newest.is_dir()
 
 
 def test_save_total_limit_keeps_the_newest(tmp_path):

@@ -233,25 +233,29 @@ def set_aside(folder: Path) -> Path:
     return aside
 
 
-def set_aside_incomplete(output_dir: Path) -> None:
+def set_aside_incomplete(output_dir: Path, *, leader: bool = True) -> None:
     """
     Rename half-written checkpoints, so that nobody takes one for whole; the newest of them is kept.
 
     A checkpoint that a living process is writing is left alone, and so are other trainers' checkpoints. File sizes are
     compared, not contents.
+
+    Args:
+        output_dir: Folder of the checkpoints.
+        leader: True on the one process that renames; the others wait for it.
     """
+    with together("Setting half-written checkpoints aside"):
+        if leader:
+            _set_aside_incomplete(output_dir)
+
+
+def _set_aside_incomplete(output_dir: Path) -> None:
     recover(output_dir)
     for folder in checkpoints(output_dir):
-        if _is_foreign(folder) or is_being_written(folder):
-            continue
         fault = _damaged_size(folder)
-        if fault is not None:
-            _warn_set_aside(folder, fault)
-
-
-def _warn_set_aside(folder: Path, fault: str) -> None:
-    aside = set_aside(folder)
-    logger.warning(f"{folder} was only half written ({fault}); it was renamed to {aside.name} and is skipped.")
+        if fault is not None and not _is_foreign(folder) and not is_being_written(folder):
+            aside = set_aside(folder)
+            logger.warning(f"{folder} was only half written ({fault}); it was renamed to {aside.name} and is skipped.")
 
 
 def _is_foreign(folder: Path) -> bool:
@@ -267,15 +271,16 @@ def newest_whole(output_dir: Path) -> Path | None:
     """
     recover(output_dir)
     for folder in reversed(checkpoints(output_dir)):
+        fault = find_damage(folder)
+        if fault is None:
+            return folder
         if _is_foreign(folder):
             logger.warning(f"{folder} was written by another trainer; it is skipped.")
         elif is_being_written(folder):
             logger.warning(f"{folder} is being written by another process; it is skipped.")
-        elif fault := find_damage(folder):
+        else:
             aside = set_aside(folder)
             logger.warning(f"{folder} is damaged ({fault}); it was renamed to {aside.name} and an older one is used.")
-        else:
-            return folder
     return None
 
 
@@ -352,34 +357,3 @@ def rotate(newest: Path, limit: int | None, best: str | None) -> None:
     surplus = len(whole) - max(limit, len(protected))
     for folder in [folder for folder in whole if folder.name not in protected][: max(0, surplus)]:
         remove(folder)
-
-
-# ---- resuming ----
-
-
-def check_same_configuration(folder: Path, current: dict[str, Any]) -> dict[str, Any]:
-    """
-    Read the PPO state of a checkpoint, if it belongs to a run like this one.
-
-    Args:
-        folder: The checkpoint.
-        current: What must agree, by name.
-
-    Returns:
-        The saved state.
-
-    Raises:
-        ValueError: when the checkpoint is not one of `PPOTrainer`, or a setting differs; all that differ are named.
-    """
-    try:
-        state = json.loads((folder / STATE).read_text())
-    except OSError:
-        raise ValueError(f"{folder} has no {STATE}: it is not a checkpoint that PPOTrainer can resume from.") from None
-    saved = state["configuration"]
-    different = [f"{k} (then {saved.get(k)}, now {v})" for k, v in current.items() if saved.get(k) != v]
-    if different:
-        raise ValueError(
-            f"{folder} is a checkpoint of another configuration: {', '.join(different)}; use the same settings, or "
-            "another `output_dir` to start anew."
-        )
-    return state

@@ -82,7 +82,8 @@ class Rollout:
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Rollout":
         """Read what `save` wrote, bit for bit."""
-        return cls(**load_file(path, device=str(device)))
+        # On the CPU first: safetensors does not know every name of a device, such as "cpu:0" of a run of two processes.
+        return cls(**{name: tensor.to(device) for name, tensor in load_file(path).items()})
 
 
 def collate(

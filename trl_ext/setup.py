@@ -163,7 +163,6 @@ def run_configuration(
     local_batch_size: int,
     num_processes: int,
     model: ActorCritic,
-    rewards: list[str],
     kl_controller: KLController,
 ) -> dict[str, Any]:
     """What a checkpoint and the run that resumes it must have in common."""
@@ -177,7 +176,6 @@ def run_configuration(
         "temperature": args.temperature,
         "critic": model.critic_kind,
         "adapters": isinstance(model.policy, PeftModel),
-        "reward functions": rewards,
         "KL controller": type(kl_controller).__name__,
         "ptx_coef": args.ptx_coef,
         "seed": args.seed,

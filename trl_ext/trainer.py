@@ -2,7 +2,6 @@
 """`PPOTrainer`: PPO inside the Hugging Face Trainer's own loop."""
 
 import copy
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
-from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
-from . import checkpoint
+from . import checkpoint, resuming
 from ._compat import BaseTrainer
 from .actor_critic import ActorCritic, build_actor_critic
 from .config import PPOConfig
@@ -34,6 +32,7 @@ from .learning import LOSS_OPTIONS, token_losses
 from .micro_batches import MicroBatches
 from .monitoring import MetricBuffer, PhaseProgress, SampleTable, TokenMeans, log_samples, observe_rollout
 from .objectives import drop_gradients, last_token_index, masked_mean, masked_sum
+from .processes import together
 from .prompts import EpochSeed, RolloutSampler, tokenize_prompts
 from .rewards import RewardRunner, Scores
 from .rewards.base import Batch
@@ -154,8 +153,7 @@ class PPOTrainer(BaseTrainer):
             # transformers before 5.19 knows no `loss_is_scaled_for_ga` and asks whether this is set instead.
             compute_loss_func=_identity,
         )
-        if self.is_world_process_zero():
-            checkpoint.set_aside_incomplete(Path(args.output_dir))
+        checkpoint.set_aside_incomplete(Path(args.output_dir), leader=self.args.should_save)
         reward_funcs, reward_processing_classes = add_adapter_rewards(
             reward_funcs, reward_processing_classes, actor_critic.reward_models, tokenizer, args
         )
@@ -184,6 +182,10 @@ class PPOTrainer(BaseTrainer):
         self.micro_batches = MicroBatches(micro, "per_device_train_batch_size", fixed=several)
         self._step_means, self._ptx_means = TokenMeans(), TokenMeans()
         self._ptx: SupervisedBatch | None = None
+        self._configuration = run_configuration(
+            self.args, self.local_batch_size, self.accelerator.num_processes, actor_critic, self.kl_controller
+        ) | resuming.run_identity(actor_critic, tokenizer, train_dataset, ptx_dataset, self.rewards)
+        self._reward_settings = resuming.reward_settings(self.rewards)
         self.model.add_model_tags(self._tag_names)
         # A seed per process, so that each samples something else.
         set_seed(args.seed, device_specific=True)
@@ -532,26 +534,21 @@ class PPOTrainer(BaseTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save everything the next optimizer step depends on, then declare the checkpoint complete."""
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        with together(f"Writing {folder}"):
+            resuming.check_finite(self.model, self.optimizer, self.state.global_step)
         # An older checkpoint may go only once this one counts.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
+        with resuming.without_rotation(self.args) as limit, checkpoint.writing(folder, leader=self.args.should_save):
             super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        if not self.args.save_only_model and self._rollout is not None:
-            self._rollout.save(folder / f"rollout_{self.args.process_index}.safetensors")
-        self.accelerator.wait_for_everyone()
+            if not self.args.save_only_model and self._rollout is not None:
+                self._rollout.save(folder / f"rollout_{self.args.process_index}.safetensors")
+            checkpoint.write_json(resuming.state_file(folder, self.args.process_index), self._ppo_state())
         if self.args.should_save:
-            checkpoint.write_json(folder / checkpoint.STATE, self._ppo_state())
-            checkpoint.commit(folder)
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(
-                output_dir=str(folder.parent), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True
-            )
+            checkpoint.rotate(folder, limit, self.state.best_model_checkpoint)
 
     def _ppo_state(self) -> dict[str, Any]:
         return {
-            "configuration": self._configuration(),
+            "configuration": self._configuration,
+            "reward settings": self._reward_settings,
             "kl_controller": self.kl_controller.state_dict(),
             "rewards": self.rewards.state_dict(),
             "metrics": self._metrics.state_dict(),
@@ -561,34 +558,38 @@ class PPOTrainer(BaseTrainer):
             "micro-batch": self.micro_batches.size,
         }
 
-    def _configuration(self) -> dict[str, Any]:
-        names, processes = self.rewards.names, self.accelerator.num_processes
-        return run_configuration(self.args, self.local_batch_size, processes, self.model, names, self.kl_controller)
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own loop, with `resume_from_checkpoint=True` for the newest checkpoint that is whole."""
+        found = resuming.find_checkpoint(resume_from_checkpoint, self.args.output_dir, leader=self.args.should_save)
+        return super().train(found, *args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        checkpoint.check_same_configuration(folder, self._configuration())
-        if not checkpoint.is_complete(folder):
-            raise ValueError(f"{folder} is not a complete checkpoint; resume from an earlier one.")
-        self.model.load_pretrained(folder)
+        folder, process = Path(resume_from_checkpoint), self.args.process_index
+        with together(f"Resuming from {folder}"), resuming.loading(folder):
+            resuming.check_checkpoint(folder, self._configuration, process)
+            resuming.warn_of_changed_rewards(folder, self._reward_settings)
+            self.model.load_pretrained(folder)
 
     def _load_best_model(self) -> None:
-        self.model.load_pretrained(self.state.best_model_checkpoint)
+        folder = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name  # may have moved
+        with together(f"Loading {folder}"), resuming.loading(folder):
+            self.model.load_pretrained(folder)
+        self.state.best_model_checkpoint = str(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint_folder)
         if checkpoint_folder is None:
             return
-        folder = Path(checkpoint_folder)
-        state = json.loads((folder / checkpoint.STATE).read_text())
-        self.kl_controller.load_state_dict(state["kl_controller"])
-        self.rewards.load_state_dict(state["rewards"])
-        self._metrics.load_state_dict(state["metrics"])
-        self._rollout_metrics, self._stopped = state["rollout_metrics"], state["stopped"]
-        self._tokens_in_rollout, self._seconds_in_rollout = state["rollout_speed"]
-        self.micro_batches.size = state["micro-batch"]
-        rollout = folder / f"rollout_{self.args.process_index}.safetensors"
-        self._rollout = Rollout.load(rollout, self.accelerator.device) if rollout.is_file() else None
+        folder, process = Path(checkpoint_folder), self.args.process_index
+        with together(f"Resuming from {folder}"), resuming.loading(folder):
+            super()._load_optimizer_and_scheduler(checkpoint_folder)
+            state = resuming.read_state(folder, process)
+            self.kl_controller.load_state_dict(state["kl_controller"])
+            self.rewards.load_state_dict(state["rewards"])
+            self._metrics.load_state_dict(state["metrics"])
+            self._rollout_metrics, self._stopped = state["rollout_metrics"], state["stopped"]
+            self._tokens_in_rollout, self._seconds_in_rollout = state["rollout_speed"]
+            self.micro_batches.size = state["micro-batch"]
+            self._rollout = Rollout.load(folder / f"rollout_{process}.safetensors", self.accelerator.device)
 
 
 def _identity(batch: Any) -> Any:

@@ -1,0 +1,303 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""What a run needs of the checkpoint that it goes on from, and what the two must have in common."""
+
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from . import checkpoint
+from .actor_critic import ActorCritic
+from .checkpoint import STATE
+from .processes import ProcessFailureError, together
+from .rewards import RewardRunner
+from .rewards.base import iter_parts
+from .rewards.scoring import SequenceScorer
+
+logger = logging.getLogger(__name__)
+
+_ROWS = 10_000  # of a dataset, evenly spaced, are compared; with as many or fewer, all
+_VALUES = 32  # of a weight are compared
+_PROBE = "PPO, 2017: the policy's ratio -- 1.0 -- is clipped\n  (naïvely?) at 1 ± ε."
+_SPEED_ONLY = ("batch_size", "device", "timeout", "max_concurrency", "synchronize_each_call", "name")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be resumed from."""
+
+
+# ---- finding and reading ----
+
+
+def find_checkpoint(given: str | bool | None, output_dir: str | Path, *, leader: bool) -> str | None:
+    """
+    The checkpoint that `resume_from_checkpoint` means.
+
+    Args:
+        given: A folder, True for the newest whole checkpoint in `output_dir`, None or False for none.
+        output_dir: Folder of the run's checkpoints.
+        leader: True on the process that compares contents and sets damaged checkpoints aside, before any looks.
+
+    Raises:
+        CheckpointError: when there is none, or the one given is damaged.
+    """
+    output_dir = Path(output_dir)
+    with together("Looking for a checkpoint"):
+        if leader and given is True:
+            checkpoint.newest_whole(output_dir)
+        elif leader and given:
+            _check_whole(Path(str(given)))
+        elif leader and (earlier := _whole(output_dir)):
+            logger.warning(
+                f"{output_dir} has checkpoints of an earlier run, up to {earlier[-1].name}: after an interruption, "
+                "`resume_from_checkpoint=True` would go on from the highest step. Move them away, or choose another "
+                "`output_dir`."
+            )
+    if given is not True:
+        return str(given) if given else None
+    whole = _whole(output_dir)
+    if not whole:
+        raise CheckpointError(
+            f"There is no whole checkpoint of PPOTrainer in {output_dir}; leave `resume_from_checkpoint` out to start "
+            "anew."
+        )
+    return str(whole[-1])
+
+
+def _whole(output_dir: Path) -> list[Path]:
+    return [folder for folder in checkpoint.checkpoints(output_dir) if checkpoint.is_complete(folder)]
+
+
+def _check_whole(folder: Path) -> None:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; give a checkpoint, or True for the newest whole one.")
+    if not (folder / STATE).is_file() and not (folder / checkpoint.MANIFEST).is_file():
+        raise _no_checkpoint(folder)
+    fault = checkpoint.find_damage(folder)
+    if fault is not None:
+        whole = [other.name for other in _whole(folder.parent) if other != folder]
+        older = f"{whole[-1]} is whole" if whole else "there is no other"
+        raise CheckpointError(
+            f"{folder} is not a complete checkpoint ({fault}); resume from another one: {older} in {folder.parent}."
+        )
+
+
+def _no_checkpoint(folder: Path) -> CheckpointError:
+    return CheckpointError(f"{folder} has no {STATE}: it is not a checkpoint that PPOTrainer can resume from.")
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Turn whatever reading a damaged file raises into a [`CheckpointError`] that names the checkpoint."""
+    try:
+        yield
+    except (CheckpointError, ProcessFailureError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+        raise CheckpointError(
+            f"{folder} could not be loaded ({reason:.300}): it is damaged, or of another version; resume from another "
+            "checkpoint, or start anew in another `output_dir`."
+        ) from error
+
+
+def state_file(folder: Path, process: int) -> Path:
+    """Where process number `process` keeps its state; each has its own."""
+    return folder / (STATE if process == 0 else f"ppo_state_{process}.json")
+
+
+def read_state(folder: Path, process: int) -> dict[str, Any]:
+    """
+    The state that a process saved.
+
+    A checkpoint of several processes by an earlier version has only that of the first, which then is everyone's.
+
+    Raises:
+        CheckpointError: when there is none, or it is no JSON object.
+    """
+    path = state_file(folder, process)
+    try:
+        state = json.loads((path if path.is_file() else folder / STATE).read_text())
+        assert isinstance(state["configuration"], dict)
+    except OSError:
+        raise _no_checkpoint(folder) from None
+    except (ValueError, TypeError, KeyError, AssertionError):
+        raise CheckpointError(f"{folder} is damaged ({path.name} cannot be read); resume from another one.") from None
+    return state
+
+
+def check_checkpoint(folder: Path, current: dict[str, Any], process: int) -> None:
+    """
+    Refuse a checkpoint that this process cannot go on from.
+
+    Args:
+        folder: The checkpoint.
+        current: What must agree, by name. What an earlier version did not write is not compared.
+        process: Index of this process.
+
+    Raises:
+        CheckpointError: when the checkpoint is not one of `PPOTrainer`, lacks a file, or differs; every difference is
+            named.
+    """
+    saved = read_state(folder, process)["configuration"]
+    different = [f"{k} (then {saved[k]}, now {v})" for k, v in current.items() if k in saved and saved[k] != v]
+    if different:
+        raise CheckpointError(
+            f"{folder} is a checkpoint of another configuration: {', '.join(different)}; use the same settings, or "
+            "another `output_dir` to start anew."
+        )
+    if not checkpoint.is_complete(folder):
+        raise CheckpointError(f"{folder} is not a complete checkpoint; resume from another one.")
+    if not (folder / "scheduler.pt").is_file():
+        raise CheckpointError(
+            f"{folder} has no state of the optimizer: it was saved with `save_only_model`, and a run cannot go on from "
+            "it; give it as `model` to start from its weights."
+        )
+    random_state = f"rng_state_{process}.pth" if current.get("number of processes", 1) > 1 else "rng_state.pth"
+    for name in (f"rollout_{process}.safetensors", random_state, "trainer_state.json"):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} has no '{name}'; resume from another checkpoint.")
+    with loading(folder):
+        json.loads((folder / "trainer_state.json").read_text())
+
+
+def warn_of_changed_rewards(folder: Path, current: dict[str, Any]) -> None:
+    """Name what has changed inside reward functions since the checkpoint; a run may go on with it."""
+    saved = read_state(folder, 0).get("reward settings", {})
+    changed = [f"{k} (then {saved.get(k)}, now {v})" for k, v in current.items() if saved and saved.get(k) != v]
+    if changed:
+        logger.warning(
+            f"The reward functions are not set as when {folder} was written: {', '.join(changed)}. The run goes on "
+            "with the new settings; what it has learned so far followed the old ones."
+        )
+
+
+@contextmanager
+def without_rotation(args: Any) -> Iterator[int | None]:
+    """Keep the Trainer from deleting checkpoints in the block; gives `save_total_limit`."""
+    limit, args.save_total_limit = args.save_total_limit, None
+    try:
+        yield limit
+    finally:
+        args.save_total_limit = limit
+
+
+def check_finite(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """
+    Refuse to save a model that is beyond repair.
+
+    Raises:
+        RuntimeError: when a trained weight, or what the optimizer keeps about one, is NaN or infinite.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    names = {id(p): name for name, p in trained.items()}
+    tensors: list[tuple[str, Tensor]] = list(trained.items())
+    for parameter, kept in optimizer.state.items():
+        name = f"the optimizer's state of {names.get(id(parameter), 'a weight')}"
+        tensors += [(name, value) for value in kept.values() if isinstance(value, Tensor)]
+    finite = [torch.isfinite(t.detach()).all() for _, t in tensors]
+    if not finite or bool(torch.stack([f.to(finite[0].device) for f in finite]).all()):
+        return
+    bad = [name for (name, _), is_finite in zip(tensors, finite, strict=True) if not is_finite]
+    raise RuntimeError(
+        f"Step {step}: {len(bad)} of {len(tensors)} trained tensors are NaN or infinite, the first is {bad[0]}; no "
+        "checkpoint is written. Resume from the newest one, with a lower `learning_rate` or `max_grad_norm`."
+    )
+
+
+# ---- identity ----
+
+
+def run_identity(
+    model: ActorCritic,
+    tokenizer: PreTrainedTokenizerBase,
+    train_dataset: Dataset,
+    ptx_dataset: Dataset | None,
+    rewards: RewardRunner,
+) -> dict[str, Any]:
+    """
+    Which model, data and rewards a run has, by content: files may have moved, but not changed.
+
+    Returns:
+        Strings and numbers by name, to be compared one by one.
+    """
+    own = {id(p) for p in model.parameters()}
+    # Checkpoints do not hold what is frozen: the base below adapters, the reference, reward adapters.
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    identity: dict[str, Any] = {
+        "model": f"{type(model.causal_lm).__name__} {_weights_digest(frozen)}",
+        "tokenizer": _tokenizer_digest(tokenizer),
+        "train_dataset": _dataset_digest(train_dataset),
+        "ptx_dataset": None if ptx_dataset is None else _dataset_digest(ptx_dataset),
+        "reward functions": rewards.names,
+        "reward_weights": [round(weight, 6) for weight in rewards.weights.tolist()],
+    }
+    for name, function in zip(rewards.names, rewards.reward_funcs, strict=True):
+        models = [
+            m for part in iter_parts(function) for m in _models(part) if not own & {id(p) for p in m.parameters()}
+        ]
+        if models:
+            identity[f"model of reward '{name}'"] = " ".join(_weights_digest(m.parameters()) for m in models)
+    return identity
+
+
+def reward_settings(rewards: RewardRunner) -> dict[str, Any]:
+    """Numbers and texts that reward functions were made with, by function and attribute; texts as digests."""
+    settings = {}
+    for name, function in zip(rewards.names, rewards.reward_funcs, strict=True):
+        for i, part in enumerate(iter_parts(function)):
+            values = part.keywords if isinstance(part, functools.partial) else getattr(part, "__dict__", {})
+            for key, value in values.items():
+                if key.startswith("_") or key in _SPEED_ONLY:
+                    continue
+                if isinstance(value, str):
+                    value = _digest(value)  # may be long, or secret
+                if value is None or isinstance(value, str | bool | int | float):
+                    settings[f"{name}{f'[{i}]' if i else ''}.{key}"] = value
+    return settings
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=repr).encode(), digest_size=6).hexdigest()
+
+
+def _weights_digest(parameters: Iterable[Tensor]) -> str:
+    """Digest of shapes and some values, the same in every precision that holds the values exactly."""
+    found = hashlib.blake2b(digest_size=6)
+    for parameter in parameters:
+        flat = parameter.detach().reshape(-1)
+        values = flat[:: max(1, len(flat) // _VALUES)][:_VALUES].to("cpu", torch.float32)
+        found.update(repr(tuple(parameter.shape)).encode())
+        found.update(values.numpy().tobytes())
+    return found.hexdigest()
+
+
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    return _digest(len(tokenizer), tokenizer.eos_token_id, tokenizer(_PROBE)["input_ids"], tokenizer.chat_template)
+
+
+def _dataset_digest(dataset: Dataset) -> str:
+    plain = [name for name, feature in dataset.features.items() if not hasattr(feature, "decode_example")]
+    rows = dataset.select_columns(sorted(plain)).with_format(None)
+    step = max(1, -(-len(dataset) // _ROWS))
+    found = hashlib.blake2b(digest_size=6)
+    for batch in rows.select(range(0, len(dataset), step)).iter(1000):
+        found.update(json.dumps(batch, sort_keys=True, default=repr).encode())
+    return f"{len(dataset)} rows {found.hexdigest()}"
+
+
+def _models(part: Any) -> Iterator[nn.Module]:
+    for value in getattr(part, "__dict__", {}).values():
+        if isinstance(value, SequenceScorer):
+            yield value.model
+        elif isinstance(value, nn.Module):
+            yield value
