@@ -19,7 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_compat", "decoding", "micro_batches", "processes", "fields"}),
     frozenset({"training_arguments", "advice"}),
     frozenset({"objectives", "kl_control", "rewards.base"}),
-    frozenset({"rewards", "actor_critic", "rollout"}),
+    frozenset({"rewards", "actor_critic", "rollout", "combinations"}),
     frozenset({"generation", "monitoring"}),
     frozenset({"config", "prompts", "checkpoint", "experience", "learning", "supervised", "integrations"}),
     frozenset({"setup", "resuming"}),

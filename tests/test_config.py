@@ -11,7 +11,7 @@ import pytest
 import torch
 from trl import TrlParser
 
-from trl_ext import PPOConfig
+from trl_ext import PPOConfig, training_arguments
 from trl_ext._compat import BaseConfig
 
 
@@ -188,8 +188,19 @@ def test_bf16_is_off_on_a_cpu(monkeypatch):
     """Also on that of a machine with a GPU."""
     assert config().bf16 is False and config(bf16=True).bf16 is True
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert config().bf16 is False
+
+
+def test_bf16_is_off_where_a_gpu_emulates_it(monkeypatch):
+    """A Turing card emulates bfloat16: slower than float32, and no more exact than on newer cards."""
+    for emulated in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True, e=emulated: including_emulation or not e
+        )
+        assert training_arguments.has_bf16(use_cpu=False) is not emulated
+        assert training_arguments.has_bf16(use_cpu=True) is False
 
 
 OWN_FIELDS = [

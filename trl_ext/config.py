@@ -5,20 +5,17 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_type_hints
 
-import torch
-
 from ._compat import DICT_FIELDS, BaseConfig
 from .advice import TRAINER_ARGUMENTS, answers_unknown
+from .combinations import MAPPINGS, check_combinations, warn_where_doubtful, warn_without_effect
 from .fields import AboveOne, Coefficient, Count, CountOrZero, Fraction, Limits, Positive, check_fields
-from .training_arguments import INHERITED_LIMITS
-
-# What must stay true of sampling for its log-probabilities and lengths to be learned from.
-_OWN_GENERATION = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
-_OWN_GENERATION |= {"num_beams", "num_return_sequences", "use_cache", "stop_strings"}
-_OWN_GENERATION |= {"pad_token_id", "bos_token_id", "eos_token_id"}
-_DICT_FIELDS = (
-    *("model_init_kwargs", "chat_template_kwargs", "generation_kwargs"),
-    "transformers_continuous_batching_config",
+from .training_arguments import (
+    INHERITED_LIMITS,
+    check_engine,
+    check_supported,
+    choose_best_metric,
+    has_bf16,
+    warn_ignored,
 )
 
 
@@ -42,7 +39,7 @@ class PPOConfig(BaseConfig):
         ValueError: for a value out of range or sizes that do not divide, naming the value and what would fit.
     """
 
-    _VALID_DICT_FIELDS = [*DICT_FIELDS, *_DICT_FIELDS]
+    _VALID_DICT_FIELDS = [*DICT_FIELDS, *MAPPINGS]
 
     # Parameters of TrainingArguments with another default.
     learning_rate: float = field(default=3e-6, metadata={"help": "Initial learning rate of the policy."})
@@ -246,16 +243,29 @@ class PPOConfig(BaseConfig):
     def __post_init__(self) -> None:
         check_fields(self, get_type_hints(PPOConfig, include_extras=True), INHERITED_LIMITS)
         if getattr(self, "bf16", None) is None:
-            # TRL turns bf16 on everywhere; emulated on a CPU it is slower than float32 and less exact.
-            on_gpu = torch.cuda.is_available() and not self.use_cpu
-            self.bf16 = not self.fp16 and on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+            # TRL turns bf16 on everywhere; emulated it is slower than float32 and less exact.
+            self.bf16 = not self.fp16 and has_bf16(use_cpu=self.use_cpu)
+        choose_best_metric(self)
+        check_engine(self)
         with warnings.catch_warnings():
             # TRL's own default sets the field that transformers has renamed; nobody here can do anything about it.
             warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
             super().__post_init__()
-        self._check_combinations()
-        self._check_sizes()
-        self._warn_where_doubtful()
+        check_supported(self)
+        check_combinations(self)
+        for warn in (warn_ignored, warn_where_doubtful, warn_without_effect):
+            warn(self)
+
+    def check(self) -> None:
+        """
+        Check everything again, for a configuration that was changed after it was made.
+
+        Raises:
+            TypeError, ValueError: as the constructor.
+        """
+        check_fields(self, get_type_hints(PPOConfig, include_extras=True), INHERITED_LIMITS)
+        check_supported(self)
+        check_combinations(self)
 
     @property
     def local_batch_size(self) -> int:
@@ -281,57 +291,3 @@ class PPOConfig(BaseConfig):
     def steps_per_rollout(self) -> int:
         """Optimizer steps taken on each rollout."""
         return self.num_ppo_epochs * self.num_mini_batches
-
-    def _check_combinations(self) -> None:
-        if self.kl_controller in ("adaptive", "pid") and self.kl_target is None:
-            raise ValueError(f"`kl_controller='{self.kl_controller}'` needs `kl_target`, in nats per completion.")
-        if self.kl_controller == "scheduled" and self.kl_coef_end is None:
-            raise ValueError("`kl_controller='scheduled'` needs `kl_coef_end`, the final coefficient.")
-        unknown = [n for n in ("min_p", "stop_strings", "generation_kwargs") if getattr(self, n)]
-        unknown += ["repetition_penalty"] if self.repetition_penalty != 1.0 else []
-        if self.use_transformers_continuous_batching and unknown:
-            raise ValueError(
-                f"`use_transformers_continuous_batching` cannot do {', '.join(f'`{n}`' for n in unknown)}; leave "
-                "one of them out."
-            )
-        if isinstance(self.generation_kwargs, dict) and (taken := _OWN_GENERATION & self.generation_kwargs.keys()):
-            raise ValueError(
-                f"`generation_kwargs` has {', '.join(sorted(taken))}, which PPO decides; use the field of PPOConfig "
-                "where there is one."
-            )
-        bounds = self.reward_clip_range
-        if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):
-            raise ValueError(f"`reward_clip_range` must be a lower and a higher bound, got {bounds}.")
-        for name in _DICT_FIELDS:
-            if isinstance(value := getattr(self, name), str):
-                raise ValueError(f"`{name}` must be a mapping or its JSON, got {value!r}.")
-
-    def _check_sizes(self) -> None:
-        local, parts = self.local_batch_size, self.num_mini_batches
-        sizes = (
-            f"`per_device_train_batch_size` {self.per_device_train_batch_size} x `gradient_accumulation_steps` "
-            f"{self.gradient_accumulation_steps} = {local} completions per rollout"
-        )
-        if local % parts:
-            raise ValueError(f"`num_mini_batches` {parts} does not divide {sizes}; choose a divisor of {local}.")
-        if self.local_mini_batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"{sizes} in {parts} minibatches leave {self.local_mini_batch_size} per step, which is not a multiple "
-                f"of `per_device_train_batch_size`; choose one that divides {self.local_mini_batch_size}."
-            )
-
-    def _warn_where_doubtful(self) -> None:
-        if self.kl_estimator != "k1" and self.kl_coef > 0:
-            warnings.warn(
-                f"`kl_estimator='{self.kl_estimator}'` inside the reward gives a biased gradient of the KL; use 'k1' "
-                "there, or `kl_loss_coef` with `kl_loss_estimator`.",
-                stacklevel=4,
-            )
-        filters = ("top_p", "top_k", "min_p", "repetition_penalty")
-        used = [n for n in filters if getattr(self, n) != self.__dataclass_fields__[n].default]
-        if used and not self.importance_sampling_correction:
-            warnings.warn(
-                f"{', '.join(f'`{n}`' for n in used)} changes the distribution that is sampled but not the one that is "
-                "learned; leave it off or set `importance_sampling_correction=True`.",
-                stacklevel=4,
-            )

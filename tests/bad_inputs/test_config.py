@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers.training_args import ParallelMode
 
 from tests.bad_inputs.case import Case, check, table
 from trl_ext import PPOConfig
@@ -160,9 +161,273 @@ UNKNOWN = [
 ]
 
 
-@table([*TYPES, *RANGES, *CHOICES, *UNKNOWN])
+FSDP = (
+    "FSDP would gather the whole model at once: name the class of the model's layers as "
+    "`transformer_layer_cls_to_wrap` in `fsdp_config`, for instance 'Qwen2DecoderLayer'."
+)
+ENGINES = [
+    case(
+        ValueError,
+        "`deepspeed` is set, which is not supported, because DeepSpeed takes an optimizer step before PPO can drop it; "
+        "start with `torchrun` or with an `accelerate` configuration for several GPUs.",
+        deepspeed={"zero_optimization": {"stage": 2}},
+    ),
+    case(
+        ValueError,
+        "`accelerator_config` sets `split_batches=True`, which is not supported: every process samples "
+        "`per_device_train_batch_size * gradient_accumulation_steps`.",
+        accelerator_config={"split_batches": True},
+    ),
+    case(
+        ValueError,
+        "`accelerator_config` sets `dispatch_batches=True`, which is not supported: every process reads its own "
+        "prompts.",
+        accelerator_config='{"dispatch_batches": true}',
+    ),
+    case(
+        ValueError,
+        "`accelerator_config` sets `even_batches=False`, which is not supported: a process with fewer batches to "
+        "evaluate would leave the others waiting.",
+        accelerator_config={"even_batches": False},
+    ),
+    case(
+        ValueError,
+        "`accelerator_config` sets `num_steps=4`; use `gradient_accumulation_steps`, which sizes a rollout.",
+        accelerator_config={"gradient_accumulation_kwargs": {"num_steps": 4}},
+    ),
+    case(
+        ValueError,
+        "`accelerator_config` has no `split_batch`: did you mean `split_batches` or `dispatch_batches`?",
+        accelerator_config={"split_batch": True},
+    ),
+    case(
+        ValueError,
+        "`accelerator_config` 'missing.json' is no file; give a mapping, its JSON, or the path of a JSON file.",
+        accelerator_config="missing.json",
+    ),
+    case(
+        ValueError,
+        "`ddp_static_graph` is True, which is not supported: a skipped minibatch has another graph than the one "
+        "before; leave it out.",
+        ddp_static_graph=True,
+    ),
+    case(ValueError, "FSDP needs several processes; start with `accelerate launch` or `torchrun`.", fsdp=True),
+    case(
+        ValueError,
+        "`auto_find_batch_size` is True, which is not supported: it would change the size of the rollouts; leave it "
+        "out, micro-batches shrink by themselves where memory runs out.",
+        auto_find_batch_size=True,
+    ),
+    case(
+        ValueError,
+        "`neftune_noise_alpha` is 5.0, which is not supported: noise in the embeddings makes old and new "
+        "log-probabilities differ; leave it out.",
+        neftune_noise_alpha=5.0,
+    ),
+    case(
+        ValueError,
+        "`ignore_data_skip` is True, which is not supported: a resumed run goes on in the middle of a rollout; leave "
+        "it out.",
+        ignore_data_skip=True,
+    ),
+    case(
+        ValueError,
+        "`include_for_metrics` is ['inputs'], which is not supported: evaluation measures rewards and has no "
+        "`compute_metrics`; leave it out and write a reward function.",
+        include_for_metrics=["inputs"],
+    ),
+    case(
+        ValueError,
+        "`include_num_input_tokens_seen` is 'all', which is not supported: tokens are sampled, not read from the data "
+        "set; leave it out, `tokens_per_second` is logged.",
+        include_num_input_tokens_seen=True,
+    ),
+    case(
+        ValueError,
+        "`train_sampling_strategy` is 'sequential', which is not supported: a rollout is a batch of prompts in random "
+        "order; leave it out, `shuffle_dataset=False` keeps the order of the data set.",
+        train_sampling_strategy="sequential",
+    ),
+    case(
+        ValueError,
+        "`dataloader_in_order` is False, which is not supported: batches out of order would mix rollouts; leave it "
+        "out.",
+        dataloader_in_order=False,
+    ),
+    case(
+        ValueError,
+        "`dataloader_persistent_workers` needs `dataloader_num_workers` above 0; leave it out otherwise.",
+        dataloader_persistent_workers=True,
+    ),
+    case(
+        ValueError,
+        "`optim='galore_adamw_layerwise'` takes its steps inside the backward pass, before PPO can drop one; use "
+        "another, for instance 'adamw_torch' or 'paged_adamw_8bit'.",
+        optim="galore_adamw_layerwise",
+    ),
+    case(ValueError, "`fp16` needs a GPU; leave it out, on a CPU training runs in float32.", fp16=True),
+    case(
+        ValueError,
+        "`load_best_model_at_end` needs `eval_strategy` and `save_strategy` to be the same, got 'epoch' and 'steps'.",
+        load_best_model_at_end=True,
+        eval_strategy="epoch",
+    ),
+]
+COMBINATIONS = [
+    case(
+        ValueError,
+        "`kl_controller='adaptive'` needs `kl_target`, in nats per completion.",
+        kl_controller="adaptive",
+    ),
+    case(
+        ValueError,
+        "`kl_controller='pid'` multiplies `kl_coef`, which must be between 0.0001 and 100 for that, got 0.0.",
+        kl_controller="pid",
+        kl_target=3.0,
+        kl_coef=0.0,
+    ),
+    case(ValueError, "`stop_strings` must not have an empty text, got ['a', ''].", stop_strings=["a", ""]),
+    case(
+        ValueError,
+        "`generation_kwargs` has no `guidance_scales`: did you mean `guidance_scale`?",
+        generation_kwargs={"guidance_scales": 3},
+    ),
+    case(
+        ValueError,
+        "`transformers_continuous_batching_config` has no `max_memory`: did you mean `max_memory_percent`?",
+        transformers_continuous_batching_config={"max_memory": 0.5},
+    ),
+    case(
+        ValueError,
+        "`reward_weights` are [0.0, 0.0], so nothing would be learned; set at least one of them.",
+        reward_weights=[0.0, 0.0],
+    ),
+    case(
+        ValueError,
+        "`critic_lora_rank` 8 needs `critic='adapter'`; leave it out otherwise.",
+        critic_lora_rank=8,
+    ),
+    case(
+        ValueError,
+        "`max_steps` must be at least 1, or -1 to count by `num_train_epochs`, got 0.",
+        max_steps=0,
+    ),
+    case(
+        ValueError,
+        "`reward_clip_range` must be a lower and a higher bound, got [1.0, 2.0, 3.0].",
+        reward_clip_range=[1.0, 2.0, 3.0],
+    ),
+]
+IDLE = "has no effect"
+WARNINGS = [
+    case(UserWarning, f"`kl_target` {IDLE} with `kl_controller='fixed'`.", kl_target=6.0),
+    case(
+        UserWarning,
+        f"`kl_horizon` {IDLE} with `kl_controller='pid'`.",
+        kl_horizon=100,
+        kl_controller="pid",
+        kl_target=3.0,
+    ),
+    case(UserWarning, f"`kl_coef_end` {IDLE} with `kl_controller='fixed'`.", kl_coef_end=0.0),
+    case(UserWarning, f"`kl_loss_estimator` {IDLE} without `kl_loss_coef`.", kl_loss_estimator="k3"),
+    case(UserWarning, f"`ptx_max_length` {IDLE} without `ptx_coef`.", ptx_max_length=64),
+    case(
+        UserWarning,
+        f"`importance_sampling_cap` {IDLE} without `importance_sampling_correction`.",
+        importance_sampling_cap=3.0,
+    ),
+    case(
+        UserWarning,
+        f"`transformers_continuous_batching_config` {IDLE} without `use_transformers_continuous_batching`.",
+        transformers_continuous_batching_config={"max_memory_percent": 0.5},
+    ),
+    case(UserWarning, f"`critic_learning_rate` {IDLE} with `vf_coef` 0.", critic_learning_rate=1e-4, vf_coef=0.0),
+    case(
+        UserWarning,
+        f"`cliprange_high` {IDLE} with one optimizer step per rollout, before which the policy has not moved.",
+        cliprange_high=0.28,
+        num_ppo_epochs=1,
+    ),
+    case(
+        UserWarning,
+        f"`max_steps` {IDLE} beside `total_episodes`, which decides the length of the run.",
+        max_steps=10,
+        total_episodes=64,
+    ),
+    case(
+        UserWarning,
+        f"`num_train_epochs` {IDLE} beside `max_steps`, which decides the length of the run.",
+        max_steps=10,
+        num_train_epochs=1.0,
+    ),
+    case(
+        UserWarning,
+        "`total_episodes` 100 is rounded up to 104, since a rollout has 8 completions.",
+        total_episodes=100,
+    ),
+    case(UserWarning, f"`num_completions_to_print` {IDLE} without `log_completions`.", num_completions_to_print=2),
+    case(UserWarning, f"`label_smoothing_factor` {IDLE}: PPO's loss has no labels.", label_smoothing_factor=0.1),
+    case(
+        UserWarning,
+        f"`average_tokens_across_devices` {IDLE}: losses are always means over the tokens of all processes.",
+        average_tokens_across_devices=False,
+    ),
+    case(
+        UserWarning,
+        f"`eval_accumulation_steps` {IDLE}: an evaluation keeps no predictions.",
+        eval_accumulation_steps=2,
+    ),
+]
+
+
+@table([*TYPES, *RANGES, *CHOICES, *UNKNOWN, *ENGINES, *COMBINATIONS, *WARNINGS])
 def test_bad_settings(case: Case) -> None:
     check(case)
+
+
+LAUNCHED = {
+    "DEEPSPEED": "The launcher asks for DeepSpeed, which is not supported, because DeepSpeed takes an optimizer step "
+    "before PPO can drop it; start with `torchrun` or with an `accelerate` configuration for several GPUs.",
+    "MEGATRON_LM": "The launcher asks for Megatron-LM, which is not supported; start with `torchrun`.",
+    "FSDP": "FSDP needs several processes; start with `accelerate launch` or `torchrun`.",
+}
+
+
+@pytest.mark.parametrize("engine", LAUNCHED)
+def test_engines_of_the_launcher_are_refused(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
+    check(Case(engine, config(), ValueError, LAUNCHED[engine]))
+
+
+def test_fsdp_needs_the_class_of_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PPOConfig, "parallel_mode", ParallelMode.DISTRIBUTED)
+    check(Case("fsdp", config(fsdp=True), ValueError, FSDP))
+    assert config(fsdp=True, fsdp_config={"transformer_layer_cls_to_wrap": "Qwen2DecoderLayer"})().fsdp
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    check(Case("fsdp", config(), ValueError, FSDP.replace("`fsdp_config`", "the launcher's FSDP configuration")))
+    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "Qwen2DecoderLayer")
+    assert config()().fsdp is None
+
+
+def test_a_configuration_changed_later_is_checked_again() -> None:
+    made = config()()
+    made.check()
+    made.temperature = math.nan
+    check(Case("changed", made.check, ValueError, "`temperature` must be above 0, got nan."))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ("eval_reward", True)),
+        ({"metric_for_best_model": "eval_kl"}, ("eval_kl", False)),
+        ({"metric_for_best_model": "eval_loss"}, ("eval_loss", False)),
+        ({"metric_for_best_model": "eval_kl", "greater_is_better": True}, ("eval_kl", True)),
+    ],
+)
+def test_the_best_model_has_the_highest_reward(settings: dict[str, Any], expected: tuple[str, bool]) -> None:
+    made = config(load_best_model_at_end=True, eval_strategy="steps", eval_steps=5, save_steps=5, **settings)()
+    assert (made.metric_for_best_model, made.greater_is_better) == expected
 
 
 @pytest.mark.parametrize(
