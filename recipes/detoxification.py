@@ -282,7 +282,7 @@ def summarize(trainer: PPOTrainer, before: Measured, after: Measured, seconds: d
     summary: dict[str, Any] = {}
     for key in before.numbers:
         summary |= {f"{key}_before": before.numbers[key], f"{key}_after": after.numbers[key]}
-    rollouts = -(-trainer.state.global_step // trainer.steps_per_rollout)
+    rollouts = -(-trainer.state.global_step // trainer.args.steps_per_rollout)
     trained_kl = [entry["kl"] for entry in trainer.state.log_history if "kl" in entry]
     last_third = trained_kl[-max(1, len(trained_kl) // 3) :]
     has_frontier = before.rewards.numel() > 0
@@ -294,7 +294,7 @@ def summarize(trainer: PPOTrainer, before: Measured, after: Measured, seconds: d
         "kl_coef": trainer.kl_controller.coef,
         "reward_before": float(before.rewards.mean()) if has_frontier else None,
         "reward_after": float(after.rewards.mean()) if has_frontier else None,
-        "episodes": rollouts * trainer.batch_size,
+        "episodes": rollouts * trainer.args.batch_size,
         "num_eval_prompts": len(before.scores),
         "seconds": sum(seconds.values()),
         "seconds_by_phase": seconds,

@@ -22,14 +22,14 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rewards", "actor_critic", "rollout", "combinations"}),
     frozenset({"generation", "monitoring"}),
     frozenset({"config", "prompts", "checkpoint", "experience", "learning", "supervised", "integrations"}),
-    frozenset({"setup", "resuming"}),
+    frozenset({"setup", "resuming", "collector"}),
     frozenset({"trainer"}),
     frozenset({"trl_ext"}),
     frozenset({"recipes", "eval"}),
 )
 
 # Integrations know nothing of the trainer or what is made for it, and it knows nothing of them.
-NO_INTEGRATIONS = frozenset({"setup", "trainer", "learning", "supervised"})
+NO_INTEGRATIONS = frozenset({"setup", "collector", "trainer", "learning", "supervised"})
 
 # What a package may import besides itself and the standard library.
 ONLY_IMPORTS = {"objectives": frozenset({"torch"}), "kl_control": frozenset[str]()}

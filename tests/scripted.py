@@ -75,4 +75,4 @@ def weights(made: PPOTrainer) -> dict[str, Any]:
 
 def logs(made: PPOTrainer) -> list[dict[str, float]]:
     """The log lines of training steps."""
-    return [line for line in made.state.log_history if "loss" in line]
+    return [line for line in made.state.log_history if "learning_rate" in line]

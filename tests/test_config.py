@@ -258,6 +258,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "kl_estimator": (["k3"], "k3"),
     "kl_loss_coef": (["0.01"], 0.01),
     "kl_loss_estimator": (["k3"], "k3"),
+    "use_bias_correction_kl": (["false"], False),
     "kl_controller": (["adaptive"], "adaptive"),
     "kl_target": (["6"], 6.0),
     "kl_horizon": (["1000"], 1000),

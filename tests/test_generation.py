@@ -310,3 +310,36 @@ def test_a_failure_in_continuous_batching_is_an_error():
 def test_generation_kwargs_have_the_last_word_on_compilation():
     assert transformers_engine().generation_config.disable_compile
     assert not transformers_engine(generation_kwargs={"disable_compile": False}).generation_config.disable_compile
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_an_error(value):
+    """Sampling from NaN would return the last token of the vocabulary, again and again, without a word."""
+    model = tiny_causal_lm().eval()
+    model.model.norm.register_forward_hook(lambda module, args, out: out.index_fill(0, torch.tensor([1]), value))
+    with pytest.raises(RuntimeError, match="logits were not finite for 1 of 5 completions"):
+        transformers_engine()(model, PROMPTS)
+
+
+def test_both_engines_compute_in_the_dtype_of_autocast():
+    """Continuous batching calls the model from a thread of its own, where this thread's autocast does not hold."""
+    model = tiny_causal_lm().eval()
+    before = {name: (p.data_ptr(), p.clone()) for name, p in model.named_parameters()}
+    seen: set[torch.dtype] = set()
+    model.model.layers[0].mlp.gate_proj.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
+    for engine in (transformers_engine(), continuous_engine()):
+        engine(model, PROMPTS)
+        assert seen == {torch.float32}
+        seen.clear()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert all(engine(model, PROMPTS).ids)
+        assert seen == {torch.bfloat16}
+        seen.clear()
+    for name, p in model.named_parameters():
+        assert p.data_ptr() == before[name][0] and torch.equal(p, before[name][1])
+
+
+def test_a_cache_that_does_not_fit_names_the_settings():
+    engine = continuous_engine(config={"max_memory_percent": 1e-6})
+    with pytest.raises(RuntimeError, match="cannot start .* set `max_memory_percent`, `max_batch_tokens` or `num_bl"):
+        engine(tiny_causal_lm().eval(), PROMPTS)

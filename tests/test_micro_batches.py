@@ -192,7 +192,7 @@ def test_sampling_and_evaluating_go_on_in_halves(tmp_path, caplog):
             raise out_of_memory()
 
     trainer.model.causal_lm.model.layers[0].register_forward_hook(hook)
-    rollout, _ = trainer._make_rollout(rows, training=False)
+    rollout = trainer._collect(rows, trainer.progress, training=False).rollout
     assert len(rollout) == 8 and rollout.completion_mask.any(1).all()
     assert (rollout.old_logps.sum(1) < 0).all() and (rollout.ref_logps.sum(1) < 0).all()
     assert len(failures) == 3, "8 and 4 at a time while sampling, 4 while evaluating"

@@ -7,11 +7,11 @@ import pytest
 from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from tokenizers.processors import TemplateProcessing
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainerControl, TrainerState
 
 from tests.tiny_models import EOS_ID, prompt_dataset, tiny_tokenizer
-from trl_ext.prompts import EpochSeed, RolloutSampler, check_prompts, tokenize_prompts
+from trl_ext.prompts import PLACEHOLDER, EpochSeed, RolloutRows, RolloutSampler, check_prompts, tokenize_prompts
 
 
 def user(text: str) -> dict[str, str]:
@@ -124,12 +124,13 @@ def test_something_that_is_no_dataset_is_refused(data):
 
 
 def rollouts(sampler: RolloutSampler) -> list[list[int]]:
-    """What is drawn for each rollout, after checking that it comes `repeats` times."""
+    """The rows of each rollout, after checking that placeholders stand for them in its other micro-batches."""
     drawn, size = list(sampler), sampler.rollout_size
     assert len(drawn) == len(sampler)
     parts = [drawn[i : i + size] for i in range(0, len(drawn), size)]
     firsts = parts[:: sampler.repeats]
-    assert parts == [part for part in firsts for _ in range(sampler.repeats)]
+    placeholders = [[PLACEHOLDER] * size] * (sampler.repeats - 1)
+    assert parts == [part for first in firsts for part in (first, *placeholders)]
     return firsts
 
 
@@ -170,7 +171,29 @@ def test_each_process_learns_from_its_own_part_of_a_rollout():
     batches = BatchSampler(sampler, batch_size=2, drop_last=False)
     shares = [list(BatchSamplerShard(batches, num_processes=2, process_index=i)) for i in range(2)]
     for process, share in enumerate(shares):
-        assert share == [part[2 * process :][:2] for part in whole for _ in range(3)]
+        placeholders = [[PLACEHOLDER] * 2] * 2
+        assert share == [part for first in whole for part in (first[2 * process :][:2], *placeholders)]
+
+
+def test_a_row_is_read_once_for_a_rollout():
+    """Reading images or long columns again for every micro-batch took seconds."""
+    read = []
+
+    class Watched:
+        def __getitems__(self, indices: list[int]) -> list[dict]:
+            read.extend(indices)
+            return [{"prompt": f"p{i}"} for i in indices]
+
+        def __len__(self) -> int:
+            return 8
+
+    loader = DataLoader(
+        RolloutRows(Watched()), batch_size=4, sampler=RolloutSampler(8, 4, 3, shuffle=False, seed=0), collate_fn=list
+    )
+    batches = list(loader)
+    assert read == list(range(8)) and len(batches) == 6
+    assert [batch[0] for batch in batches] == [{"prompt": "p0"}, None, None, {"prompt": "p4"}, None, None]
+    assert RolloutRows(prompt_dataset(3))[1] == prompt_dataset(3)[1]
 
 
 def test_the_callback_passes_the_epoch_on():

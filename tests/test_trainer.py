@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_does_no_harm(tmp_path, monkeypatch):
     made.train()
     assert [line["skipped_minibatches"] for line in scripted.logs(made)] == [1, 0]
     assert all(torch.isfinite(p).all() for p in made.model.parameters())
-    assert all(line["loss"] == line["loss"] for line in scripted.logs(made))
+    assert ["loss" in line for line in scripted.logs(made)] == [False, True]
 
 
 def test_samples_without_a_score_teach_nothing(tmp_path):
@@ -183,7 +183,7 @@ def test_samples_without_a_score_teach_nothing(tmp_path):
         return [None if i % 2 else value for i, value in enumerate(scripted.reward(completions))]
 
     made = scripted.trainer(tmp_path, reward_funcs=half)
-    rollout, metrics = made._make_rollout(list(scripted.prompts(8)), training=False)
+    rollout, metrics, *_ = made._collect(list(scripted.prompts(8)), made.progress, training=False)
     assert rollout.valid.tolist() == [True, False] * 4
     assert not rollout.completion_mask[1::2].any() and rollout.advantages[1::2].abs().max() == 0
     assert metrics["reward"] == pytest.approx(rollout.scores[::2].mean().item())
@@ -241,8 +241,8 @@ def test_every_option_changes_the_update(tmp_path, option):
 
 def test_missing_eos_costs_the_penalty(tmp_path):
     without, with_penalty = (
-        scripted.trainer(tmp_path, missing_eos_penalty=p)._make_rollout(list(scripted.prompts(8)), training=False)[0]
-        for p in (None, 3.0)
+        made._collect(list(scripted.prompts(8)), made.progress, training=False).rollout
+        for made in (scripted.trainer(tmp_path, missing_eos_penalty=p) for p in (None, 3.0))
     )
     expected = without.scores - 3.0 * (~without.terminated).float()
     assert torch.equal(with_penalty.scores, expected) and 0 < without.terminated.sum() < 8
@@ -262,7 +262,7 @@ def test_continuous_batching_trains(tmp_path):
         scripted=False,
         total_episodes=8,
         use_transformers_continuous_batching=True,
-        transformers_continuous_batching_config={"max_memory_percent": 0.02},
+        transformers_continuous_batching_config={"max_memory_percent": 0.02, "max_batch_tokens": 256},
         importance_sampling_correction=True,
     )
     assert isinstance(made.generation_engine, ContinuousBatchingEngine) and moved(made) > 0

@@ -198,6 +198,13 @@ class PPOConfig(BaseConfig):
     kl_loss_estimator: Literal["k2", "k3"] = field(
         default="k2", metadata={"help": "Estimate used by the KL loss; k2 has the gradient of the reverse KL."}
     )
+    use_bias_correction_kl: bool = field(
+        default=True,
+        metadata={
+            "help": "Weight the KL loss of each token by pi / pi_old, held constant, so that its gradient is a KL's in "
+            "every minibatch, not in the first alone."
+        },
+    )
     kl_controller: Literal["fixed", "adaptive", "pid", "scheduled"] = field(
         default="fixed",
         metadata={"help": "How the coefficient moves; ignored when the trainer is given a controller."},

@@ -36,6 +36,18 @@ _LOGGED_ELSEWHERE = frozenset(
 )
 _LOGGED_ELSEWHERE_UNDER = ("time/", "monitor/")
 
+# Arguments of `add_advantages` that are fields of `PPOConfig`.
+ADVANTAGE_OPTIONS = (
+    "kl_estimator",
+    "gamma",
+    "lam",
+    "lam_critic",
+    "lam_adaptive_alpha",
+    "bootstrap_truncated",
+    "whiten_rewards",
+    "whiten_advantages",
+)
+
 
 def importance_weights(rollout: Rollout, engine_logps: list[list[float]], *, cap: float) -> Tensor:
     """
@@ -93,6 +105,33 @@ def add_advantages(
     critic_lam = lam if lam_critic is None else lam_critic
     rollout.returns = values + gae(rewards, values, mask, gamma=gamma, lam=critic_lam, bootstrap_values=bootstrap)
     rollout.advantages = whiten(advantages, mask, reduce=reduce) if whiten_advantages else advantages
+
+
+def check_finite(rollout: Rollout, reduce: Reduce, step: int) -> None:
+    """
+    Check that policy, reference and critic gave numbers for a fresh rollout.
+
+    Args:
+        rollout: With log-probabilities and values filled in.
+        reduce: Sums a tensor over processes.
+        step: Optimizer steps taken so far, for the message.
+
+    Raises:
+        RuntimeError: on every process, when one of them has a value that is not finite.
+    """
+    tensors = {
+        "log-probabilities": rollout.old_logps,
+        "log-probabilities under the reference": rollout.ref_logps,
+        "values": rollout.old_values,
+    }
+    broken = torch.stack([(~torch.isfinite(t) & rollout.completion_mask).sum() for t in tensors.values()])
+    counts = dict(zip(tensors, reduce(broken).tolist(), strict=True))
+    for name, count in counts.items():
+        if count:
+            raise RuntimeError(
+                f"Step {step}: {count:.0f} {name} of a fresh rollout are not finite, so the weights are beyond repair; "
+                "resume from a checkpoint before that with a lower `learning_rate`, in bf16 or float32."
+            )
 
 
 def describe(

@@ -159,16 +159,19 @@ class TransformersEngine:
         mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompt_ids], device=model.device)
         ending = _Ending(self.endings, longest)
         recorder = _SampledLogprobs() if self.return_logps else None
+        draw = _Draw() if self.draws else None
         with _own_generation_config(model, self.generation_config):
             sequences = model.generate(
                 input_ids,
                 attention_mask=mask,
                 generation_config=self.generation_config,
                 logits_processor=LogitsProcessorList(
-                    [*self.processors, *([recorder] if recorder else []), *([_Draw()] if self.draws else [])]
+                    [*self.processors, *([recorder] if recorder else []), *([draw] if draw else [])]
                 ),
                 stopping_criteria=StoppingCriteriaList([ending]),
             )
+        if draw:
+            draw.check()
         rows, (lengths, terminated) = sequences[:, longest:].tolist(), ending.result(sequences)
         logps = recorder.result(sequences).tolist() if recorder else None
         return Completions(
@@ -211,10 +214,29 @@ class _Draw(LogitsProcessor):
     `torch.multinomial` makes a random number for every token of the vocabulary; one for each sequence will do.
     """
 
+    def __init__(self) -> None:
+        self._broken: Tensor | None = None  # sequences whose scores were not finite at some step
+
+    def check(self) -> None:
+        """
+        Raise where a token was drawn from something that is no distribution.
+
+        Raises:
+            RuntimeError: when the scores of a sequence held NaN or infinity.
+        """
+        if self._broken is not None and (count := int(self._broken.sum())):
+            raise RuntimeError(
+                f"The policy's logits were not finite for {count} of {len(self._broken)} completions; its weights are "
+                "not finite, or its dtype is too narrow (use bf16 or float32)."
+            )
+
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         # In float32 the sum over a large vocabulary would swallow unlikely tokens; Apple's GPUs have nothing wider.
         dtype = torch.float32 if scores.device.type == "mps" else torch.float64
         cumulative = torch.softmax(scores, dim=-1, dtype=torch.float32).cumsum(-1, dtype=dtype)
+        # Collected on the device: asking at every token would wait for it.
+        broken = ~torch.isfinite(cumulative[:, -1])
+        self._broken = broken if self._broken is None else self._broken | broken
         point = torch.rand(len(scores), 1, dtype=dtype, device=scores.device) * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, point, right=True).clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
@@ -252,6 +274,28 @@ def _own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> 
         yield
     finally:
         model.generation_config = before
+
+
+@contextmanager
+def _cast_as_autocast_would(model: PreTrainedModel) -> Iterator[None]:
+    """
+    Give float32 weights the dtype of this thread's autocast, for the length of a block.
+
+    Autocast belongs to a thread, and continuous batching calls the model from another one. Its cache takes the dtype of
+    the weights besides. Autocast keeps a cast copy of the weights too, so this takes no more memory.
+    """
+    kind = model.device.type
+    cast: list[tuple[torch.nn.Parameter, Tensor]] = []
+    try:
+        if torch.is_autocast_enabled(kind):
+            for parameter in model.parameters():
+                if parameter.dtype == torch.float32:
+                    cast.append((parameter, parameter.data))
+                    parameter.data = parameter.data.to(torch.get_autocast_dtype(kind))
+        yield
+    finally:
+        for parameter, data in cast:
+            parameter.data = data
 
 
 class ContinuousBatchingEngine:
@@ -305,13 +349,19 @@ class ContinuousBatchingEngine:
     def __call__(
         self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[[int], Any] | None = None
     ) -> Completions:
-        with torch.no_grad(), _own_generation_config(model, self.generation_config):
-            outputs = model.generate_batch(
-                prompt_ids,
-                generation_config=self.generation_config,
-                continuous_batching_config=self.config,
-                progress_bar=False,
-            )
+        with torch.no_grad(), _own_generation_config(model, self.generation_config), _cast_as_autocast_would(model):
+            try:
+                outputs = model.generate_batch(
+                    prompt_ids,
+                    generation_config=self.generation_config,
+                    continuous_batching_config=self.config,
+                    progress_bar=False,
+                )
+            except (MemoryError, ValueError) as error:
+                raise RuntimeError(
+                    f"Continuous batching cannot start ({error}); set `max_memory_percent`, `max_batch_tokens` or "
+                    "`num_blocks` in `transformers_continuous_batching_config`."
+                ) from error
         results = list(outputs.values())
         failed = [r.error for r in results if r.error is not None]
         if failed or len(results) != len(prompt_ids):

@@ -1,11 +1,19 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""PPO's loss of one micro-batch, token by token."""
+"""PPO's loss of one micro-batch, token by token, and whether an optimizer step counts."""
 
-from torch import Tensor
+from collections.abc import Callable, Iterable
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from .actor_critic import Evaluation
-from .objectives import approx_kl, kl_estimate, policy_loss, value_loss
+from .objectives import approx_kl, kl_loss, policy_loss, value_loss
 from .rollout import Rollout
+
+# Rollouts in a row without a single optimizer step, after which a run is taken for lost.
+MAX_LOST_ROLLOUTS = 3
 
 # Arguments of `token_losses` that are fields of `PPOConfig`.
 LOSS_OPTIONS = (
@@ -17,6 +25,7 @@ LOSS_OPTIONS = (
     "entropy_coef",
     "kl_loss_coef",
     "kl_loss_estimator",
+    "use_bias_correction_kl",
 )
 
 
@@ -32,15 +41,17 @@ def token_losses(
     entropy_coef: float,
     kl_loss_coef: float,
     kl_loss_estimator: str,
+    use_bias_correction_kl: bool,
 ) -> dict[str, Tensor]:
     """
     The loss of every completion token, and what is logged beside it.
 
     Args:
-        out: What actor and critic say now.
-        batch: What they said when the rollout was made, and what came of it.
+        out: Log-probabilities, entropies and values of the current weights.
+        batch: Old log-probabilities and values, reference log-probabilities, advantages and returns.
         cliprange, cliprange_high, dual_clip, cliprange_value: Bounds, as in `PPOConfig`.
-        vf_coef, entropy_coef, kl_loss_coef, kl_loss_estimator: Terms of the loss, as in `PPOConfig`.
+        vf_coef, entropy_coef: Weights of the value loss and the entropy bonus, as in `PPOConfig`.
+        kl_loss_coef, kl_loss_estimator, use_bias_correction_kl: The KL loss, as in `PPOConfig`.
 
     Returns:
         Tensors of shape (B, C), not masked. `loss` is what is minimized, the others are parts of it or diagnostics.
@@ -59,7 +70,13 @@ def token_losses(
     )
     actor = policy * batch.weights - entropy_coef * out.entropy
     if kl_loss_coef > 0:
-        actor = actor + kl_loss_coef * kl_estimate(out.logps, batch.ref_logps, kl_loss_estimator)
+        actor = actor + kl_loss_coef * kl_loss(
+            out.logps,
+            batch.old_logps,
+            batch.ref_logps,
+            estimator=kl_loss_estimator,
+            bias_correction=use_bias_correction_kl,
+        )
     return {
         "loss": actor + vf_coef * value,
         "policy_loss": policy,
@@ -71,3 +88,94 @@ def token_losses(
         "ratio/mean": ratio,
         "ratio/max": ratio,
     }
+
+
+class StepGate:
+    """
+    Lets an optimizer step through, or not.
+
+    A closed gate leaves weights, moments and weight decay alone. It sits inside whatever calls the optimizer
+    (accelerate, fp16's gradient scaler), so that these keep their own books and need no signal.
+
+    Attributes:
+        is_open: Whether the next step is taken.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self._taken = 0  # steps taken on the rollout in use
+        self._lost = -1  # rollouts in a row without a step; the first rollout has none before it
+        self._optimizer: Any = None
+
+    def guard(self, optimizer: Any) -> None:
+        """Put the gate into `optimizer` (or the one that accelerate's wrapper holds); once for each optimizer."""
+        optimizer = getattr(optimizer, "optimizer", optimizer)
+        if optimizer is self._optimizer:
+            return
+        self._optimizer, step = optimizer, optimizer.step
+
+        def guarded(_: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self.is_open:
+                return None
+            self._taken += 1
+            return step(*args, **kwargs)
+
+        optimizer.step = MethodType(guarded, optimizer)
+
+    def check_progress(self, learning_rate: float) -> None:
+        """
+        Begin a new rollout.
+
+        Args:
+            learning_rate: For the message.
+
+        Raises:
+            RuntimeError: when no step was taken on any of the last `MAX_LOST_ROLLOUTS` rollouts.
+        """
+        self._lost = 0 if self._taken else self._lost + 1
+        self._taken = 0
+        if self._lost >= MAX_LOST_ROLLOUTS:
+            raise RuntimeError(
+                f"Every minibatch of the last {self._lost} rollouts was skipped, so nothing is learned any more; the "
+                "log says why each was skipped. Resume from a checkpoint before that with a `learning_rate` below "
+                f"{learning_rate:g}, or raise `max_ratio` or `max_loss` where they are too tight."
+            )
+
+    def state_dict(self) -> dict[str, int]:
+        """Counters that a resumed run goes on with."""
+        return {"taken": self._taken, "lost": self._lost}
+
+    def load_state_dict(self, state: dict[str, int] | None) -> None:
+        """Put back what `state_dict` returned; None, from an older checkpoint, counts as a step taken."""
+        state = state or {"taken": 1, "lost": 0}
+        self._taken, self._lost = state["taken"], state["lost"]
+
+
+def drop_gradients(parameters: Iterable[nn.Parameter], *, keep_one: bool = False) -> None:
+    """
+    Remove gradients.
+
+    Args:
+        parameters: Their owners.
+        keep_one: Leave a gradient of zero to the first trainable parameter: fp16's gradient scaler fails without any.
+    """
+    for parameter in parameters:
+        keep = keep_one and parameter.requires_grad
+        parameter.grad = torch.zeros_like(parameter) if keep else None
+        keep_one = keep_one and not keep
+
+
+@torch.no_grad()
+def gradients_are_finite(parameters: Iterable[nn.Parameter], reduce: Callable[[Tensor], Tensor]) -> bool:
+    """
+    Whether the norm of all gradients is finite, on every process.
+
+    Args:
+        parameters: Owners of the gradients.
+        reduce: Sums a tensor over processes.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return True
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return not reduce((~torch.isfinite(norm)).float())

@@ -90,13 +90,40 @@ def check_prompts(
                 )
 
 
+PLACEHOLDER = -1  # stands for a row whose rollout has been made already
+
+
+class RolloutRows(torch.utils.data.Dataset):
+    """
+    The rows of a dataset, and None for `PLACEHOLDER`.
+
+    Args:
+        dataset: The prompts.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any] | None]:
+        """The rows of one batch, read at once."""
+        real = iter(self.dataset.__getitems__([i for i in indices if i != PLACEHOLDER]) if max(indices) >= 0 else [])
+        return [None if i == PLACEHOLDER else next(real) for i in indices]
+
+    def __getitem__(self, index: int) -> dict[str, Any] | None:
+        return self.__getitems__([index])[0]
+
+
 class RolloutSampler(Sampler[int]):
     """
-    Draws prompts rollout by rollout, each repeated for as many micro-batches as are learned from it.
+    Draws prompts rollout by rollout, and a placeholder for each in every further micro-batch learned from it.
 
-    The Trainer asks its dataloader for a batch before every micro-batch; repeating keeps its own count of steps,
-    epochs and skipped batches true. The order of an epoch depends on the seed and the epoch alone, so that a resumed
-    run sees what the uninterrupted one would have. A dataset smaller than a rollout is drawn from several times.
+    The Trainer asks its dataloader for a batch before every micro-batch; the placeholders keep its own count of steps,
+    epochs and skipped batches true without reading a row again. The order of an epoch depends on the seed and the epoch
+    alone, so that a resumed run sees what the uninterrupted one would have. A dataset smaller than a rollout is drawn
+    from several times.
 
     Args:
         num_prompts: Size of the dataset.
@@ -129,8 +156,8 @@ class RolloutSampler(Sampler[int]):
             n = self.num_prompts
             order += torch.randperm(n, generator=generator).tolist() if self.shuffle else list(range(n))
         for start in range(0, self.num_rollouts * self.rollout_size, self.rollout_size):
-            for _ in range(self.repeats):
-                yield from order[start : start + self.rollout_size]
+            yield from order[start : start + self.rollout_size]
+            yield from [PLACEHOLDER] * (self.rollout_size * (self.repeats - 1))
 
 
 class EpochSeed(TrainerCallback):

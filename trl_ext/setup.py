@@ -160,18 +160,17 @@ def build_supervised_data(
 
 def run_configuration(
     args: PPOConfig,
-    local_batch_size: int,
     num_processes: int,
     model: ActorCritic,
     kl_controller: KLController,
 ) -> dict[str, Any]:
     """What a checkpoint and the run that resumes it must have in common."""
     return {
-        "per-process rollout size": local_batch_size,
+        "per-process rollout size": args.local_batch_size,
         "number of processes": num_processes,
         "num_ppo_epochs": args.num_ppo_epochs,
         "num_mini_batches": args.num_mini_batches,
-        "micro-batch size": args.per_device_train_batch_size,
+        "micro-batch size": args.micro_batch_size,
         "max_completion_length": args.max_completion_length,
         "temperature": args.temperature,
         "critic": model.critic_kind,

@@ -23,20 +23,19 @@ from transformers.utils import logging
 from . import checkpoint, resuming
 from ._compat import BaseTrainer
 from .actor_critic import ActorCritic, build_actor_critic
+from .collector import Collector, Experience
 from .config import PPOConfig
-from .decoding import as_completions, decode_answers
-from .experience import add_advantages, add_logged, describe, importance_weights, named_rewards
-from .generation import GenerationEngine
+from .experience import ADVANTAGE_OPTIONS, add_logged, named_rewards
+from .generation import Completions, GenerationEngine
 from .kl_control import KLController
-from .learning import LOSS_OPTIONS, token_losses
+from .learning import LOSS_OPTIONS, StepGate, drop_gradients, gradients_are_finite, token_losses
 from .micro_batches import MicroBatches
 from .monitoring import MetricBuffer, PhaseProgress, SampleTable, TokenMeans, log_samples, observe_rollout
-from .objectives import drop_gradients, last_token_index, masked_mean, masked_sum
+from .objectives import masked_mean, masked_sum
 from .processes import together
-from .prompts import EpochSeed, RolloutSampler, tokenize_prompts
-from .rewards import RewardRunner, Scores
-from .rewards.base import Batch
-from .rollout import Rollout, collate, pass_order
+from .prompts import EpochSeed, RolloutRows, RolloutSampler
+from .rewards import RewardRunner
+from .rollout import Rollout, pass_order
 from .setup import (
     PAPER,
     add_adapter_rewards,
@@ -130,20 +129,11 @@ class PPOTrainer(BaseTrainer):
         limit = max_prompt_length(args, actor_critic.config)
         check_datasets(train_dataset, eval_dataset, tokenizer, limit, self.chat_template_kwargs)
 
-        # TRL's PPO counts `gradient_accumulation_steps` per rollout, the Trainer's loop per optimizer step.
-        self.local_batch_size, self.local_mini_batch_size = args.local_batch_size, args.local_mini_batch_size
-        self.batch_size, self.steps_per_rollout = args.batch_size, args.steps_per_rollout
         total_episodes = count_episodes(args, train_dataset)
-        loop_args = copy.copy(args)
-        loop_args.per_device_train_batch_size = args.micro_batch_size
-        loop_args.gradient_accumulation_steps = args.local_mini_batch_size // args.micro_batch_size
-        if args.total_episodes is not None:
-            loop_args.max_steps = -(-args.total_episodes // args.batch_size) * args.steps_per_rollout
-
         self._sampler: RolloutSampler | None = None
         super().__init__(
             model=actor_critic,
-            args=loop_args,
+            args=args,
             data_collator=_identity,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -174,16 +164,30 @@ class PPOTrainer(BaseTrainer):
         self.progress = PhaseProgress(enabled=self.is_world_process_zero() and not args.disable_tqdm)
         self.samples = SampleTable(args.num_completions_to_print)
         self._metrics, self._eval_metrics = MetricBuffer(), MetricBuffer()
-        self._rollout: Rollout | None = None
-        self._rollout_metrics: dict[str, float] = {}
+        self._experience: Experience | None = None
         self._stopped = False  # whether the rest of this rollout's passes is skipped
-        self._micro_step = 0  # micro-batches of the current optimizer step that are done
-        micro, several = self.args.per_device_train_batch_size, self.accelerator.num_processes > 1
-        self.micro_batches = MicroBatches(micro, "per_device_train_batch_size", fixed=several)
+        self._micro_step = 0  # the Trainer's micro-batches of the current optimizer step that are done
+        self._episodes_here = 0  # completions sampled since `train` was called
+        self._gate = StepGate()
+        several = self.accelerator.num_processes > 1
+        self.micro_batches = MicroBatches(args.micro_batch_size, "per_device_train_batch_size", fixed=several)
+        self.collector = Collector(
+            self._sample,
+            lambda batch, **kwargs: self._forward(self.model, batch, **kwargs),
+            self.rewards,
+            tokenizer,
+            chat_template_kwargs=self.chat_template_kwargs,
+            micro_batches=self.micro_batches,
+            missing_eos_penalty=args.missing_eos_penalty,
+            importance_sampling_cap=args.importance_sampling_cap if args.importance_sampling_correction else None,
+            advantages={name: getattr(args, name) for name in ADVANTAGE_OPTIONS},
+            reduce=self._reduce,
+            device=self.accelerator.device,
+        )
         self._step_means, self._ptx_means = TokenMeans(), TokenMeans()
         self._ptx: SupervisedBatch | None = None
         self._configuration = run_configuration(
-            self.args, self.local_batch_size, self.accelerator.num_processes, actor_critic, self.kl_controller
+            self.args, self.accelerator.num_processes, actor_critic, self.kl_controller
         ) | resuming.run_identity(actor_critic, tokenizer, train_dataset, ptx_dataset, self.rewards)
         self._reward_settings = resuming.reward_settings(self.rewards)
         self.model.add_model_tags(self._tag_names)
@@ -196,41 +200,50 @@ class PPOTrainer(BaseTrainer):
         self._signature_columns = ["prompt"]
 
     def get_train_dataloader(self):
-        """Batches of one process's share of a rollout, each repeated for every micro-batch learned from it."""
-        micro_batches = self.args.gradient_accumulation_steps * self.steps_per_rollout
+        """Batches of one process's share of a rollout, and a placeholder for each further micro-batch of it."""
 
-        def sampler(dataset: Dataset) -> RolloutSampler:
+        def sampler(dataset: RolloutRows) -> RolloutSampler:
             self._sampler = RolloutSampler(
                 len(dataset),
-                self.batch_size,
-                micro_batches,
+                self.args.batch_size,
+                self.args.gradient_accumulation_steps * self.args.steps_per_rollout,
                 shuffle=self.args.shuffle_dataset,
                 seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             )
             return self._sampler
 
         return self._get_dataloader(
-            self.train_dataset,
+            RolloutRows(self.train_dataset),
             description="Training",
-            batch_size=self.local_batch_size,
+            batch_size=self.args.local_batch_size,
             sampler_fn=sampler,
             is_training=True,
         )
+
+    def set_initial_training_values(self, args: PPOConfig, dataloader: Any) -> Any:
+        """The Trainer's count of steps, which `total_episodes` decides where it is given."""
+        self._episodes_here, episodes = 0, args.total_episodes
+        if episodes is not None:
+            args = copy.copy(args)
+            args.max_steps = -(-episodes // args.batch_size) * args.steps_per_rollout
+        return super().set_initial_training_values(args, dataloader)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Make a rollout when its first micro-batch is asked for, and choose the samples of an optimizer step."""
         if isinstance(inputs, Rollout | SupervisedBatch):
             return inputs  # a micro-batch, on its way through the Trainer
-        step = self.state.global_step % self.steps_per_rollout
-        if self._micro_step == 0 and (step == 0 or self._rollout is None):
-            self._rollout, self._rollout_metrics = self._make_rollout(inputs, training=True)
+        args, steps = self.args, self.args.steps_per_rollout
+        rollout_number, step = divmod(self.state.global_step, steps)
+        if self._micro_step == 0 and step == 0:
+            self._gate.check_progress(args.learning_rate)
+            self._experience = self._collect(inputs, self.progress, training=True)
+            self._episodes_here += args.batch_size
             self._stopped = False
-        rollout = self._rollout
-        assert rollout is not None
-        epoch, minibatch = divmod(step, self.args.num_mini_batches)
-        seed = (self.args.seed, self.state.global_step // self.steps_per_rollout, epoch)
-        order = pass_order(len(rollout), epoch, seed).to(rollout.input_ids.device)
-        rows = order[minibatch * self.local_mini_batch_size :][: self.local_mini_batch_size]
+        assert self._experience is not None
+        rollout = self._experience.rollout
+        epoch, minibatch = divmod(step, args.num_mini_batches)
+        order = pass_order(len(rollout), epoch, (args.seed, rollout_number, epoch)).to(rollout.input_ids.device)
+        rows = order[minibatch * args.local_mini_batch_size :][: args.local_mini_batch_size]
         if self._micro_step == 0:
             self._rows_in_step = rows
             self._tokens_in_step = self._reduce(rollout.completion_mask[rows].sum().float()).clamp(min=1)
@@ -242,116 +255,31 @@ class PPOTrainer(BaseTrainer):
 
     # ---- experience ----
 
-    def _make_rollout(self, rows: list[dict[str, Any]], *, training: bool) -> tuple[Rollout, dict[str, float]]:
-        """Prompts to completions, scores, log-probabilities, values and advantages; and what to log about them."""
+    def _collect(self, rows: list[dict[str, Any]], progress: PhaseProgress, *, training: bool) -> Experience:
+        """Make a rollout and show it to callbacks; in training, to the KL controller and the sample table too."""
         self.model.eval()
-        self.progress.take_seconds()
-        prompts = [row["prompt"] for row in rows]
-        rollout, completions, completion_ids, engine_logps = self._generate(prompts)
-        scores = self._score(rows, prompts, completions, completion_ids, training)
-        rollout.valid = scores.valid.to(rollout.valid.device)
-        rollout.completion_mask &= rollout.valid.unsqueeze(1)
-        rollout.scores = scores.total.to(rollout.scores.device)
-        if self.args.missing_eos_penalty is not None:
-            rollout.scores = rollout.scores - self.args.missing_eos_penalty * ~rollout.terminated
-        entropy, last_values = self._evaluate_rollout(rollout, engine_logps)
         kl_coef = self.kl_controller.coef
-        add_advantages(
-            rollout,
-            last_values,
-            kl_coef=kl_coef,
-            kl_estimator=self.args.kl_estimator,
-            gamma=self.args.gamma,
-            lam=self.args.lam,
-            lam_critic=self.args.lam_critic,
-            lam_adaptive_alpha=self.args.lam_adaptive_alpha,
-            bootstrap_truncated=self.args.bootstrap_truncated,
-            whiten_rewards=self.args.whiten_rewards,
-            whiten_advantages=self.args.whiten_advantages,
-            reduce=self._reduce,
-        )
-        metrics = describe(rollout, scores, self.rewards.names, entropy, reduce=self._reduce)
-        if not self.args.importance_sampling_correction:
-            metrics.pop("importance_weight")
-        seconds = self.progress.take_seconds()
-        self._tokens_in_rollout = float(self._reduce(rollout.completion_mask.sum()))
-        self._seconds_in_rollout = sum(seconds.values())
-        metrics |= {"kl_coef": kl_coef} | {f"time/{phase}": s for phase, s in seconds.items()}
-        columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
-        batch, callbacks = Batch(prompts, completions, completion_ids, columns), self.callback_handler.callbacks
+        experience = self.collector.collect(rows, progress, kl_coef=kl_coef, state=self.state, training=training)
+        rollout, metrics, batch, scores = experience.rollout, experience.metrics, experience.batch, experience.scores
+        assert batch is not None and scores is not None
+        callbacks = self.callback_handler.callbacks
+        kl = metrics["kl"]
         metrics |= observe_rollout(callbacks, batch, scores, metrics, state=self.state, training=training)
         if training:
-            self.kl_controller.update(metrics["kl"], int(self._reduce(rollout.valid.sum())))
+            self.kl_controller.update(kl, int(self._reduce(rollout.valid.sum())))
             rewards = named_rewards(scores, self.rewards.names)
             advantages = masked_mean(rollout.advantages, rollout.completion_mask, dim=1).tolist()
-            self.samples.fill(prompts, completions, rewards, advantages, self.state.global_step)
-        return rollout, add_logged(metrics, scores, self.rewards.clashes)
+            self.samples.fill(batch.prompts, batch.completions, rewards, advantages, self.state.global_step)
+        return experience._replace(metrics=add_logged(metrics, scores, self.rewards.clashes))
 
-    def _generate(self, prompts: list[Any]) -> tuple[Rollout, list[Any], list[list[int]], list[list[float]] | None]:
-        """Sample one completion per prompt."""
-        prompt_ids = tokenize_prompts(prompts, self.processing_class, self.chat_template_kwargs)
-        with self.progress.phase("generate", total=len(prompts)) as advance, self.accelerator.autocast():
-            out = self.generation_engine(self.model.causal_lm, prompt_ids, advance)
-        texts = decode_answers(self.processing_class, prompts, prompt_ids, out.ids, self.chat_template_kwargs)
-        rollout = collate(
-            prompt_ids,
-            out.ids,
-            out.terminated,
-            pad_token_id=self.processing_class.pad_token_id,
-            device=self.accelerator.device,
-        )
-        return rollout, as_completions(prompts, texts), out.ids, out.logps
-
-    def _score(self, rows: list[dict], prompts: list, completions: list, ids: list, training: bool) -> Scores:
-        """Call the reward functions."""
-        columns = {key: [row[key] for row in rows] for key in rows[0]}
-        with self.progress.phase("score", total=len(prompts) * len(self.rewards.names)) as advance:
-            return self.rewards(
-                prompts,
-                completions,
-                ids,
-                columns,
-                trainer_state=self.state,
-                on_progress=advance,
-                update_state=training,
-            )
-
-    @torch.no_grad()
-    def _evaluate_rollout(self, rollout: Rollout, engine_logps: list[list[float]] | None) -> tuple[Tensor, Tensor]:
-        """
-        Fill in log-probabilities and values from the training path, in the micro-batches of the first pass.
-
-        Returns:
-            Entropies, shape (N, C), and the values of the states after the last tokens, shape (N,).
-        """
-        shape = rollout.completion_mask.shape
-        parts = {name: torch.zeros(shape, device=rollout.scores.device) for name in ("old", "ref", "entropy", "value")}
-        last_values = torch.zeros_like(rollout.scores)
-        with self.progress.phase("evaluate", total=len(rollout)) as advance:
-
-            def evaluate(rows: Tensor) -> None:
-                batch = rollout.select(rows)
-                out = self._forward(self.model, batch)
-                reference = self._forward(self.model, batch, role="reference")
-                width = batch.completion_length
-                parts["old"][rows, :width] = out.logps
-                parts["ref"][rows, :width] = reference.logps
-                parts["entropy"][rows, :width] = out.entropy
-                parts["value"][rows, :width] = out.values[:, :-1] * batch.completion_mask
-                after_last = last_token_index(batch.completion_mask) + 1
-                last_values[rows] = out.values.gather(1, after_last.unsqueeze(1)).squeeze(1)
-                advance(len(rows))
-
-            self.micro_batches.run(self._all_rows(rollout), evaluate, "evaluating")
-        rollout.old_logps, rollout.ref_logps, rollout.old_values = parts["old"], parts["ref"], parts["value"]
-        if self.args.importance_sampling_correction and engine_logps is not None:
-            rollout.weights = importance_weights(rollout, engine_logps, cap=self.args.importance_sampling_cap)
-        return parts["entropy"], last_values
+    def _sample(self, prompt_ids: list[list[int]], on_progress: Any) -> Completions:
+        with self.accelerator.autocast():
+            return self.generation_engine(self.model.causal_lm, prompt_ids, on_progress)
 
     def _all_rows(self, rollout: Rollout) -> Tensor:
         return torch.arange(len(rollout), device=rollout.scores.device)
 
-    def _forward(self, model: nn.Module, batch: Rollout, **kwargs: Any):
+    def _forward(self, model: nn.Module, batch: Rollout, **kwargs: Any) -> Any:
         options = {"temperature": self.args.temperature, "chunk_size": self.args.logits_chunk_size} | kwargs
         return model(batch.input_ids, batch.attention_mask, batch.completion_mask, **options)
 
@@ -360,24 +288,31 @@ class PPOTrainer(BaseTrainer):
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch; with the last one of an optimizer step, the decision whether the step is taken."""
         self._prepare_inputs(inputs)
-        skip = self._stopped
+        args, skip = self.args, self._stopped
+        # The Trainer calls this `gradient_accumulation_steps` times for each optimizer step, and a minibatch may have
+        # fewer micro-batches: the first calls then have nothing to do.
+        idle = args.gradient_accumulation_steps - args.local_mini_batch_size // args.micro_batch_size
+        last = self._micro_step == args.gradient_accumulation_steps - 1
+        loss = torch.zeros((), device=args.device)
         with self.progress.phase("learn"):
-            loss = torch.zeros((), device=self.args.device) if skip else self._learn(model)
-        self._micro_step += 1
-        if self._micro_step == self.args.gradient_accumulation_steps:
-            self._micro_step = 0
+            if self._micro_step >= idle and not skip:
+                loss = self._learn(model, self._micro_step - idle)
+            if last and args.device.type != "cpu":
+                torch.accelerator.synchronize(args.device)  # the backward pass is part of the phase
+        self._micro_step = 0 if last else self._micro_step + 1
+        if last:
             self._finish_step(skip)
         return loss if torch.isfinite(loss) else torch.zeros_like(loss)
 
-    def _learn(self, model: nn.Module) -> Tensor:
+    def _learn(self, model: nn.Module, last: int) -> Tensor:
         """
-        Add the gradients of one micro-batch, in pieces where memory does not suffice for all of it.
+        Add the gradients of the micro-batch `last`, in pieces where memory does not suffice for all of it.
 
         Memory can run out halfway through a backward pass. Some gradients are in then and nobody knows which, so the
         optimizer step begins again, with smaller pieces; the rollout stays.
         """
-        assert self._rollout is not None
-        rollout, micro, last = self._rollout, self.args.per_device_train_batch_size, self._micro_step
+        assert self._experience is not None
+        rollout, micro = self._experience.rollout, self.args.micro_batch_size
         losses: Any = None
 
         def learn(micro_steps: range) -> None:
@@ -402,14 +337,16 @@ class PPOTrainer(BaseTrainer):
         """The loss of a micro-batch: sums over its tokens, divided by the tokens of the whole global minibatch."""
         if isinstance(inputs, SupervisedBatch):
             return self._supervised_loss(model, inputs)
-        args, mask = self.args, inputs.completion_mask
-        out = self._forward(model, inputs, entropy="gradient" if args.entropy_coef else "value")
-        losses = token_losses(out, inputs, **{name: getattr(args, name) for name in LOSS_OPTIONS})
-        self._step_means.add(losses, mask)
-        loss = masked_sum(losses["loss"], mask) / self._tokens_in_step
+        out, losses = self._token_losses(model, inputs)
+        self._step_means.add(losses, inputs.completion_mask)
+        loss = masked_sum(losses["loss"], inputs.completion_mask) / self._tokens_in_step
         # DDP averages gradients over processes; the loss above is each one's share of a sum.
         loss = loss * self.accelerator.num_processes
         return (loss, out) if return_outputs else loss
+
+    def _token_losses(self, model: nn.Module, batch: Rollout) -> tuple[Any, dict[str, Tensor]]:
+        out = self._forward(model, batch, entropy="gradient" if self.args.entropy_coef else "value")
+        return out, token_losses(out, batch, **{name: getattr(self.args, name) for name in LOSS_OPTIONS})
 
     def _supervised_loss(self, model: nn.Module, batch: SupervisedBatch) -> Tensor:
         """The language-model loss of PPO-ptx: its share of a mean over the tokens of the whole global minibatch."""
@@ -420,24 +357,30 @@ class PPOTrainer(BaseTrainer):
 
     def _finish_step(self, skipped: bool) -> None:
         """After the last micro-batch of an optimizer step: take its gradients, or drop them and say why."""
+        experience, args = self._experience, self.args
+        assert experience is not None
         metrics = self._step_means.take(self._reduce) if not skipped else {}
         if self._ptx is not None and not skipped:
             metrics |= self._ptx_means.take(self._reduce)
+        scaler = getattr(self.accelerator, "scaler", None)
         drop = skipped or self._is_unusable(metrics)
-        warming_up = self.state.global_step // self.steps_per_rollout < self.args.critic_warmup_rollouts
-        scaled = getattr(self.accelerator, "scaler", None) is not None
+        if self.state.global_step // args.steps_per_rollout < args.critic_warmup_rollouts:
+            drop_gradients(p for _, p in self.model.actor_parameters())
+        # fp16's scaler finds infinite gradients itself, skips the step and scales by less the next time.
+        unusable = not drop and not gradients_are_finite(self.model.parameters(), self._reduce)
+        if unusable and scaler is None:
+            logger.warning(f"Step {self.state.global_step}: minibatch skipped, its gradient is not finite.")
+            drop = True
         if drop:
-            drop_gradients(self.model.parameters(), scaled=scaled)
-        elif warming_up:
-            drop_gradients((p for _, p in self.model.actor_parameters()), scaled=scaled)
-        bound = self.args.target_approx_kl
+            drop_gradients(self.model.parameters(), keep_one=scaler is not None)
+        self._gate.is_open = not drop
+        bound = args.target_approx_kl
         if bound is not None and not skipped and metrics["approx_kl"] > bound:
             self._stopped = True
         seconds = self.progress.take_seconds().get("learn", 0.0)
-        total = self._seconds_in_rollout + seconds * self.steps_per_rollout
-        self._metrics.update(self._rollout_metrics | ({} if drop else metrics))
-        self._metrics.update({"skipped_minibatches": float(drop), "time/learn": seconds})
-        self._metrics.add("tokens_per_second", self._tokens_in_rollout / max(total, 1e-9))
+        self._metrics.update(experience.metrics | ({} if drop else metrics))
+        self._metrics.update({"skipped_minibatches": float(drop or unusable), "time/learn": seconds})
+        self._metrics.add("tokens_per_second", experience.speed(seconds * args.steps_per_rollout))
 
     def _is_unusable(self, metrics: dict[str, float]) -> bool:
         """Whether a minibatch must not be learned from; every process comes to the same answer."""
@@ -462,7 +405,7 @@ class PPOTrainer(BaseTrainer):
         return self.accelerator.reduce(tensor, reduction="sum")
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """The Trainer's optimizer, with groups of their own for the critic when it has its own learning rate."""
+        """The Trainer's optimizer behind a gate, with groups for the critic when it has its own learning rate."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if fresh and self.args.critic_learning_rate is not None:
@@ -472,6 +415,7 @@ class PPOTrainer(BaseTrainer):
                 group["params"] = [p for p in group["params"] if id(p) not in critic]
                 if split["params"]:
                     optimizer.add_param_group({**split, "lr": self.args.critic_learning_rate})
+        self._gate.guard(optimizer)
         return optimizer
 
     # ---- evaluation and logs ----
@@ -496,24 +440,29 @@ class PPOTrainer(BaseTrainer):
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor, None, None]:
         """Sample and score one batch of evaluation prompts, and take the losses it would give."""
-        seconds = self.progress.take_seconds()
-        rollout, metrics = self._make_rollout(inputs, training=False)
-        self._tokens_in_step = self._reduce(rollout.completion_mask.sum().float()).clamp(min=1)
-        with self.progress.phase("learn"):
-            self.micro_batches.run(
-                self._all_rows(rollout), lambda rows: self.compute_loss(model, rollout.select(rows)), "evaluating"
-            )
-        metrics |= self._step_means.take(self._reduce)
-        metrics["time/learn"] = self.progress.take_seconds()["learn"]
-        total = self._seconds_in_rollout + metrics["time/learn"]
-        metrics["tokens_per_second"] = self._tokens_in_rollout / max(total, 1e-9)
+        progress, means = PhaseProgress(enabled=self.progress.enabled), TokenMeans()
+        experience = self._collect(inputs, progress, training=False)
+        rollout, metrics = experience.rollout, experience.metrics
+
+        def measure(rows: Tensor) -> None:
+            batch = rollout.select(rows)
+            means.add(self._token_losses(model, batch)[1], batch.completion_mask)
+
+        with progress.phase("learn"):
+            self.micro_batches.run(self._all_rows(rollout), measure, "evaluating")
+        metrics |= means.take(self._reduce)
+        metrics["time/learn"] = progress.take_seconds()["learn"]
+        metrics["tokens_per_second"] = experience.speed(metrics["time/learn"])
         self._eval_metrics.update(metrics, weight=int(self._reduce(rollout.valid.sum())))
-        self.progress.seconds = seconds
         return torch.tensor(metrics["loss"], device=self.args.device), None, None
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add PPO's metrics to the Trainer's, and show samples."""
+        if "train_samples_per_second" in logs:
+            # The Trainer counts every pass over a rollout as new samples.
+            logs["train_samples_per_second"] = round(self._episodes_here / logs["train_runtime"], 3)
         if "learning_rate" in logs:
+            logs.pop("loss", None)  # absent where no minibatch was learned from
             logs.update(self._metrics.flush())
             if self.args.log_completions and self.is_world_process_zero():
                 self.samples.print()
@@ -539,22 +488,25 @@ class PPOTrainer(BaseTrainer):
         # An older checkpoint may go only once this one counts.
         with resuming.without_rotation(self.args) as limit, checkpoint.writing(folder, leader=self.args.should_save):
             super()._save_checkpoint(model, trial)
-            if not self.args.save_only_model and self._rollout is not None:
-                self._rollout.save(folder / f"rollout_{self.args.process_index}.safetensors")
+            if not self.args.save_only_model and self._experience is not None:
+                self._experience.rollout.save(folder / f"rollout_{self.args.process_index}.safetensors")
             checkpoint.write_json(resuming.state_file(folder, self.args.process_index), self._ppo_state())
         if self.args.should_save:
             checkpoint.rotate(folder, limit, self.state.best_model_checkpoint)
 
     def _ppo_state(self) -> dict[str, Any]:
+        experience = self._experience
+        assert experience is not None
         return {
             "configuration": self._configuration,
             "reward settings": self._reward_settings,
             "kl_controller": self.kl_controller.state_dict(),
             "rewards": self.rewards.state_dict(),
             "metrics": self._metrics.state_dict(),
-            "rollout_metrics": self._rollout_metrics,
-            "rollout_speed": [self._tokens_in_rollout, self._seconds_in_rollout],
+            "rollout_metrics": experience.metrics,
+            "rollout_speed": [experience.tokens, experience.seconds],
             "stopped": self._stopped,
+            "gate": self._gate.state_dict(),
             "micro-batch": self.micro_batches.size,
         }
 
@@ -586,10 +538,10 @@ class PPOTrainer(BaseTrainer):
             self.kl_controller.load_state_dict(state["kl_controller"])
             self.rewards.load_state_dict(state["rewards"])
             self._metrics.load_state_dict(state["metrics"])
-            self._rollout_metrics, self._stopped = state["rollout_metrics"], state["stopped"]
-            self._tokens_in_rollout, self._seconds_in_rollout = state["rollout_speed"]
-            self.micro_batches.size = state["micro-batch"]
-            self._rollout = Rollout.load(folder / f"rollout_{process}.safetensors", self.accelerator.device)
+            self._stopped, self.micro_batches.size = state["stopped"], state["micro-batch"]
+            self._gate.load_state_dict(state.get("gate"))
+            rollout = Rollout.load(folder / f"rollout_{process}.safetensors", self.accelerator.device)
+            self._experience = Experience(rollout, state["rollout_metrics"], *state["rollout_speed"])
 
 
 def _identity(batch: Any) -> Any:

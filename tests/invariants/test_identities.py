@@ -62,7 +62,7 @@ def test_eight_micro_batches_of_one_equal_one_of_eight(tmp_path, critic):
 def test_padding_does_not_change_a_sample(tmp_path):
     """Neither the other samples of a batch nor the width they force on it."""
     made = scripted.trainer(tmp_path)
-    rollout, _ = made._make_rollout(list(scripted.prompts(8)), training=False)
+    rollout = made._collect(list(scripted.prompts(8)), made.progress, training=False).rollout
     together = made._forward(made.model, rollout.select(torch.arange(8)))
     for row in range(8):
         alone = rollout.select(torch.tensor([row]))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_ext.objectives import approx_kl, explained_variance, masked_sum, policy_loss, value_loss
+from trl_ext.objectives import approx_kl, explained_variance, kl_loss, masked_sum, policy_loss, value_loss
 
 NAN, INF = float("nan"), float("inf")
 
@@ -174,3 +174,50 @@ def test_explained_variance_sums_over_processes():
     returns, values = torch.tensor([[1.0, 3.0, 5.0]]), torch.tensor([[0.0, 3.0, 5.0]])
     assert explained_variance(values, returns, torch.ones(1, 3), reduce).item() == pytest.approx(11 / 12)
     assert len(asked) == 4
+
+
+# ---- KL loss ----
+
+
+def expected_gradient(estimator, bias_correction, old_logits):
+    """Gradients of the mean of `kl_loss` over the five tokens of the old policy, and of the two exact KLs."""
+    logits = torch.tensor([0.3, -0.4, 1.1, 0.0, -0.8], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([0.0, 0.5, 0.2, -0.9, 0.4], dtype=torch.float64).log_softmax(-1)
+    policy, old = logits.log_softmax(-1), old_logits.double().log_softmax(-1)
+    loss = kl_loss(policy, old, reference, estimator=estimator, bias_correction=bias_correction)
+    reverse = (policy.exp() * (policy - reference)).sum()
+    forward = (reference.exp() * (reference - policy)).sum()
+    objectives = ((old.exp() * loss).sum(), reverse, forward)
+    return [torch.autograd.grad(objective, logits, retain_graph=True)[0] for objective in objectives]
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_the_kl_loss_has_the_gradient_of_a_kl_whatever_policy_sampled(estimator):
+    same = torch.tensor([0.3, -0.4, 1.1, 0.0, -0.8])
+    older = torch.tensor([-0.2, 0.3, 0.4, 0.6, -0.1])
+    for old in (same, older):
+        got, reverse, forward = expected_gradient(estimator, True, old)
+        assert torch.allclose(got, reverse if estimator == "k2" else forward, atol=1e-12)
+    uncorrected, *_ = expected_gradient(estimator, False, older)
+    corrected, *_ = expected_gradient(estimator, True, older)
+    assert (uncorrected - corrected).abs().max() > 0.05, "the weight is what makes it so"
+    first, *_ = expected_gradient(estimator, False, same)
+    assert torch.allclose(first, expected_gradient(estimator, True, same)[0], atol=1e-12)
+
+
+def test_the_weight_of_the_kl_loss_is_bounded_and_held_constant():
+    logps = torch.tensor([0.0], requires_grad=True)
+    loss = kl_loss(logps, torch.tensor([-40.0]), torch.tensor([-1.0]))
+    loss.backward()
+    # w = 10, k2 = 1 / 2, and d k2 / d log p = 1.
+    assert loss.item() == pytest.approx(5.0) and logps.grad is not None and logps.grad.item() == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_a_masked_token_without_numbers_reaches_no_gradient_of_the_kl_loss(estimator):
+    logps = torch.tensor([[-1.0, -1.0, -1.0]], requires_grad=True)
+    old, ref = torch.tensor([[-1.5, NAN, -1.0]]), torch.tensor([[-1.2, -1.0, -INF]])
+    loss = kl_loss(logps, old, ref, estimator=estimator)
+    assert loss.isnan().tolist() == [[False, True, True]]
+    masked_sum(loss, torch.tensor([[True, False, False]])).backward()
+    assert logps.grad is not None and logps.grad.isfinite().all() and logps.grad[0, 0] != 0

@@ -4,17 +4,17 @@
 from .advantages import gae, last_token_index, length_adaptive_lam, token_rewards
 from .kl import KL_ESTIMATORS, kl_estimate
 from .logprobs import logprobs_and_entropy
-from .losses import approx_kl, drop_gradients, explained_variance, policy_loss, value_loss
+from .losses import approx_kl, explained_variance, kl_loss, policy_loss, value_loss
 from .masking import global_moments, masked_mean, masked_sum, whiten
 
 __all__ = [
     "KL_ESTIMATORS",
     "approx_kl",
-    "drop_gradients",
     "explained_variance",
     "gae",
     "global_moments",
     "kl_estimate",
+    "kl_loss",
     "last_token_index",
     "length_adaptive_lam",
     "logprobs_and_entropy",

@@ -19,8 +19,9 @@ def kl_estimate(logps: Tensor, ref_logps: Tensor, estimator: str = "k1") -> Tens
     `k2 = (log r)^2 / 2`, biased, never negative; `k3 = (r - 1) - log r`, unbiased, never negative, with less variance
     than k1 while the two are close.
 
-    Inside the reward k1 has the right gradient (k2 and k3 do not). As a loss it is the other way round: k1 has an
-    expected gradient of zero, k2 has the gradient of the reverse KL, and k3 that of the forward KL.
+    Inside the reward k1 has the right gradient (k2 and k3 do not). As a loss on tokens of the policy itself it is the
+    other way round: k1 has an expected gradient of zero, k2 has the gradient of the reverse KL, and k3 that of the
+    forward KL. For tokens of an older policy see `kl_loss`.
 
     Args:
         logps: (B, C), log-probabilities of the tokens under the policy, nats.

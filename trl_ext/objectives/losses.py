@@ -6,13 +6,16 @@ gives every token the same weight, however the batch is cut up. A token whose in
 Inside the mask that shows in the sum; outside it, it reaches neither the sum nor any gradient.
 """
 
-from collections.abc import Iterable
+import math
 
 import torch
 from torch import Tensor
 
 from .kl import MAX_LOG_RATIO, kl_estimate
 from .masking import Reduce, at_least_float32, global_moments
+
+# Bounds the variance of the KL loss. No token comes near it in a minibatch that `max_ratio` lets through.
+MAX_KL_WEIGHT = 10.0
 
 
 def policy_loss(
@@ -102,6 +105,34 @@ def value_loss(
     return _poison(0.5 * squared_error, finite), clipped
 
 
+def kl_loss(
+    logps: Tensor, old_logps: Tensor, ref_logps: Tensor, *, estimator: str = "k2", bias_correction: bool = True
+) -> Tensor:
+    """KL(policy || reference) as a term of the loss, per token.
+
+    With `w = min(pi / pi_old, MAX_KL_WEIGHT)`, held constant, the loss is `w * k`. The old policy sampled the tokens:
+    the expected gradient of `k` alone is that of a KL only while the policy equals the old one, and the weight makes
+    it so in every minibatch (arXiv 2510.01555). k2 has the gradient of the reverse KL, k3 that of the forward KL.
+
+    Args:
+        logps: (B, C), log-probabilities under the policy being trained, nats.
+        old_logps: (B, C), the same when the rollout was made, nats.
+        ref_logps: (B, C), under the reference, nats.
+        estimator: `k2` or `k3`; the expected gradient of `k1` is zero.
+        bias_correction: False leaves the weight out.
+
+    Returns:
+        (B, C), nats per token.
+    """
+    kl = kl_estimate(logps, ref_logps, estimator)
+    if not bias_correction:
+        return kl
+    log_ratio = (at_least_float32(logps) - at_least_float32(old_logps)).detach()
+    finite = torch.isfinite(log_ratio)
+    weight = _where_finite(finite, log_ratio).clamp(max=math.log(MAX_KL_WEIGHT)).exp()
+    return _poison(kl * weight, finite)
+
+
 def approx_kl(logps: Tensor, old_logps: Tensor) -> Tensor:
     """Estimates KL(old policy || new policy), the size of the update, per token.
 
@@ -137,21 +168,6 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, reduce: Re
     # Equal returns have a variance of rounding noise, relative to their size; dividing by it would log -1e10.
     varies = var > (1e-6 * mean) ** 2
     return torch.where(varies, 1.0 - residual_var / torch.where(varies, var, torch.ones_like(var)), 0.0)
-
-
-def drop_gradients(parameters: Iterable[torch.nn.Parameter], *, scaled: bool = False) -> None:
-    """Make the next optimizer step leave `parameters` alone, with their moments and weight decay.
-
-    Args:
-        parameters: what must not move.
-        scaled: whether fp16's GradScaler is in use, which skips a step by itself when gradients are infinite, and
-            fails when there are none.
-    """
-    for parameter in parameters:
-        if not scaled:
-            parameter.grad = None
-        elif parameter.grad is not None:
-            parameter.grad.fill_(torch.inf)
 
 
 def _where_finite(finite: Tensor, values: Tensor) -> Tensor:
