@@ -47,7 +47,7 @@ def test_no_metric_of_the_trainers_own_can_be_replaced(tmp_path):
         made = scripted.trainer(
             tmp_path,
             reward_funcs=reward,
-            kl_controller=AdaptiveKL(0.1, target=0.5, horizon=100),
+            kl_controller=AdaptiveKL(target=0.5, init_coef=0.1, horizon=100),
             eval_strategy="steps",
             eval_steps=2,
             eval_dataset=scripted.prompts(4),

@@ -37,7 +37,7 @@ if __name__ == "__main__":
         per_device_train_batch_size=4,
         gradient_accumulation_steps=4 // WORLD,
         total_episodes=32,
-        kl_controller=AdaptiveKL(0.1, target=0.5, horizon=100),
+        kl_controller=AdaptiveKL(target=0.5, init_coef=0.1, horizon=100),
         ddp_backend="gloo",
     )
     with warnings.catch_warnings(record=True) as caught:
