@@ -116,7 +116,7 @@ class Sampler:
         prompt_ids = tokenize_prompts(prompts, self.tokenizer, self.args.chat_template_kwargs)  # type: ignore[arg-type]
         was_training = self.actor_critic.training
         self.actor_critic.eval()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), self.actor_critic.hold():
             torch.manual_seed(seed)
             out = self.engine(self.actor_critic.causal_lm, prompt_ids, on_progress)
         self.actor_critic.train(was_training)

@@ -16,6 +16,8 @@ PACKAGES = ("trl_ext", "recipes", "eval")
 # Each layer may import the layers above it in this list and itself; the members of one layer do not import each other.
 # "trl_ext" is the public API in `trl_ext/__init__.py`.
 LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"redaction"}),
+    frozenset({"printable"}),
     frozenset({"_compat", "decoding", "micro_batches", "processes", "fields"}),
     frozenset({"training_arguments", "advice"}),
     frozenset({"objectives", "kl_control", "rewards.base"}),

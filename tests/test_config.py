@@ -266,6 +266,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "reward_weights": (["1", "0.5"], [1.0, 0.5]),
     "reward_clip_range": (["-2", "2"], [-2.0, 2.0]),
     "reward_retries": (["0"], 0),
+    "reward_backoff": (["2"], 2.0),
     "reward_timeout": (["30"], 30.0),
     "max_reward_failures": (["0.5"], 0.5),
     "log_completions": (["true"], True),

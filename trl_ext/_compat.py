@@ -1,9 +1,11 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The only file that touches private names of trl, peft or transformers; each use says what it is for."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -20,6 +22,11 @@ DICT_FIELDS = tuple(BaseConfig._VALID_DICT_FIELDS)
 
 AdapterState = list[tuple[list[str] | str, bool]]
 
+# Whose turn it is to switch the adapters of a model, by its first adapter layer. Not an attribute of a switch: one
+# model has several, and modules that hold one are copied.
+_TURNS: WeakKeyDictionary[torch.nn.Module, Any] = WeakKeyDictionary()
+_LOCK = threading.Lock()
+
 
 class AdapterSwitch:
     """
@@ -29,12 +36,26 @@ class AdapterSwitch:
     adapter that is not active. This moves only the two switches that PEFT's layers read in `forward`. On a model
     without adapters every method does nothing.
 
+    Threads take turns, whichever switch over the same layers they use: what runs under an adapter (`use`) and what
+    needs the policy's own (`hold`) exclude each other.
+
     Args:
         model: The model; adapters added to it later in the same layers are known, new adapter layers are not.
     """
 
     def __init__(self, model: torch.nn.Module):
         self._layers = [m for m in model.modules() if isinstance(m, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Run a block in which no other thread moves the switches; waits for those that do."""
+        if not self._layers:
+            yield
+            return
+        with _LOCK:
+            turn = _TURNS.setdefault(self._layers[0], threading.RLock())
+        with turn:
+            yield
 
     def state(self) -> AdapterState:
         """What is active now, to be given to `restore`."""
@@ -48,12 +69,13 @@ class AdapterSwitch:
     @contextmanager
     def use(self, name: str | None) -> Iterator[None]:
         """Run a block under the adapter `name`, or with adapters off (`None`); what was active comes back after it."""
-        before = self.state()
-        try:
-            self.restore([(active if name is None else [name], name is None) for active, _ in before])
-            yield
-        finally:
-            self.restore(before)
+        with self.hold():
+            before = self.state()
+            try:
+                self.restore([(active if name is None else [name], name is None) for active, _ in before])
+                yield
+            finally:
+                self.restore(before)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
         """

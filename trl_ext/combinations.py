@@ -10,6 +10,7 @@ from transformers.generation import ContinuousBatchingConfig
 
 from .fields import suggestion
 from .kl_control import COEF_BOUNDS
+from .printable import brief
 
 # What must stay true of sampling for its log-probabilities and lengths to be learned from.
 _OWN_GENERATION = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
@@ -30,7 +31,7 @@ def check_combinations(args: Any) -> None:
     """
     for name in MAPPINGS:
         if isinstance(value := getattr(args, name), str):
-            raise ValueError(f"`{name}` must be a mapping or its JSON, got {value!r}.")
+            raise ValueError(f"`{name}` must be a mapping or its JSON, got {brief(value)}.")
     _check_controller(args)
     _check_sampling(args)
     bounds, weights = args.reward_clip_range, args.reward_weights

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """`PPOConfig`: every setting of a PPO run in one flat dataclass, checked before anything is loaded."""
 
+import copy
 import warnings
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_type_hints
@@ -9,6 +10,7 @@ from ._compat import DICT_FIELDS, BaseConfig
 from .advice import TRAINER_ARGUMENTS, answers_unknown
 from .combinations import MAPPINGS, check_combinations, warn_where_doubtful, warn_without_effect
 from .fields import AboveOne, Coefficient, Count, CountOrZero, Fraction, Limits, Positive, check_fields
+from .redaction import redacted
 from .training_arguments import (
     INHERITED_LIMITS,
     check_engine,
@@ -234,6 +236,10 @@ class PPOConfig(BaseConfig):
     reward_retries: CountOrZero = field(
         default=2, metadata={"help": "Times a raising reward function is called again."}
     )
+    reward_backoff: Coefficient = field(
+        default=0.2,
+        metadata={"help": "Seconds before the first retry, doubled before each further one; at most a minute."},
+    )
     reward_timeout: Positive | None = field(
         default=None, metadata={"help": "Seconds a reward function may take per call; None is no limit."}
     )
@@ -273,6 +279,18 @@ class PPOConfig(BaseConfig):
         check_fields(self, get_type_hints(PPOConfig, include_extras=True), INHERITED_LIMITS)
         check_supported(self)
         check_combinations(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting, for JSON, with secrets hidden: what files, loggers and reports are written from."""
+        own = copy.copy(self)
+        for name in MAPPINGS:  # transformers turns dtypes into text in the very dictionaries
+            setattr(own, name, redacted(getattr(self, name), name))
+        return redacted(super(PPOConfig, own).to_dict())
+
+    def __repr__(self) -> str:
+        return f"PPOConfig({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
+
+    __str__ = __repr__
 
     @property
     def local_batch_size(self) -> int:

@@ -152,11 +152,13 @@ class PPOTrainer(BaseTrainer):
             weights=args.reward_weights,
             processing_classes=reward_processing_classes,
             retries=args.reward_retries,
+            backoff=args.reward_backoff,
             timeout=args.reward_timeout,
             max_failure_fraction=args.max_reward_failures,
             clip_range=(args.reward_clip_range[0], args.reward_clip_range[1]) if args.reward_clip_range else None,
             chat_template_kwargs=self.chat_template_kwargs,
             device=self.accelerator.device,
+            policy=actor_critic,
         )
         self.kl_controller = kl_controller or build_kl_controller(args, total_episodes)
         self.supervised = build_supervised_data(args, ptx_dataset, tokenizer)
@@ -273,7 +275,7 @@ class PPOTrainer(BaseTrainer):
         return experience._replace(metrics=add_logged(metrics, scores, self.rewards.clashes))
 
     def _sample(self, prompt_ids: list[list[int]], on_progress: Any) -> Completions:
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self.model.hold():
             return self.generation_engine(self.model.causal_lm, prompt_ids, on_progress)
 
     def _all_rows(self, rollout: Rollout) -> Tensor:
@@ -294,7 +296,7 @@ class PPOTrainer(BaseTrainer):
         idle = args.gradient_accumulation_steps - args.local_mini_batch_size // args.micro_batch_size
         last = self._micro_step == args.gradient_accumulation_steps - 1
         loss = torch.zeros((), device=args.device)
-        with self.progress.phase("learn"):
+        with self.progress.phase("learn"), self.model.hold():
             if self._micro_step >= idle and not skip:
                 loss = self._learn(model, self._micro_step - idle)
             if last and args.device.type != "cpu":

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -185,8 +185,9 @@ class ActorCritic(nn.Module):
                 options["entropy"] = "none"
                 return Evaluation(*self._score(model, states, ids, completion_mask, **options), None)
         model = causal_lm(self.policy)
-        states = self._states(model.base_model, tokens, completion_mask)
-        scores = self._score(model, states, ids, completion_mask, **options)
+        with self.hold():
+            states = self._states(model.base_model, tokens, completion_mask)
+            scores = self._score(model, states, ids, completion_mask, **options)
         if role == "actor":
             return Evaluation(*scores, None)
         if self.critic_kind == "adapter":
@@ -209,6 +210,10 @@ class ActorCritic(nn.Module):
         zeros = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
         logps, entropy = (zeros.masked_scatter(mask, values) for values in scored)
         return logps, entropy
+
+    def hold(self) -> AbstractContextManager[None]:
+        """For the length of a block, no other thread switches the base to another adapter than the policy's."""
+        return self._switch.hold()
 
     @contextmanager
     def _reference(self) -> Iterator[PreTrainedModel]:

@@ -54,6 +54,9 @@ class AdapterRewardModel(nn.Module):
         config: Copy of the policy's configuration with one label and the padding token of the training.
     """
 
+    # Rewards with such a model are called in the thread of those that they share the base with, and are not timed.
+    shares_base = True
+
     def __init__(self, model: PreTrainedModel, switch: AdapterSwitch, adapter: str, parts: RewardAdapter):
         super().__init__()
         self.head = parts.head.to(model.device)

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from trl_ext.monitoring.change_detection import Drift, Finding, Overoptimization
 from trl_ext.monitoring.variety import distinct_2, repetition
+from trl_ext.printable import error_text
 from trl_ext.rewards import Scores, reward_name
-from trl_ext.rewards.base import Batch, Reward
+from trl_ext.rewards.base import Batch, Reward, fresh
+from trl_ext.rewards.moments import gather
 from trl_ext.rewards.retry import run_reward
 
 logger = logging.get_logger(__name__)
@@ -275,7 +276,7 @@ class RewardHackingMonitor(TrainerCallback):
         lost = len(result.failures) > allowed
         warnings.warn(
             f"The gold reward '{reward_name(self.gold)}' failed on {len(result.failures)} of {len(batch)} samples "
-            f"({type(error).__name__}: {error}); {'this batch is not measured' if lost else 'they are left out'}.",
+            f"({error_text(error)}); {'this batch is not measured' if lost else 'they are left out'}.",
             stacklevel=2,
         )
         return [None] * len(batch) if lost else result.rewards
@@ -368,7 +369,8 @@ def observe_rollout(
     added: dict[str, float] = {}
     for callback in callbacks:
         if hasattr(callback, "on_rollout"):
-            added |= callback.on_rollout(batch, scores, metrics, state=state, training=training)
+            shown = (batch.fresh(), fresh(scores), dict(metrics))  # which are theirs, whatever they do to them
+            added |= callback.on_rollout(*shown, state=state, training=training)
     return added
 
 
@@ -392,8 +394,4 @@ def _mean(values: list[float]) -> float:
 
 def _over_processes(values: list) -> list:
     """The values of every process, in the order of processes; a collective if torch.distributed runs."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, values)
-    return [value for part in parts for value in part]
+    return [value for part in gather(values) for value in part]

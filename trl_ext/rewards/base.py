@@ -8,31 +8,39 @@ and ours work there:
 
 - `prompts`, `completions`: N strings, or N conversations (lists of messages) if the dataset is conversational.
 - `completion_ids`: N lists of token ids, as sampled (the end-of-sequence token included).
+- Every call gets lists, dictionaries, arrays and tensors of its own, which it may change; images and other objects are
+  shared.
 - `**columns`: the dataset's other columns, N values each, and these services: `trainer_state`,
   `log_extra(column, values)` (a column of the sample table), `log_metric(name, value)` (a scalar in the logs) and
   `on_progress(n)` (n more samples are scored). A function without `**kwargs` gets only what it names.
-- The result: one finite number per completion, higher is better; `None` where the function does not apply.
+- The result: one finite number per completion, higher is better; `None` where the function does not apply; an exception
+  in the place of a number where it failed on that completion alone. Only those are tried again.
 
 Async functions run concurrently. Functions with parameters are picklable classes with a `__name__`. A function that
 keeps state between calls has `state_dict()` and `load_state_dict(state)`, JSON-able, and is checkpointed.
 """
 
-import asyncio
+import copy
 import functools
 import inspect
 import math
 import numbers
-import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
+from ..printable import brief, one_line
+
 Message = dict[str, Any]
 Text = str | list[Message]
 Reward = float | None
+Outcome = float | None | BaseException
+"""A reward, or why there is none."""
 
 SERVICES = ("trainer_state", "log_extra", "log_metric", "on_progress")
 _FLOAT32_MAX = torch.finfo(torch.float32).max
@@ -53,6 +61,33 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+_SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+def fresh(value: Any) -> Any:
+    """
+    A copy of `value` that can be changed without changing `value`.
+
+    Lists, tuples, dictionaries and sets are copied at every depth, and arrays and tensors, which costs no more than
+    reading them. Images and other objects are not: copying those can be dear, and hardly anybody draws on them.
+    """
+    if type(value) in _SCALARS:
+        return value
+    if isinstance(value, list):
+        # most lists are long ones of numbers, such as token ids
+        return list(value) if _SCALARS.issuperset(map(type, value)) else [fresh(entry) for entry in value]
+    if isinstance(value, tuple):
+        return type(value)(*map(fresh, value)) if hasattr(value, "_fields") else tuple(map(fresh, value))
+    if isinstance(value, dict):
+        new = copy.copy(value)
+        for key, entry in value.items():
+            new[key] = fresh(entry)
+        return new
+    if isinstance(value, np.ndarray | set | deque | bytearray):
+        return value.copy()
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 class ContractViolation(Exception):
@@ -107,6 +142,11 @@ class Batch:
             columns={key: [values[i] for i in indices] for key, values in self.columns.items()},
         )
 
+    def fresh(self) -> "Batch":
+        """The same samples in lists that can be changed without changing these."""
+        ids, columns = fresh(self.completion_ids), fresh(self.columns)
+        return Batch(fresh(self.prompts), fresh(self.completions), ids, columns, self.services)
+
     def arguments(self) -> dict[str, Any]:
         """Everything a reward function may ask for, by keyword."""
         sample = {"prompts": self.prompts, "completions": self.completions, "completion_ids": self.completion_ids}
@@ -122,7 +162,7 @@ def _unwrapped(fn: Any) -> Any:
 def reward_name(fn: Callable) -> str:
     """The name that a reward function goes by in logs: its `__name__`, or the name of its class."""
     fn = _unwrapped(fn)
-    return getattr(fn, "__name__", type(fn).__name__)
+    return one_line(getattr(fn, "__name__", type(fn).__name__), 100)
 
 
 def is_async(fn: Callable) -> bool:
@@ -223,104 +263,8 @@ def accepted_arguments(fn: Callable, arguments: dict[str, Any]) -> dict[str, Any
     return {key: value for key, value in arguments.items() if key in named}
 
 
-@functools.cache
-def _event_loop() -> asyncio.AbstractEventLoop:
-    # One loop for the life of the process: async clients stay bound to the loop of their first request.
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, daemon=True, name="trl_ext-rewards").start()
-    return loop
-
-
-def run_awaitable(awaitable: Awaitable, timeout: float | None = None) -> Any:
-    """The result of an awaitable, waited for from synchronous code, also inside a running event loop.
-
-    Raises:
-        TimeoutError: no result within `timeout` seconds; the awaitable is cancelled.
-    """
-
-    async def wait() -> Any:
-        return await awaitable
-
-    try:
-        inside = asyncio.get_running_loop() is _event_loop()
-    except RuntimeError:
-        inside = False
-    if inside:  # waiting for this loop from this loop would never end
-        return _run_in_thread(lambda: asyncio.run(wait()), timeout)
-    future = asyncio.run_coroutine_threadsafe(wait(), _event_loop())
-    try:
-        return future.result(timeout)
-    except TimeoutError:
-        if future.done():
-            raise
-        future.cancel()
-        raise TimeoutError(f"timeout: no result within {timeout:g} s") from None
-
-
-def _run_in_thread(call: Callable[[], Any], timeout: float | None) -> Any:
-    outcome: dict[str, Any] = {}
-
-    def target() -> None:
-        try:
-            outcome["result"] = call()
-        except BaseException as error:
-            outcome["error"] = error
-
-    # A daemon, and no pool: a call that never returns must not keep the process alive.
-    thread = threading.Thread(target=target, daemon=True, name="trl_ext-reward-call")
-    thread.start()
-    thread.join(timeout)
-    if thread.is_alive():
-        raise TimeoutError(f"timeout: no result within {timeout:g} s")
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["result"]
-
-
-def call_reward(fn: Callable, batch: Batch, timeout: float | None = None) -> list[Reward]:
-    """Calls one reward function, async or not, and checks what it returned.
-
-    Args:
-        fn: the reward function.
-        batch: N samples.
-        timeout: seconds that the call may take. A synchronous function is then called in a thread of its own, which
-            goes on in the background when it overruns.
-
-    Returns:
-        N rewards, each a finite `float` or `None`.
-
-    Raises:
-        TimeoutError: the call overran.
-        RewardValueError, RewardTypeError: `fn` broke its contract.
-    """
-    call = functools.partial(fn, **accepted_arguments(fn, batch.arguments()))
-    result = call() if timeout is None or is_async(fn) else _run_in_thread(call, timeout)
-    if inspect.isawaitable(result):
-        result = run_awaitable(result, timeout)
-    return read_rewards(reward_name(fn), result, len(batch))
-
-
-def call_rewards(fns: Sequence[Callable], batch: Batch) -> list[list[Reward]]:
-    """Calls several reward functions on one batch: the async ones concurrently, while the others run in turn.
-
-    Returns:
-        N rewards for each function.
-    """
-    results = [None if is_async(fn) else call_reward(fn, batch) for fn in fns]
-    pending = [i for i, fn in enumerate(fns) if is_async(fn)]
-    if pending:
-        calls = [fns[i](**accepted_arguments(fns[i], batch.arguments())) for i in pending]
-
-        async def together() -> list:
-            return await asyncio.gather(*calls)
-
-        for i, result in zip(pending, run_awaitable(together()), strict=True):
-            results[i] = read_rewards(reward_name(fns[i]), result, len(batch))
-    return results  # type: ignore[return-value]
-
-
-def read_rewards(name: str, result: Any, expected: int) -> list[Reward]:
-    """Checks what reward function `name` returned and converts it to `expected` floats or `None`s.
+def read_rewards(name: str, result: Any, expected: int) -> list[Outcome]:
+    """Checks what reward function `name` returned and converts it to `expected` floats, `None`s or exceptions.
 
     Booleans, NumPy numbers, 0-dimensional tensors, and 1-dimensional tensors and arrays are fine.
 
@@ -335,12 +279,13 @@ def read_rewards(name: str, result: Any, expected: int) -> list[Reward]:
                 f"({expected},), one number per completion."
             )
         result = result.tolist()
-    if isinstance(result, str | bytes | Mapping) or not isinstance(result, Iterable):
+    if isinstance(result, str | bytes | Mapping | set | frozenset) or not isinstance(result, Iterable):
         raise RewardTypeError(
-            f"Reward function '{name}' returned {result!r:.80} ({type(result).__name__}): return a list with one "
+            f"Reward function '{name}' returned {brief(result)} ({type(result).__name__}): return a list with one "
             f"number or None per completion."
         )
-    values = list(result)
+    # an iterator may have no end
+    values = list(islice(result, expected + 1)) if isinstance(result, Iterator) else list(result)
     if len(values) != expected:
         raise RewardValueError(
             f"Reward function '{name}' returned {len(values)} rewards for {expected} completions: return exactly one "
@@ -349,17 +294,20 @@ def read_rewards(name: str, result: Any, expected: int) -> list[Reward]:
     return [_read_reward(name, value, i) for i, value in enumerate(values)]
 
 
-def _read_reward(name: str, value: Any, index: int) -> Reward:
-    if value is None:
-        return None
+def _read_reward(name: str, value: Any, index: int) -> Outcome:
+    if value is None or isinstance(value, BaseException):
+        return value
     if isinstance(value, torch.Tensor | np.ndarray | np.generic) and value.ndim == 0:
         value = value.item()
     if not isinstance(value, numbers.Real):
         raise RewardTypeError(
-            f"Reward function '{name}' returned {value!r:.80} ({type(value).__name__}) for sample {index}: return a "
+            f"Reward function '{name}' returned {brief(value)} ({type(value).__name__}) for sample {index}: return a "
             f"number or None."
         )
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer or a fraction beyond every float
+        number = math.inf
     if not math.isfinite(number) or abs(number) > _FLOAT32_MAX:
         raise RewardValueError(
             f"Reward function '{name}' returned {number} for sample {index}, which is not a finite float32: return "

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .base import Batch, ContractViolation, Reward, Stateful, Text, call_reward, completion_text, reward_name
+from ..printable import error_text
+from .base import Batch, Reward, Stateful, Text, completion_text, reward_name
+from .calling import attempt, call_reward
 
 _PROMPTS = ["The weather today is", "I think that you", "Wie geht", "今天"]
 _COMPLETIONS = [" fine, and it will stay fine.", " are an idiot.", " es dir? Gut, gut, gut, gut.", ""]
@@ -67,21 +69,19 @@ def check_reward(
     name = reward_name(fn)
     candidates = _candidates(prompts, completions, completion_ids, columns)
     values: dict[str, list[Reward]] = {}
-    errors: dict[str, Exception] = {}
+    errors: dict[str, BaseException] = {}
     seconds = 0.0
     for form, batch in candidates.items():
         start = time.perf_counter()
-        try:
-            values[form] = _call(fn, batch)
-        except ContractViolation:
-            raise
-        except Exception as error:
+        rewards, error = _try(fn, batch)
+        if error is not None:
             errors[form] = error
             continue
+        values[form] = rewards
         if len(values) == 1:
             seconds = time.perf_counter() - start
     if not values:
-        tried = "; ".join(f"{form}: {type(error).__name__}: {error}" for form, error in errors.items())
+        tried = "; ".join(f"{form}: {error_text(error)}" for form, error in errors.items())
         raise ValueError(f"Reward function '{name}' failed on a sample ({tried}).") from errors.popitem()[1]
     form = next(iter(values))
     found = _doubts(fn, name, candidates[form], values[form])
@@ -121,13 +121,28 @@ def _candidates(
     return batches
 
 
-def _call(fn: Any, batch: Batch) -> list[Reward]:
+def _try(fn: Any, batch: Batch) -> tuple[list[Reward], BaseException | None]:
+    """Rewards, or what the function raised or returned in the place of one; its state is put back."""
     state = copy.deepcopy(fn.state_dict()) if isinstance(fn, Stateful) else None
     try:
-        return call_reward(fn, batch)
+        outcomes, error = attempt(lambda: call_reward(fn, batch))
     finally:
         if state is not None:
             fn.load_state_dict(state)
+    for outcome in outcomes or ():
+        error = outcome if isinstance(outcome, BaseException) else error
+    return outcomes or [], error  # type: ignore[return-value]
+
+
+def _call(fn: Any, batch: Batch) -> list[Reward]:
+    """Rewards of a batch that the function has scored before, in another order or composition."""
+    rewards, error = _try(fn, batch)
+    if error is not None:
+        raise ValueError(
+            f"Reward function '{reward_name(fn)}' failed on samples that it had scored before ({error_text(error)}): "
+            f"it must score them in any order, and each alone."
+        ) from error
+    return rewards
 
 
 def _same(first: list[Reward], second: list[Reward]) -> bool:
@@ -141,8 +156,8 @@ def _doubts(fn: Callable, name: str, batch: Batch, values: list[Reward]) -> list
         pickle.dumps(fn)
     except Exception as error:
         found.append(
-            f"Reward function '{name}' cannot be pickled ({error}), as worker processes need: make it a module-level "
-            f"function or a class with `__call__`."
+            f"Reward function '{name}' cannot be pickled ({error_text(error)}), as worker processes need: make it a "
+            f"module-level function or a class with `__call__`."
         )
     if not _same(values, _call(fn, batch)):
         found.append(

@@ -5,6 +5,8 @@ Each is a reward function itself, so they nest. A sample for which a member retu
 members have a reward for it. Async members run concurrently. State of the members is part of `state_dict`.
 """
 
+import math
+import numbers
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,7 +16,9 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .base import Batch, Reward, RewardTypeError, Stateful, Text, call_rewards, completion_text, reward_name
+from ..printable import brief
+from .base import Batch, Reward, RewardTypeError, Stateful, Text, completion_text, reward_name
+from .calling import call_rewards
 from .moments import Moments, merge_over_processes
 
 
@@ -37,7 +41,7 @@ class Combination(ABC):
         for member in self.members:
             if not callable(member):
                 raise TypeError(
-                    f"'{name}' got {member!r:.80} ({type(member).__name__}), which is no reward function: wrap the "
+                    f"'{name}' got {brief(member)} ({type(member).__name__}), which is no reward function: wrap the "
                     f"name of a model in PreferenceReward or ToxicityReward."
                 )
 
@@ -73,6 +77,23 @@ def _present(row: Sequence[Reward]) -> list[float]:
     return [reward for reward in row if reward is not None]
 
 
+def check_weights(option: str, weights: Sequence[Any]) -> list[float]:
+    """
+    `weights` as floats.
+
+    Raises:
+        ValueError, TypeError: one that is NaN, which would leave out that reward in silence, infinite, or no number.
+    """
+    for weight in weights:
+        if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+            raise TypeError(f"`{option}` has {brief(weight)} ({type(weight).__name__}): give numbers.")
+        if not abs(float(weight)) <= torch.finfo(torch.float32).max:
+            raise ValueError(
+                f"`{option}` has {weight}: give finite numbers, 0 for a reward that is only to be watched."
+            )
+    return [float(weight) for weight in weights]
+
+
 class WeightedSum(Combination):
     """sum_k weights_k * reward_k over the members that have a reward for the sample.
 
@@ -82,12 +103,12 @@ class WeightedSum(Combination):
         name: name in logs.
 
     Raises:
-        ValueError: not one weight per member.
+        ValueError: not one weight per member, or one that is not finite.
     """
 
     def __init__(self, members: Sequence[Callable], weights: Sequence[float] | None = None, *, name="weighted_sum"):
         super().__init__(members, name)
-        self.weights = [1.0] * len(self.members) if weights is None else [float(weight) for weight in weights]
+        self.weights = [1.0] * len(self.members) if weights is None else check_weights("weights", weights)
         if len(self.weights) != len(self.members):
             raise ValueError(
                 f"WeightedSum got {len(self.weights)} weights for {len(self.members)} reward functions: give one each."
@@ -138,13 +159,13 @@ class LogSigmoid(Combination):
         name: name in logs, by default "log_sigmoid_" and the function's.
 
     Raises:
-        ValueError: `scale` is not positive.
+        ValueError: `scale` is not positive, or a number is not finite.
     """
 
     def __init__(self, reward: Callable, *, center: float = 0.0, scale: float = 1.0, name: str | None = None):
         super().__init__([reward], name or f"log_sigmoid_{reward_name(reward)}")
-        if not scale > 0:
-            raise ValueError(f"LogSigmoid got scale={scale}: it must be positive.")
+        if not 0 < scale < math.inf or not math.isfinite(center):
+            raise ValueError(f"LogSigmoid got center={center} and scale={scale}: give finite numbers, scale > 0.")
         self.center, self.scale = center, scale
 
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
@@ -316,8 +337,8 @@ class Ensemble(Combination):
             raise ValueError(
                 f"aggregation is {aggregation!r}: choose one of mean, min, mean_minus_std, mean_minus_var."
             )
-        if k < 0:
-            raise ValueError(f"Ensemble got k={k}: it must be 0 or more.")
+        if not 0 <= k < math.inf:
+            raise ValueError(f"Ensemble got k={k}: give a finite number, 0 or more.")
         self.aggregation, self.k = aggregation, k
 
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:

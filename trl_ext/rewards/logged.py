@@ -4,7 +4,7 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from .base import RewardTypeError
+from .base import RewardTypeError, RewardValueError
 from .moments import gather
 
 Weighted = tuple[float, float]
@@ -34,13 +34,21 @@ class CallLog:
             raise RewardTypeError(f"`log_metric` got the name {name!r:.60}: give a text, such as 'my_reward/matches'.")
         self.metrics.setdefault(name, []).append((float(value), float(self.samples)))
 
+    def check(self, name: str, count: int) -> None:
+        """Refuse columns that do not have a value for each of the `count` samples of a call of function `name`."""
+        for column, values in self.extra.items():
+            if len(values) != count > 1:
+                raise RewardValueError(
+                    f"Reward function '{name}' logged {len(values)} values for the column {column!r:.60} and {count} "
+                    f"completions: log one per completion."
+                )
+
     def add(self, other: "CallLog", *, at: list[int], of: int) -> None:
         """Add what a call on the samples `at` of `of` samples logged."""
         for column, values in other.extra.items():
             whole = self.extra.setdefault(column, [None] * of)
-            if len(values) != len(at):  # which is refused in a call on all samples, and otherwise belongs to one
-                values = [values] * len(at) if len(at) == 1 else [None] * len(at)
-            for index, value in zip(at, values, strict=True):
+            # alone, a sample may have logged several values
+            for index, value in zip(at, values if len(values) == len(at) else [values], strict=True):
                 whole[index] = value
         for name, weighted in other.metrics.items():
             self.metrics.setdefault(name, []).extend(weighted)

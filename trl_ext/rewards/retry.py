@@ -1,21 +1,29 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Calling one reward function and surviving its failures: again, then sample by sample."""
+"""Calling reward functions and surviving their failures: what failed is called again, and nothing else."""
 
 import copy
 import logging
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
-from .base import Batch, ContractViolation, Reward, Stateful, call_reward, is_async, reward_name
+from ..printable import error_text
+from .base import Batch, Outcome, Reward, Stateful, is_async, read_rewards, reward_name
+from .calling import attempt, call_reward, start
+from .combine import Combination
 from .logged import CallLog
+from .sharing import shares_base
 
 logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = 0.2  # before the first retry; doubled before each further one
+MAX_BACKOFF_SECONDS = 60.0
 _ASYNC_SAMPLES = 32  # how many are tried at once, when an async function is called sample by sample
+
+Call = Callable[[Batch, list[int]], list[Outcome]]
+"""Scores a part of the batch, whose places in the whole are the second argument."""
 
 
 class CallResult(NamedTuple):
@@ -29,102 +37,203 @@ class CallResult(NamedTuple):
 
     rewards: list[Reward]
     log: CallLog
-    failures: dict[int, Exception]
+    failures: dict[int, BaseException]
 
 
 class _Progress:
     """Passes on how many of a function's samples are scored, up to `count` in all, whatever is scored twice."""
 
     def __init__(self, on_progress: Callable[[int], None], count: int):
-        self.on_progress, self.left = on_progress, count
+        self.on_progress, self.left, self.lock = on_progress, count, threading.Lock()
 
     def __call__(self, newly: int) -> None:
-        newly = min(newly, self.left)
-        self.left -= newly
+        with self.lock:
+            newly = min(newly, self.left)
+            self.left -= newly
         if newly > 0:
             self.on_progress(newly)
 
 
-def run_reward(
-    fn: Callable,
+class _Scoring:
+    """
+    N samples, and what one function has said about them so far.
+
+    A call on several samples that raises does not tell which of them is to blame: from then on each is called alone. A
+    function that tells, by returning an exception in the place of a reward, is called again on those samples together.
+    """
+
+    def __init__(self, fn: Any, call: Call, batch: Batch, progress: Callable[[int], None]):
+        self.fn, self.call, self.batch, self.progress = fn, call, batch, progress
+        self.result = CallResult([None] * len(batch), CallLog(), {})
+        self.pending = list(range(len(batch)))
+        self.alone = False
+        self._lock = threading.Lock()
+
+    def run(self, retries: int, backoff: float, allowed_failures: float, stop: threading.Event) -> CallResult:
+        """Try, `retries` times again what failed, and once more alone where it has not been."""
+        tries = 0
+        while not stop.is_set():
+            alone = self.alone or len(self.pending) == 1
+            self._try(alone, allowed_failures)
+            if not self.pending or (tries >= retries and alone >= self.alone):
+                break
+            stop.wait(min(backoff * 2.0 ** min(tries, 60), MAX_BACKOFF_SECONDS))
+            tries += 1
+        self.progress(len(self.batch))
+        return self.result
+
+    def _try(self, alone: bool, allowed_failures: float) -> None:
+        self.result.failures.clear()
+        groups = [[i] for i in self.pending] if alone else [self.pending]
+        # With so many failures the others need not be tried now; state cannot be put back while others change it.
+        if alone and is_async(self.fn) and not isinstance(self.fn, Stateful):
+            slots = threading.Semaphore(_ASYNC_SAMPLES)  # what waits for a service waits for all samples at once
+
+            def score(group: list[int]) -> None:
+                with slots:
+                    if len(self.result.failures) <= allowed_failures:
+                        self._score(group)
+
+            for wait in [start(partial(score, group)) for group in groups]:
+                wait(None)
+        else:
+            for group in groups:
+                if len(self.result.failures) <= allowed_failures or not alone:
+                    self._score(group)
+
+    def _score(self, indices: list[int]) -> None:
+        count = len(self.batch)
+        log = CallLog(len(indices))
+        on_progress = self.progress if len(indices) == count else (lambda n: None)
+        services = {"log_extra": log.log_extra, "log_metric": log.log_metric, "on_progress": on_progress}
+        part = self.batch if len(indices) == count else self.batch.select(indices)
+        part = replace(part, services={**part.services, **services})
+        # a function may have learned from some samples before it raised at another: the retry must not count them twice
+        state = copy.deepcopy(self.fn.state_dict()) if isinstance(self.fn, Stateful) else None
+        outcomes, error = attempt(lambda: self.call(part, indices))
+        if error is not None and state is not None:
+            self.fn.load_state_dict(state)
+        log.check(reward_name(self.fn), len(indices))
+        with self._lock:
+            for i, outcome in zip(indices, [error] * len(indices) if outcomes is None else outcomes, strict=True):
+                if isinstance(outcome, BaseException):
+                    self.result.failures[i] = outcome
+                else:
+                    self.result.rewards[i] = outcome
+            done = {i for i in indices if i not in self.result.failures}
+            self.pending = [i for i in self.pending if i not in done]
+            if error is None:
+                self.result.log.add(log, at=indices, of=count)
+            else:
+                self.alone = True
+                told = (reward_name(self.fn), len(indices), error_text(error))
+                logger.info("Reward function '%s' raised on %d samples: %s", *told)
+
+
+def run_rewards(
+    fns: Sequence[Any],
     batch: Batch,
     *,
     retries: int,
     timeout: float | None,
     allowed_failures: float,
     on_progress: Callable[[int], None],
-) -> CallResult:
-    """Calls one function on N samples, again if it raises, and in the end each sample alone, to find the culprits.
+    backoff: float | None = None,
+    untimed: Collection[int] = (),
+) -> list[CallResult]:
+    """
+    Calls several functions on N samples, and again where they fail; async functions while the others run.
+
+    Of a combination each member is called by itself, so that the failure of one costs no call of the others, and what
+    it makes of their rewards (and learns from them) counts the samples that all could score, once.
 
     Args:
-        fn: the reward function.
+        fns: reward functions.
         batch: N samples.
-        retries: how often to call again on all of them.
-        timeout: seconds per call, or `None`.
+        retries: how often to call again for a sample that failed.
+        timeout: seconds per call, or `None`. Rewards that are adapters on a shared base are never timed: a call that
+            goes on in the background would leave its adapter switched on under everybody else.
         allowed_failures: with more failed samples than this, the others are not tried any more.
-        on_progress: called with the number of samples newly scored, N in all.
+        on_progress: called with the number of samples newly scored, N for each function.
+        backoff: seconds before the first retry, twice as many before each further one; at most a minute. By default
+            `BACKOFF_SECONDS`.
+        untimed: `id` of further functions, or members, that are not timed.
 
     Raises:
-        ValueError, TypeError: `fn` broke its contract; that is never retried.
+        ValueError, TypeError: a function broke its contract; that is never retried.
     """
-    progress = _Progress(on_progress, len(batch))
-    for attempt in range(retries + 1):
-        try:
-            rewards, log = _call(fn, batch, timeout, progress)
-            progress(len(batch))
-            return CallResult(rewards, log, {})
-        except ContractViolation:
-            raise
-        except Exception as error:
-            logger.info("Reward function '%s' raised at attempt %d: %r", reward_name(fn), attempt + 1, error)
-            last = error
-            if attempt < retries:
-                time.sleep(BACKOFF_SECONDS * 2**attempt)
-    if len(batch) == 1:
-        result = CallResult([None], CallLog(), {0: last})
-    else:
-        result = _run_each(fn, batch, timeout, allowed_failures)
-    progress(len(batch))
-    return result
+    stop = threading.Event()
+    wait_first = BACKOFF_SECONDS if backoff is None else backoff
 
+    def report(newly: int) -> None:
+        if not stop.is_set():
+            on_progress(newly)
 
-def _call(
-    fn: Callable, batch: Batch, timeout: float | None, on_progress: Callable[[int], None]
-) -> tuple[list[Reward], CallLog]:
-    log = CallLog(len(batch))
-    services = {"log_extra": log.log_extra, "log_metric": log.log_metric, "on_progress": on_progress}
-    # a combination may have updated one member before another raised: the retry must not count that twice
-    state = copy.deepcopy(fn.state_dict()) if isinstance(fn, Stateful) else None
+    def run(fn: Any, call: Call, part: Batch, progress: Callable[[int], None]) -> CallResult:
+        return _Scoring(fn, call, part, progress).run(retries, wait_first, allowed_failures, stop)
+
+    def run_member(fn: Any, progress: Callable[[int], None]) -> CallResult:
+        limit = None if shares_base(fn) or id(fn) in untimed else timeout
+        return run(fn, lambda part, indices: call_reward(fn, part, limit), batch, progress)
+
+    jobs: list[list[Callable[[], CallResult]]] = []
+    for fn in fns:
+        progress = _Progress(report, len(batch))
+        jobs.append([partial(run_member, member, progress) for member in members_of(fn)])
+    places = [(i, k, is_async(member)) for i, fn in enumerate(fns) for k, member in enumerate(members_of(fn))]
     try:
-        return call_reward(fn, replace(batch, services={**batch.services, **services}), timeout), log
-    except Exception:
-        if isinstance(fn, Stateful) and state is not None:
-            fn.load_state_dict(state)
-        raise
+        waits = {(i, k): start(jobs[i][k]) for i, k, concurrent in places if concurrent}
+        # synchronous functions stay in this thread, which has the right device and takes the interrupts
+        done = {(i, k): jobs[i][k]() for i, k, concurrent in places if not concurrent}
+        done |= {place: wait(None) for place, wait in waits.items()}
+        return [_all_in_one(fn, [done[i, k] for k in range(len(jobs[i]))], batch, run) for i, fn in enumerate(fns)]
+    finally:
+        stop.set()  # for what still goes on in the background, after Ctrl-C or a timeout
 
 
-def _run_each(fn: Callable, batch: Batch, timeout: float | None, allowed_failures: float) -> CallResult:
-    rewards: list[Reward] = [None] * len(batch)
-    log, failures = CallLog(), {}
+def run_reward(fn: Any, batch: Batch, **options: Any) -> CallResult:
+    """`run_rewards` for one function."""
+    return run_rewards([fn], batch, **options)[0]
 
-    def run_one(i: int) -> tuple[list[Reward], CallLog] | Exception:
-        try:
-            return _call(fn, batch.select([i]), timeout, lambda n: None)
-        except ContractViolation:
-            raise
-        except Exception as error:
-            return error
 
-    with ThreadPoolExecutor(_ASYNC_SAMPLES) as pool:
-        # what waits for a service waits for all samples at once
-        outcomes = (pool.map if is_async(fn) else map)(run_one, range(len(batch)))
-        for i, outcome in enumerate(outcomes):
-            if isinstance(outcome, Exception):
-                failures[i] = outcome
-                if len(failures) > allowed_failures:
-                    pool.shutdown(cancel_futures=True)
-                    break
-            else:
-                (rewards[i],) = outcome[0]
-                log.add(outcome[1], at=[i], of=len(batch))
-    return CallResult(rewards, log, failures)
+def members_of(fn: Any) -> Iterator[Any]:
+    """The functions that are called for `fn`: itself, or the members of a combination, and of those in it."""
+    # a combination that calls its members in its own way is called as a whole
+    if isinstance(fn, Combination) and type(fn).__call__ is Combination.__call__:
+        for member in fn.members:
+            yield from members_of(member)
+    else:
+        yield fn
+
+
+Run = Callable[[Any, Call, Batch, Callable[[int], None]], CallResult]
+
+
+def _all_in_one(fn: Any, results: list[CallResult], batch: Batch, run: Run) -> CallResult:
+    """What a function comes to, given the results of its `members_of`; a sample that one failed on counts nowhere."""
+    failures = {i: error for result in results for i, error in result.failures.items()}
+    return _combined(fn, iter([result._replace(failures=dict(failures)) for result in results]), batch, run)
+
+
+def _combined(fn: Any, results: Iterator[CallResult], batch: Batch, run: Run) -> CallResult:
+    if next(members_of(fn)) is fn:
+        return next(results)
+    members, count = [_combined(member, results, batch, run) for member in fn.members], len(batch)
+    whole = CallResult([None] * count, CallLog(), {})
+    for member in members:
+        whole.failures.update(member.failures)
+        whole.log.add(member.log, at=list(range(count)), of=count)
+    rows = [i for i in range(count) if i not in whole.failures]
+    if not rows:
+        return whole
+
+    def call(part: Batch, places: list[int]) -> list[Outcome]:
+        rewards = [[member.rewards[rows[place]] for place in places] for member in members]
+        return read_rewards(reward_name(fn), fn.combine(rewards, part), len(part))
+
+    own = run(fn, call, batch if len(rows) == count else batch.select(rows), lambda n: None)
+    for place, i in enumerate(rows):
+        whole.rewards[i] = own.rewards[place]
+    whole.failures.update({rows[place]: error for place, error in own.failures.items()})
+    whole.log.add(own.log, at=rows, of=count)
+    return whole

@@ -6,7 +6,6 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -14,20 +13,13 @@ from torch import Tensor
 from torch.nn import Module
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .base import (
-    Batch,
-    RewardValueError,
-    Stateful,
-    Text,
-    completion_text,
-    is_async,
-    iter_parts,
-    prompt_text,
-    reward_name,
-)
+from ..printable import brief, error_text
+from .base import Batch, Stateful, Text, completion_text, iter_parts, prompt_text, reward_name
+from .combine import check_weights
 from .logged import CallLog, combined
 from .preference import PreferenceReward
-from .retry import CallResult, run_reward
+from .retry import BACKOFF_SECONDS, CallResult, members_of, run_rewards
+from .sharing import reads_any, shares_base
 
 RewardSource: TypeAlias = str | PreTrainedModel | Callable
 _OWN_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids")
@@ -57,21 +49,25 @@ class Scores(NamedTuple):
 class RewardRunner:
     """Scores completions with one or several reward functions.
 
-    A function that raises is called again, `retries` times; then each sample alone, to find those that it cannot
-    score: they are skipped, with a warning. A function that breaks its contract (wrong number of rewards, NaN, not a
-    number, a missing column) is refused at once. Async functions run while the others do.
+    Samples that a function failed on are tried again, `retries` times: together where it returned exceptions in the
+    place of their rewards, each alone where a call raised. Those that it cannot score are skipped, with a warning. A
+    function that breaks its contract (wrong number of rewards, NaN, not a number, a missing column) is refused at once.
+    Async functions run while the others do. No function sees what another has done to the lists that it got.
 
     Args:
         reward_funcs: one or a list of: a reward function; a model, or the name of one, for `PreferenceReward`.
         weights: one per function; by default 1 each.
         processing_classes: the models' tokenizers, one per function or one for all; by default those found under the
             models' names. `None` for functions.
-        retries: how often a function that raises is called again on the whole batch.
+        retries: how often a sample that failed is tried again.
+        backoff: seconds before the first retry, twice as many before each further one; at most a minute.
         timeout: seconds that a call may take; `None` means no limit. A call that overruns counts as one that raised.
+            It does not apply to functions that run the policy's own weights, as reward adapters on its base do.
         max_failure_fraction: the run stops when a function fails on more than this fraction of the batch.
         clip_range: least and greatest total.
         chat_template_kwargs: further variables for the models' chat templates.
         device: where the models given here run; by default where they are, or on the accelerator if given by name.
+        policy: the model that is trained, to find the functions that share weights with it.
 
     Attributes:
         names: the functions' names in logs, made unique by `_2`, `_3`, ...
@@ -89,35 +85,31 @@ class RewardRunner:
         weights: Sequence[float] | None = None,
         processing_classes: PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase | None] | None = None,
         retries: int = 2,
+        backoff: float = BACKOFF_SECONDS,
         timeout: float | None = None,
         max_failure_fraction: float = 0.1,
         clip_range: tuple[float, float] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
         device: str | torch.device | None = None,
+        policy: Module | None = None,
     ):
         sources = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
         if not sources:
             raise ValueError("reward_funcs is empty: give at least one reward function.")
-        if weights is not None and len(weights) != len(sources):
-            raise ValueError(f"Got {len(weights)} reward weights for {len(sources)} reward functions: give one each.")
-        if retries < 0 or not 0 <= max_failure_fraction <= 1 or (timeout is not None and timeout <= 0):
-            raise ValueError(
-                f"Got retries={retries}, timeout={timeout}, max_failure_fraction={max_failure_fraction}: they must "
-                f"be >= 0, positive or None, and within [0, 1]."
-            )
-        if clip_range is not None and not clip_range[0] < clip_range[1]:
-            raise ValueError(f"clip_range is {clip_range}: give (low, high) with low < high.")
+        self.weights = torch.tensor(_read_weights(weights, len(sources)), dtype=torch.float32)
+        _check_options(retries, backoff, timeout, max_failure_fraction, clip_range)
         tokenizers = _one_each(processing_classes, len(sources))
         self.reward_funcs: list[Any] = [
             _as_function(source, tokenizer, chat_template_kwargs, device)
             for source, tokenizer in zip(sources, tokenizers, strict=True)
         ]
         self.names = _unique([reward_name(fn) for fn in self.reward_funcs])
-        self.weights = torch.tensor([1.0] * len(sources) if weights is None else list(weights), dtype=torch.float32)
-        self.retries, self.timeout, self.max_failure_fraction = retries, timeout, max_failure_fraction
+        self.retries, self.backoff, self.timeout = retries, backoff, timeout
+        self.max_failure_fraction = max_failure_fraction
         self.clip_range = clip_range
         self._warned_not_applicable = False
         self.clashes: set[str] = set()
+        self._untimed = self._find_untimed(policy) if timeout is not None else frozenset()
         parts = [part for fn in self.reward_funcs for part in iter_parts(fn)]
         # those with running statistics over all processes: RunningNormalization, LengthDebiased
         self._synchronized = [part for part in parts if hasattr(part, "synchronize_each_call")]
@@ -168,34 +160,42 @@ class RewardRunner:
                 part.synchronize()
         return self._scores(results, batch)
 
-    def _call_all(self, batch: Batch, on_progress: Callable[[int], None]) -> list[CallResult]:
-        def call(fn: Callable) -> CallResult:
-            return run_reward(
-                fn,
-                batch,
-                retries=self.retries,
-                timeout=self.timeout,
-                allowed_failures=self._allowed_failures(len(batch)),
-                on_progress=on_progress,
-            )
+    def _find_untimed(self, policy: Module | None) -> frozenset[int]:
+        """The functions that `timeout` does not apply to, by `id`."""
+        parameters = frozenset() if policy is None else frozenset(map(id, policy.parameters()))
+        untimed = set()
+        for name, fn in zip(self.names, self.reward_funcs, strict=True):
+            members = [member for member in members_of(fn) if shares_base(member) or reads_any(member, parameters)]
+            untimed |= {id(member) for member in members}
+            if members:
+                inside = "" if members[0] is fn else f" (by its member '{reward_name(members[0])}')"
+                warnings.warn(
+                    f"`reward_timeout` does not apply to reward function '{name}', which runs the weights that the "
+                    f"policy is trained on{inside}: what overruns could not be stopped, and would disturb the policy.",
+                    stacklevel=3,
+                )
+        return frozenset(untimed)
 
-        indices = range(len(self.reward_funcs))
-        concurrent = [i for i in indices if is_async(self.reward_funcs[i])]
-        with ThreadPoolExecutor(max(len(concurrent), 1)) as pool:
-            futures = {i: pool.submit(call, self.reward_funcs[i]) for i in concurrent}
-            # synchronous functions stay in this thread, which has the right device and takes the interrupts
-            results = {i: call(self.reward_funcs[i]) for i in indices if i not in futures}
-            results.update({i: future.result() for i, future in futures.items()})
-        return [results[i] for i in indices]
+    def _call_all(self, batch: Batch, on_progress: Callable[[int], None]) -> list[CallResult]:
+        return run_rewards(
+            self.reward_funcs,
+            batch,
+            retries=self.retries,
+            backoff=self.backoff,
+            timeout=self.timeout,
+            allowed_failures=self._allowed_failures(len(batch)),
+            on_progress=on_progress,
+            untimed=self._untimed,
+        )
 
     def _allowed_failures(self, count: int) -> float:
         return self.max_failure_fraction * count + 1e-9  # 0.29 * 100 is a little less than 29
 
-    def _report_failures(self, name: str, failures: dict[int, Exception], batch: Batch) -> None:
+    def _report_failures(self, name: str, failures: dict[int, BaseException], batch: Batch) -> None:
         if not failures:
             return
         index, error = next(reversed(failures.items()))
-        what = f"{type(error).__name__}: {error}"
+        what = error_text(error)
         if len(failures) > self._allowed_failures(len(batch)):
             raise RuntimeError(
                 f"Reward function '{name}' failed on at least {len(failures)} of {len(batch)} samples after "
@@ -220,7 +220,7 @@ class RewardRunner:
             valid[list(result.failures)] = False
             for name, values in result.log.metrics.items():
                 log.metrics.setdefault(name, []).extend(values)
-            log.extra.update(self._checked_extra(column, result.log.extra, count))
+            log.extra.update(result.log.extra)
         not_applicable = per_function.isnan().all(dim=1) & valid
         if not_applicable.any() and not self._warned_not_applicable:
             self._warned_not_applicable = True
@@ -237,15 +237,6 @@ class RewardRunner:
         logged = {name: combined(name, values) for name, values in log.metrics.items()}
         metrics, weights = ({name: pair[i] for name, pair in logged.items()} for i in range(2))
         return Scores(total.where(valid, 0.0), per_function, valid, metrics, log.extra, weights)
-
-    def _checked_extra(self, index: int, extra: dict[str, list], count: int) -> dict[str, list]:
-        for column, values in extra.items():
-            if len(values) != count:
-                raise RewardValueError(
-                    f"Reward function '{self.names[index]}' logged {len(values)} values for the column '{column}' and "
-                    f"{count} completions: log one per completion."
-                )
-        return extra
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the functions that keep any, by name; JSON-able."""
@@ -283,6 +274,32 @@ def _unique(names: list[str]) -> list[str]:
     return unique
 
 
+def _read_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    if weights is None:
+        return [1.0] * count
+    if len(weights) != count:
+        raise ValueError(f"Got {len(weights)} reward weights for {count} reward functions: give one each.")
+    return check_weights("reward_weights", weights)
+
+
+def _check_options(
+    retries: int,
+    backoff: float,
+    timeout: float | None,
+    max_failure_fraction: float,
+    clip_range: tuple[float, float] | None,
+) -> None:
+    if retries < 0 or not 0 <= max_failure_fraction <= 1 or (timeout is not None and not timeout > 0):
+        raise ValueError(
+            f"Got retries={retries}, timeout={timeout}, max_failure_fraction={max_failure_fraction}: they must "
+            f"be >= 0, positive or None, and within [0, 1]."
+        )
+    if not 0 <= backoff < math.inf:
+        raise ValueError(f"Got backoff={backoff}: give the seconds before the first retry, 0 or more.")
+    if clip_range is not None and (len(clip_range) != 2 or not clip_range[0] < clip_range[1]):
+        raise ValueError(f"clip_range is {clip_range}: give (low, high) with low < high.")
+
+
 def _one_each(processing_classes: Any, count: int) -> list[PreTrainedTokenizerBase | None]:
     if not isinstance(processing_classes, list | tuple):
         return [processing_classes] * count
@@ -312,6 +329,6 @@ def _as_function(
         return reward
     if not callable(source):
         raise TypeError(
-            f"reward_funcs has {source!r:.80} ({type(source).__name__}): give a function, a model or its name."
+            f"reward_funcs has {brief(source)} ({type(source).__name__}): give a function, a model or its name."
         )
     return source

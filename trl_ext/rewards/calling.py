@@ -1,0 +1,236 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Calling reward functions, in this thread, in another or on the event loop; and which errors are theirs."""
+
+import asyncio
+import functools
+import inspect
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, TypeVar
+
+from .base import (
+    Batch,
+    ContractViolation,
+    Outcome,
+    Reward,
+    accepted_arguments,
+    fresh,
+    is_async,
+    read_rewards,
+    reward_name,
+)
+
+T = TypeVar("T")
+
+
+class RaisedInterrupt(Exception):
+    """A KeyboardInterrupt raised where Ctrl-C does not arrive: in a thread of its own, or on the event loop."""
+
+
+def _not_pressed(error: BaseException) -> BaseException:
+    return RaisedInterrupt("KeyboardInterrupt") if isinstance(error, KeyboardInterrupt) else error
+
+
+# Threads and the event loop
+
+
+def start(call: Callable[[], T]) -> Callable[[float | None], T]:
+    """
+    Start `call` in a thread of its own.
+
+    The thread is a daemon and in no pool: a call that never returns must not keep the process alive.
+
+    Returns:
+        A function that waits for so many seconds, or for ever, and returns the result or raises what `call` raised; a
+        `TimeoutError` if it is not there by then. The call goes on in the background.
+    """
+    outcome: dict[str, Any] = {}
+
+    def target() -> None:
+        try:
+            outcome["result"] = call()
+        except BaseException as error:
+            outcome["error"] = _not_pressed(error)
+
+    thread = threading.Thread(target=target, daemon=True, name="trl_ext-reward-call")
+    thread.start()
+
+    def wait(timeout: float | None) -> T:
+        thread.join(timeout)
+        if thread.is_alive():
+            raise TimeoutError(f"timeout: no result within {timeout:g} s")
+        if "error" in outcome:
+            raise outcome["error"]
+        return outcome["result"]
+
+    return wait
+
+
+@functools.cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    # One loop for the life of the process: async clients stay bound to the loop of their first request.
+    loop = asyncio.new_event_loop()
+
+    def serve() -> None:
+        # A task that raises SystemExit or KeyboardInterrupt ends `run_forever`, and with it all other tasks.
+        while not loop.is_closed():
+            try:
+                loop.run_forever()
+            except BaseException:
+                continue
+
+    threading.Thread(target=serve, daemon=True, name="trl_ext-rewards").start()
+    return loop
+
+
+async def _guarded(awaitable: Awaitable[T]) -> tuple[T | None, BaseException | None]:
+    """What an awaitable returned or raised: what a task raises of SystemExit and the like, the whole loop would."""
+    try:
+        return await awaitable, None
+    except BaseException as error:
+        return None, _not_pressed(error)
+
+
+def run_awaitable(awaitable: Awaitable[T], timeout: float | None = None) -> T:
+    """The result of an awaitable, waited for from synchronous code, also inside a running event loop.
+
+    Raises:
+        TimeoutError: no result within `timeout` seconds; the awaitable is cancelled.
+    """
+    try:
+        inside = asyncio.get_running_loop() is _event_loop()
+    except RuntimeError:
+        inside = False
+    if inside:  # waiting for this loop from this loop would never end
+        result, error = start(lambda: asyncio.run(_guarded(awaitable)))(timeout)
+    else:
+        future = asyncio.run_coroutine_threadsafe(_guarded(awaitable), _event_loop())
+        try:
+            result, error = future.result(timeout)
+        except BaseException as raised:  # no result in time, or Ctrl-C
+            future.cancel()
+            if isinstance(raised, TimeoutError):
+                raise TimeoutError(f"timeout: no result within {timeout:g} s") from None
+            raise
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+# Which errors are the function's
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether Ctrl-C was pressed in this block; only the main thread is told of it."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield lambda: False
+        return
+    pressed: list[int] = []
+
+    def note(number: int, frame: Any) -> Any:
+        try:
+            return before(number, frame)  # type: ignore[operator]
+        except KeyboardInterrupt:
+            pressed.append(number)
+            raise
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, before)
+
+
+def attempt(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    """
+    Call a reward function, whose failures are results, too.
+
+    Rewards run code that models wrote, and parsers that exit on what models wrote: `SystemExit`, a cancelled task or a
+    panic of an extension say that a sample failed, and not that training is to end.
+
+    Returns:
+        The result and None; or None and what the function raised.
+
+    Raises:
+        ContractViolation: as raised by `call`; the same call would break the contract again.
+        KeyboardInterrupt: Ctrl-C was pressed, also where the function has caught it.
+        GeneratorExit, and the outcomes of pytest, which are for others.
+    """
+    result: T | None = None
+    failure: BaseException | None = None
+    with _noting_interrupts() as interrupted:
+        try:
+            result = call()
+        except BaseException as error:
+            pressed = isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+            if pressed or isinstance(error, ContractViolation | GeneratorExit):
+                raise
+            if type(error).__module__.startswith("_pytest."):
+                raise
+            failure = error
+        if interrupted():
+            raise KeyboardInterrupt
+    return result, failure
+
+
+# Reward functions
+
+
+def call_reward(fn: Callable, batch: Batch, timeout: float | None = None) -> list[Outcome]:
+    """Calls one reward function, async or not, with lists of its own, and checks what it returned.
+
+    Args:
+        fn: the reward function.
+        batch: N samples.
+        timeout: seconds that the call may take. A synchronous function is then called in a thread of its own, which
+            goes on in the background when it overruns.
+
+    Returns:
+        N times a finite `float`, `None`, or the exception that the function returned for this sample.
+
+    Raises:
+        TimeoutError: the call overran.
+        RewardValueError, RewardTypeError: `fn` broke its contract.
+    """
+    count = len(batch)
+
+    def call() -> Any:
+        result = fn(**fresh(accepted_arguments(fn, batch.arguments())))
+        # a generator function runs only now
+        return list(islice(result, count + 1)) if isinstance(result, Iterator) else result
+
+    result = call() if timeout is None or is_async(fn) else start(call)(timeout)
+    if inspect.isawaitable(result):
+        result = run_awaitable(result, timeout)
+    return read_rewards(reward_name(fn), result, count)
+
+
+def call_rewards(fns: Sequence[Callable], batch: Batch) -> list[list[Reward]]:
+    """Calls several reward functions on one batch: the async ones concurrently, while the others run in turn.
+
+    Returns:
+        N rewards for each function.
+
+    Raises:
+        Exception: whatever a function raised, or returned in the place of a reward.
+    """
+    outcomes = [[] if is_async(fn) else call_reward(fn, batch) for fn in fns]
+    pending = [i for i, fn in enumerate(fns) if is_async(fn)]
+    if pending:
+        calls = [fns[i](**fresh(accepted_arguments(fns[i], batch.arguments()))) for i in pending]
+
+        async def together() -> list:
+            return await asyncio.gather(*map(_guarded, calls))
+
+        for i, (result, error) in zip(pending, run_awaitable(together()), strict=True):
+            outcomes[i] = [error] if error is not None else read_rewards(reward_name(fns[i]), result, len(batch))
+    for outcome in (outcome for row in outcomes for outcome in row):
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return outcomes  # type: ignore[return-value]
