@@ -8,14 +8,24 @@ Writes a plain model that needs neither PEFT nor bitsandbytes.
 import argparse
 import json
 import os
+import shutil
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
 from .model import QUANTIZATION_FILE
+
+_WEIGHTS = "adapter_model.safetensors"
 
 
 def merge(
@@ -30,10 +40,11 @@ def merge(
     Write the merged, full-precision model of a LoRA run, with its tokenizer.
 
     An adapter is trained against the rounding of its quantized base, so by default the base is quantized the same way
-    once more, dequantized, and the adapter added: the merged model says what the policy said.
+    once more, dequantized, and the adapter added: the merged model says what the policy said. An accelerator never
+    holds more than the quantized base and one layer in full precision. `output` appears when it is whole.
 
     Args:
-        folder: What `ActorCritic.save_pretrained` or the trainer saved.
+        folder: Folder that `ActorCritic.save_pretrained` or the trainer saved.
         output: Folder for the merged model; made if need be.
         dtype: Of the merged weights; default: the checkpoint's own.
         original_base: Add the adapter to the base's original weights instead. They are more exact than quantized ones,
@@ -42,27 +53,206 @@ def merge(
 
     Raises:
         FileNotFoundError: when there is no adapter in `folder`.
-        ValueError: when `output` holds something already.
+        ValueError: when the adapter is of a kind that cannot be merged into a language model, when its base is not
+            found or another one, or when `output` is a file or holds something already.
+        ImportError: when the base was quantized and bitsandbytes is not installed.
     """
     folder, output = Path(folder), Path(output)
+    config = _adapter_config(folder)
+    _check_output(output)
+    base = base_model or config.base_model_name_or_path
+    if not base:
+        raise ValueError(f"The adapter in '{folder}' names no base model; give it as `base_model` (`--base_model`).")
+    quantization = _quantization(folder)
+    if original_base and quantization is None:
+        warnings.warn(
+            f"`original_base` has no effect: the base of '{folder}' was not quantized in training.", stacklevel=2
+        )
+    tokenizer = _tokenizer(folder, base)
+    try:
+        model = _base(base, dtype, None if original_base else quantization)
+    except OSError as error:
+        raise ValueError(
+            f"The base model '{base}' of '{folder}' cannot be loaded ({' '.join(str(error).split())[:100]}); if it has "
+            "moved, give its folder as `base_model` (`--base_model`)."
+        ) from error
+    resize_for_adapter(model, folder)
+    try:
+        policy = PeftModel.from_pretrained(model, str(folder))
+    except RuntimeError as error:
+        detail = " ".join(str(error).splitlines()[-1].split())
+        raise ValueError(f"The adapter in '{folder}' does not fit the base model '{base}': {detail[:200]}") from error
+    _split_tied(model)
+    # PEFT adds one layer's adapter after the other, in place.
+    merged = policy.merge_and_unload(safe_merge=True)
+    _untie_if_different(merged)
+    with _whole(output) as unfinished:
+        merged.save_pretrained(unfinished)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(unfinished)
+
+
+def _adapter_config(folder: Path) -> PeftConfig:
+    """The configuration of a mergeable adapter, whose weights are there as well."""
     if not (folder / "adapter_config.json").is_file():
         raise FileNotFoundError(f"'{folder}' has no `adapter_config.json`; give the folder of a run with LoRA.")
+    if not (folder / _WEIGHTS).is_file():
+        raise FileNotFoundError(f"'{folder}' has no `{_WEIGHTS}`; give the folder of a run with LoRA.")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        with safe_open(folder / _WEIGHTS, framework="pt"):
+            pass
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(
+            f"The adapter in '{folder}' cannot be read ({' '.join(str(error).split())[:100]}); it may have been saved "
+            "only in part."
+        ) from error
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"The adapter in '{folder}' is a {type(config).__name__}, which adds tokens and changes no weights; only "
+            "adapters such as LoRA can be merged."
+        )
+    if config.task_type not in (None, "CAUSAL_LM"):
+        raise ValueError(
+            f"The adapter in '{folder}' is for the task {config.task_type}, not for a language model; give the folder "
+            "of a policy."
+        )
+    return config
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"'{output}' is a file; give a folder for the merged model.")
     if output.is_dir() and any(output.iterdir()):
         raise ValueError(f"The folder '{output}' is not empty; choose another.")
-    options: dict[str, object] = {"dtype": dtype or "auto"}
+
+
+def _quantization(folder: Path) -> BitsAndBytesConfig | None:
+    """How the base was quantized in training."""
     record = folder / QUANTIZATION_FILE
-    quantized = record.is_file() and not original_base
-    if quantized:
-        options["quantization_config"] = BitsAndBytesConfig.from_dict(json.loads(record.read_text()))
-    base = base_model or PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    model = AutoModelForCausalLM.from_pretrained(base, **options)
-    if quantized:
-        kept = model.dtype
-        model = model.dequantize().to(kept)
-    merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload(safe_merge=True)
-    merged.save_pretrained(output)
-    source = folder if (folder / "tokenizer_config.json").is_file() else base
-    AutoTokenizer.from_pretrained(source).save_pretrained(output)
+    if not record.is_file():
+        return None
+    try:
+        return BitsAndBytesConfig.from_dict(json.loads(record.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"'{record}' cannot be read ({error}); remove it to merge into the original weights instead."
+        ) from error
+
+
+def _tokenizer(folder: Path, base: str) -> Any:
+    """The tokenizer of the run, or else of its base; looked for first, as merging takes long."""
+    for source in (str(folder), base):
+        try:
+            return AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError):
+            continue
+    warnings.warn(f"Neither '{folder}' nor '{base}' has a tokenizer; the merged model is saved without.", stacklevel=3)
+    return None
+
+
+def _base(base: str, dtype: torch.dtype | None, quantization: BitsAndBytesConfig | None) -> PreTrainedModel:
+    """The base in full precision, on the CPU; where it was quantized, with what quantization left of its weights."""
+    options: dict[str, Any] = {"dtype": dtype or "auto"}
+    if quantization is None:
+        return AutoModelForCausalLM.from_pretrained(base, **options)
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight  # needs bitsandbytes
+
+    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=quantization, **options)
+    kept = model.dtype
+    quantized = [name for name, p in model.named_parameters() if type(p).__name__ in ("Params4bit", "Int8Params")]
+    # One by one: in full precision all of them together need not fit where they fit quantized.
+    for name in (name.removesuffix(".weight") for name in quantized):
+        layer: Any = model.get_submodule(name)
+        plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        weight = dequantize_bnb_weight(layer.weight, getattr(layer, "state", None))
+        plain.weight = nn.Parameter(weight.to("cpu", kept), requires_grad=False)
+        if layer.bias is not None:
+            plain.bias = nn.Parameter(layer.bias.data.to("cpu", kept), requires_grad=False)
+        model.set_submodule(name, plain)
+        del layer, weight
+    model.hf_quantizer.remove_quantization_config(model)
+    return model.to("cpu", kept)  # type: ignore[call-overload]
+
+
+def resize_for_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """
+    Give a freshly loaded base the vocabulary that its adapter was trained with, tokens added for training included.
+
+    The adapter's weights decide, not the tokenizer's length: published models have embeddings to spare.
+
+    Args:
+        model: The base.
+        folder: Folder of the adapter.
+
+    Raises:
+        ValueError: when weights of added tokens were not saved with the adapter.
+    """
+    layers = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    names = {part: name for name, m in model.named_modules() for part, layer in layers.items() if m is layer}
+    rows: dict[str, int] = {}
+    with safe_open(folder / _WEIGHTS, framework="pt") as weights:
+        for key in weights.keys():  # noqa: SIM118  no mapping
+            for part, name in names.items():
+                if key.startswith(f"base_model.model.{name}.") and key.endswith("weight") and ".lora_" not in key:
+                    rows[part] = weights.get_slice(key).get_shape()[0]
+    chosen = json.loads((folder / "adapter_config.json").read_text()).get("trainable_token_indices") or []
+    trained = {i for row in (chosen.values() if isinstance(chosen, dict) else [chosen]) for i in row}
+    present = model.get_input_embeddings().weight.shape[0]
+    wanted = max(rows.values(), default=max([present, *(i + 1 for i in trained)]))
+    added = set(range(present, wanted))
+    if getattr(model.config.get_text_config(), "tie_word_embeddings", False):
+        lacking = [] if rows or added <= trained else ["embeddings"]
+    else:
+        lacking = [part for part in layers if part not in rows and not (part == "embeddings" and added <= trained)]
+    if added and lacking:
+        layer = names[lacking[0]].rsplit(".", 1)[-1]
+        raise ValueError(
+            f"The adapter in '{folder}' was trained with {len(added)} tokens more than its base has, and lacks their "
+            f"weights in '{layer}'; train it with `modules_to_save=['{layer}']`."
+        )
+    if wanted != present:
+        model.resize_token_embeddings(wanted, mean_resizing=False)
+
+
+def _split_tied(model: PreTrainedModel) -> None:
+    """
+    Give embeddings and head weights of their own where LoRA is on one of them alone.
+
+    Merging would otherwise change the other, which the policy used as it was.
+    """
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    adapted, plain = (head, embeddings) if isinstance(head, BaseTunerLayer) else (embeddings, head)
+    if plain is None or not isinstance(adapted, BaseTunerLayer) or isinstance(plain, BaseTunerLayer):
+        return
+    if adapted.get_base_layer().weight is plain.weight:
+        plain.weight = nn.Parameter(plain.weight.detach().clone())
+
+
+def _untie_if_different(model: PreTrainedModel) -> None:
+    """Say so in the configuration where an adapter has trained only one of two weights that were tied."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    config = model.config.get_text_config()
+    if not getattr(config, "tie_word_embeddings", False) or head is None:
+        return
+    if head.weight is not embeddings.weight and not torch.equal(head.weight, embeddings.weight):
+        model.config.tie_word_embeddings = config.tie_word_embeddings = False
+        # Otherwise `save_pretrained` would leave the head out and `from_pretrained` tie it again.
+        model.all_tied_weights_keys = {}
+
+
+@contextmanager
+def _whole(output: Path) -> Iterator[Path]:
+    """A folder beside `output` that takes its place when the block has ended well, and goes otherwise."""
+    unfinished = output.with_name(f".{output.name}-unfinished-{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        if output.is_dir():
+            output.rmdir()  # empty, as it was at the start
+        os.replace(unfinished, output)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def main() -> None:
@@ -84,7 +274,7 @@ def main() -> None:
             original_base=arguments.original_base,
             base_model=arguments.base_model,
         )
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from None
     print(arguments.output)
