@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 
 # Integrations know nothing of the trainer or what is made for it, and it knows nothing of them.
-NO_INTEGRATIONS = frozenset({"setup", "collector", "trainer", "learning", "supervised"})
+NO_INTEGRATIONS = frozenset({"setup", "arguments", "collector", "trainer", "learning", "supervised"})
 
 # What a package may import besides itself and the standard library.
 ONLY_IMPORTS = {"objectives": frozenset({"torch"}), "kl_control": frozenset[str]()}

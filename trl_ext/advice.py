@@ -38,7 +38,7 @@ _PROMPTS = "leave it out, prompts are a column `prompt` of `train_dataset`."
 _TRACKER = "use `report_to` and `run_name`."
 _COLLATOR = "leave it out, prompts of a rollout are tokenized and padded by the trainer."
 _NO_TOOLS = "leave it out, a completion is one turn of the policy without tools."
-_METRICS = "write a reward function; with weight 0 in `reward_weights` it is measured and not learned from."
+_METRICS = "write a reward function; with a weight of 0 it is measured and not learned from."
 _OPTIMIZER = "use `optimizers=(optimizer, scheduler)`."
 _GONE = "leave it out, transformers 5 has no such setting."
 
@@ -246,7 +246,9 @@ def advice(name: str, known: Iterable[str]) -> str:
     return ADVICE.get(name) or suggestion(name, known)
 
 
-def answers_unknown(kind: str, other: str = "", names: Iterable[str] = ()) -> Callable[[type[T]], type[T]]:
+def answers_unknown(
+    kind: str, other: str = "", names: Iterable[str] = (), check: Callable[..., None] | None = None
+) -> Callable[[type[T]], type[T]]:
     """
     Decorate a class so that arguments that its `__init__` cannot take are answered with advice.
 
@@ -258,6 +260,7 @@ def answers_unknown(kind: str, other: str = "", names: Iterable[str] = ()) -> Ca
         other: Name of the class that the other half of a run's settings goes to; empty for a class without settings of
             a run, which other trainers' names do not concern.
         names: Arguments of that class.
+        check: Called with the arguments before the class's own `__init__`.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -274,9 +277,11 @@ def answers_unknown(kind: str, other: str = "", names: Iterable[str] = ()) -> Ca
                         f"{cls.__name__} has no {kind} `{name}`: {help or f'`help({cls.__name__})` lists all.'}"
                     )
             try:
-                inspect.signature(init).bind(self, *args, **kwargs)
+                given = inspect.signature(init).bind(self, *args, **kwargs)
             except TypeError as error:
                 raise TypeError(f"{cls.__name__}: {error}; give every {kind} once, by its name.") from None
+            if check is not None:
+                check(*given.args[1:], **given.kwargs)
             init(self, *args, **kwargs)
 
         setattr(cls, "__init__", checked_init)  # noqa: B010 - mypy does not let a method be assigned

@@ -82,8 +82,6 @@ def check_datasets(
     chat_template_kwargs: dict[str, Any],
 ) -> None:
     """Check every prompt of every dataset; raises what `check_prompts` raises."""
-    if train is None:
-        raise ValueError("`train_dataset` is missing; give a `datasets.Dataset` with a column 'prompt'.")
     named = evaluation if isinstance(evaluation, dict) else {"eval_dataset": evaluation}
     for name, dataset in {"train_dataset": train, **named}.items():
         if dataset is not None:
@@ -142,11 +140,6 @@ def build_supervised_data(
     args: PPOConfig, dataset: Dataset | None, tokenizer: PreTrainedTokenizerBase
 ) -> SupervisedData | None:
     """The texts of PPO-ptx, where there are any."""
-    if (dataset is None) != (args.ptx_coef == 0):
-        raise ValueError(
-            f"`ptx_coef` is {args.ptx_coef} and `ptx_dataset` is {'missing' if dataset is None else 'given'}; PPO-ptx "
-            "needs both."
-        )
     if dataset is None:
         return None
     return SupervisedData(

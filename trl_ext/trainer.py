@@ -23,6 +23,8 @@ from transformers.utils import logging
 from . import checkpoint, resuming
 from ._compat import BaseTrainer
 from .actor_critic import ActorCritic, build_actor_critic
+from .advice import answers_unknown
+from .arguments import check_arguments
 from .collector import Collector, Experience
 from .config import PPOConfig
 from .experience import ADVANTAGE_OPTIONS, add_logged, named_rewards
@@ -55,6 +57,7 @@ from .supervised import SupervisedBatch
 logger = logging.get_logger(__name__)
 
 
+@answers_unknown("argument", "PPOConfig", PPOConfig.__dataclass_fields__, check_arguments)
 class PPOTrainer(BaseTrainer):
     """
     Proximal Policy Optimization for language models (arXiv 1707.06347, arXiv 2203.02155).

@@ -17,10 +17,10 @@ CASES = [
         lambda: AdaptiveKL(3),
         TypeError,
         f"AdaptiveKL: too many positional arguments; {BY_NAME}",
-    ),  # type: ignore[misc, call-arg]  # fmt: skip # noqa: E501
-    Case("pid-by-position", lambda: PIDKL(3.0), TypeError, f"PIDKL: too many positional arguments; {BY_NAME}"),  # type: ignore[misc, call-arg]  # fmt: skip # noqa: E501
-    Case("adaptive-without-target", lambda: AdaptiveKL(), TypeError, f"AdaptiveKL: {MISSING}; {BY_NAME}"),  # type: ignore[call-arg]  # fmt: skip # noqa: E501
-    Case("pid-without-target", lambda: PIDKL(init_coef=1.0), TypeError, f"PIDKL: {MISSING}; {BY_NAME}"),  # type: ignore[call-arg]  # fmt: skip # noqa: E501
+    ),
+    Case("pid-by-position", lambda: PIDKL(3.0), TypeError, f"PIDKL: too many positional arguments; {BY_NAME}"),
+    Case("adaptive-without-target", lambda: AdaptiveKL(), TypeError, f"AdaptiveKL: {MISSING}; {BY_NAME}"),
+    Case("pid-without-target", lambda: PIDKL(init_coef=1.0), TypeError, f"PIDKL: {MISSING}; {BY_NAME}"),
 ]
 
 

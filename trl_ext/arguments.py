@@ -1,0 +1,227 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Checks of `PPOTrainer`'s arguments that need no model: each is made before anything is loaded."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from torch import nn
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers.utils.quantization_config import QuantizationConfigMixin
+from trl import is_conversational
+
+from .actor_critic import ActorCritic
+from .config import PPOConfig
+from .kl_control import KLController
+
+_BY_NAME = "give arguments by name, `PPOTrainer(model=..., reward_funcs=..., args=..., train_dataset=...)`."
+
+
+def check_arguments(
+    model: Any,
+    reward_funcs: Any = None,
+    args: Any = None,
+    train_dataset: Any = None,
+    eval_dataset: Any = None,
+    processing_class: Any = None,
+    reward_processing_classes: Any = None,
+    callbacks: Any = None,
+    optimizers: Any = (None, None),
+    quantization_config: Any = None,
+    peft_config: Any = None,
+    kl_controller: Any = None,
+    ptx_dataset: Any = None,
+) -> None:
+    """
+    Check what `PPOTrainer` is given.
+
+    Raises:
+        TypeError: for an object of the wrong kind, also where arguments come in another trainer's order.
+        ValueError: for arguments that are missing or contradict each other.
+    """
+    _check_model(model)
+    _check_args(args)
+    # Without a configuration the trainer makes one of defaults; making one here would set up devices.
+    settings = args or SimpleNamespace(**{field.name: field.default for field in dataclasses.fields(PPOConfig)})
+    functions = _check_rewards(reward_funcs, model, settings)
+    _check_reward_tokenizers(reward_processing_classes, len(functions))
+    _check_kind("processing_class", processing_class, PreTrainedTokenizerBase, "a tokenizer")
+    _check_kind("peft_config", peft_config, PeftConfig, "a PeftConfig, for instance `LoraConfig(...)`")
+    quantization = "a configuration, for instance `BitsAndBytesConfig(...)`"
+    _check_kind("quantization_config", quantization_config, QuantizationConfigMixin, quantization)
+    _check_callbacks(callbacks)
+    _check_optimizers(optimizers, settings)
+    _check_controller(kl_controller, settings)
+    _check_datasets(train_dataset, eval_dataset, settings)
+    if (ptx_dataset is None) != (settings.ptx_coef == 0):
+        raise ValueError(
+            f"`ptx_coef` is {settings.ptx_coef} and `ptx_dataset` is {'missing' if ptx_dataset is None else 'given'}; "
+            "PPO-ptx needs both."
+        )
+    if _has_adapter(model, peft_config):
+        _check_adapter_settings(settings)
+    if not isinstance(model, str) and settings.model_init_kwargs and settings.critic in ("head", "adapter", "copy"):
+        warnings.warn("`model_init_kwargs` has no effect: `model` is loaded already.", stacklevel=4)
+
+
+def _check_model(model: Any) -> None:
+    if isinstance(model, TrainingArguments | PreTrainedTokenizerBase | Dataset):
+        raise TypeError(f"The first argument of PPOTrainer is the model, got a {type(model).__name__}; {_BY_NAME}")
+    if model is None or model == "":
+        raise ValueError("`model` is missing; give the name or folder of a causal language model, or the loaded model.")
+    if not isinstance(model, str | Path | nn.Module):
+        raise TypeError(f"`model` must be a name, a folder, a loaded model or an ActorCritic, got {_described(model)}.")
+
+
+def _check_args(args: Any) -> None:
+    if isinstance(args, PPOConfig):
+        args.check()
+    elif isinstance(args, TrainingArguments):
+        name = f"{type(args).__module__.split('.')[0]}'s {type(args).__name__}"
+        raise TypeError(f"`args` must be the PPOConfig of trl_ext, got {name}; use `from trl_ext import PPOConfig`.")
+    elif isinstance(args, nn.Module | PreTrainedTokenizerBase):
+        raise TypeError(f"`args` must be a PPOConfig, got a {type(args).__name__}; {_BY_NAME}")
+    elif args is not None:
+        raise TypeError(f"`args` must be a PPOConfig, got {_described(args)}; make one with `PPOConfig(...)`.")
+
+
+def _check_rewards(reward_funcs: Any, model: Any, args: Any) -> list[Any]:
+    """The reward functions as a list, without the reward adapters."""
+    if isinstance(reward_funcs, TrainingArguments | PreTrainedTokenizerBase | Dataset):
+        raise TypeError(f"`reward_funcs` is a {type(reward_funcs).__name__}; {_BY_NAME}")
+    given = [] if reward_funcs is None else reward_funcs
+    functions = list(given) if isinstance(given, list | tuple) else [given]
+    for function in functions:
+        if isinstance(function, type):
+            raise TypeError(
+                f"`reward_funcs` has the class {function.__name__}; give an object, `{function.__name__}(...)`."
+            )
+        if not (isinstance(function, str | nn.Module) or callable(function)):
+            raise TypeError(
+                f"`reward_funcs` must be functions, reward models or their names, got {_described(function)}."
+            )
+        if function is model and not isinstance(model, str):
+            raise ValueError("`reward_funcs` has the policy itself; load the reward model as an object of its own.")
+    adapters = len(args.reward_adapters or [])
+    if not functions and not adapters:
+        raise ValueError(
+            "`reward_funcs` is missing; give a function, a reward model or its name, or set `reward_adapters` of "
+            "PPOConfig."
+        )
+    weights = args.reward_weights
+    if weights is not None and len(weights) != len(functions) + adapters:
+        raise ValueError(
+            f"`reward_weights` has {len(weights)} values for {len(functions) + adapters} reward functions; give one "
+            "for each."
+        )
+    return functions
+
+
+def _check_reward_tokenizers(tokenizers: Any, count: int) -> None:
+    given = list(tokenizers) if isinstance(tokenizers, list | tuple) else [tokenizers]
+    for tokenizer in given:
+        _check_kind("reward_processing_classes", tokenizer, PreTrainedTokenizerBase, "tokenizers")
+    if isinstance(tokenizers, list | tuple) and len(given) != count:
+        raise ValueError(
+            f"`reward_processing_classes` has {len(given)} entries for {count} reward functions; give one for each, "
+            "None for functions."
+        )
+
+
+def _check_callbacks(callbacks: Any) -> None:
+    if callbacks is not None and not isinstance(callbacks, list | tuple):
+        raise TypeError(f"`callbacks` must be a list of TrainerCallback objects, got {_described(callbacks)}.")
+    for callback in callbacks or []:
+        is_class = isinstance(callback, type) and issubclass(callback, TrainerCallback)
+        if not (is_class or isinstance(callback, TrainerCallback)):
+            raise TypeError(f"`callbacks` must be a list of TrainerCallback objects, got {_described(callback)}.")
+
+
+def _check_optimizers(optimizers: Any, args: Any) -> None:
+    if not isinstance(optimizers, list | tuple) or len(optimizers) != 2:
+        raise TypeError(
+            f"`optimizers` must be a pair, (optimizer, scheduler) or (None, None), got {_described(optimizers)}."
+        )
+    optimizer, scheduler = optimizers
+    _check_kind("optimizers", optimizer, torch.optim.Optimizer, "a pair that begins with a torch optimizer")
+    if scheduler is not None and not hasattr(scheduler, "step"):
+        raise TypeError(f"`optimizers` must be a pair that ends with a scheduler, got {_described(scheduler)}.")
+    if optimizer is not None and args.fsdp:
+        raise ValueError("`optimizers` cannot be given with FSDP, which replaces the parameters; use `optim`.")
+    if optimizer is not None and args.critic_learning_rate is not None:
+        warnings.warn("`critic_learning_rate` has no effect: `optimizers` is given.", stacklevel=5)
+
+
+def _check_controller(controller: Any, args: Any) -> None:
+    if controller is None:
+        return
+    _check_kind("kl_controller", controller, KLController, "an object, for instance `AdaptiveKL(target=3.0)`")
+    fields = PPOConfig.__dataclass_fields__
+    for name in ("kl_controller", "kl_coef", "kl_target", "kl_horizon", "kl_coef_end"):
+        if getattr(args, name) != fields[name].default:
+            warnings.warn(
+                f"`{name}` of PPOConfig has no effect: PPOTrainer was given the controller {controller!r}.",
+                stacklevel=5,
+            )
+
+
+def _check_datasets(train: Any, evaluation: Any, args: Any) -> None:
+    if train is None:
+        raise ValueError("`train_dataset` is missing; give a `datasets.Dataset` with a column 'prompt'.")
+    if evaluation is None and args.eval_strategy != "no":
+        raise ValueError(
+            f"`eval_strategy` is '{args.eval_strategy.value}' and `eval_dataset` is missing; give one, or set "
+            "`eval_strategy='no'`."
+        )
+    metric = args.metric_for_best_model or ""
+    chooses = args.load_best_model_at_end or args.save_strategy == "best"
+    if isinstance(evaluation, dict) and chooses:
+        prefixes = [f"eval_{name}_" for name in evaluation]
+        if not any(metric.startswith((prefix, prefix.removeprefix("eval_"))) for prefix in prefixes):
+            raise ValueError(
+                f"`metric_for_best_model` is '{metric}', which is not measured with several evaluation data sets; use "
+                f"for instance '{prefixes[0]}reward'."
+            )
+    is_rows = isinstance(train, Dataset) and "prompt" in train.column_names and len(train) > 0
+    if args.chat_template_kwargs and is_rows and not is_conversational({"prompt": train[0]["prompt"]}):
+        warnings.warn("`chat_template_kwargs` has no effect: the prompts are texts, not conversations.", stacklevel=5)
+
+
+def _check_adapter_settings(args: Any) -> None:
+    """Settings that do not work with adapters."""
+    if args.torch_compile and args.gradient_checkpointing:
+        raise ValueError(
+            "`torch_compile` with a LoRA adapter and `gradient_checkpointing` is not supported; leave one of them out."
+        )
+    if (args.gradient_checkpointing_kwargs or {}).get("use_reentrant") and args.gradient_checkpointing:
+        raise ValueError(
+            "`gradient_checkpointing_kwargs` sets `use_reentrant=True`, which gives adapters no gradient; leave it out."
+        )
+
+
+def _has_adapter(model: Any, peft_config: Any) -> bool:
+    policy = model.policy if isinstance(model, ActorCritic) else model
+    saved = isinstance(model, str | Path) and (Path(model) / "adapter_config.json").is_file()
+    return peft_config is not None or isinstance(policy, PeftModel) or saved
+
+
+def _check_kind(name: str, value: Any, kind: Any, wanted: str) -> None:
+    if value is not None and (isinstance(value, type) or not isinstance(value, kind)):
+        raise TypeError(f"`{name}` must be {wanted}, got {_described(value)}.")
+
+
+def _described(value: Any) -> str:
+    """What a value is, for a message."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, str):
+        return f"the text {value[:80]!r}"
+    name = type(value).__name__
+    if isinstance(value, list | tuple):
+        return f"a {name} of {len(value)}"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
