@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rewards", "actor_critic", "rollout", "combinations"}),
     frozenset({"generation", "monitoring"}),
     frozenset({"config", "prompts", "checkpoint", "experience", "learning", "supervised", "integrations"}),
-    frozenset({"setup", "resuming", "collector"}),
+    frozenset({"setup", "arguments", "resuming", "collector"}),
     frozenset({"trainer"}),
     frozenset({"trl_ext"}),
     frozenset({"recipes", "eval"}),

@@ -308,7 +308,7 @@ def test_a_rank_for_a_critic_without_an_adapter_is_refused(base, tmp_path):
 
 
 def test_without_any_reward_the_error_says_so(base, tmp_path):
-    with pytest.raises(ValueError, match="reward_funcs is empty: give at least one"):
+    with pytest.raises(ValueError, match="`reward_funcs` is missing; give a function"):
         PPOTrainer(base, args=settings(tmp_path), train_dataset=PROMPTS)
 
 

@@ -361,7 +361,7 @@ def test_arguments_are_optional(tmp_path, monkeypatch):
         ({"num_mini_batches": 3}, "`num_mini_batches` 3 does not divide"),
         ({"kl_coef": -0.1}, "`kl_coef` must be 0 or more, got -0.1"),
         ({"kl_target": -1.0}, "`kl_target` must be above 0"),
-        ({"reward_weights": [1.0, 2.0]}, "2 reward weights for 1 reward functions"),
+        ({"reward_weights": [1.0, 2.0]}, "`reward_weights` has 2 values for 1 reward functions"),
         ({"critic": "adapter"}, "needs `peft_config`"),
         (
             {
