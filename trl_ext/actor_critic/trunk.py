@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..objectives.logprobs import logprobs_and_entropy
+from .float_head import float32_logits
 
 # Logits of a micro-batch that may be kept until its backward pass: as float32 64 MiB, which is cheaper than the time to
 # compute them twice.
@@ -44,11 +45,11 @@ def hidden_states(trunk: PreTrainedModel, input_ids: Tensor, attention_mask: Ten
 
 def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """
-    Logits of a causal LM for hidden states of any leading shape, as its own `forward` would compute them.
+    Logits of a causal LM for hidden states of any leading shape, as its own `forward` would compute them in float32.
 
     The head is called as a module, so that an adapter or a quantized weight in it counts.
     """
-    out = model.get_output_embeddings()(hidden)
+    out = float32_logits(model.get_output_embeddings(), hidden.flatten(0, -2)).unflatten(0, hidden.shape[:-1])
     config = model.config.get_text_config()
     scale = (getattr(config, "logit_scale", None) or 1.0) / getattr(config, "logits_scaling", 1.0)  # Cohere, Granite
     if scale != 1.0:  # a pass over all logits

@@ -1,0 +1,129 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Rollouts beside evaluation, what is recorded of the arguments, and the speeds that are logged."""
+
+import json
+import time
+
+import pytest
+from transformers import TrainerCallback
+
+from tests import scripted
+from trl_ext import PPOConfig
+
+
+def slow_in(kind):
+    """A reward function that takes a tenth of a second for rows of this kind."""
+
+    def reward(completions, kind_of_row, **columns):
+        if kind_of_row[0] == kind:
+            time.sleep(0.1)
+        return scripted.reward(completions)
+
+    return reward
+
+
+def rows(n, kind):
+    return scripted.prompts(n).add_column("kind_of_row", [kind] * n)
+
+
+def test_an_evaluation_between_two_passes_leaves_the_training_log_alone(tmp_path):
+    """Every pass logs the rollout it learned from: its time, its speed, its rewards."""
+    settings = {"train_dataset": rows(8, "train"), "eval_dataset": rows(4, "eval"), "total_episodes": 8}
+    made = scripted.trainer(
+        tmp_path,
+        reward_funcs=slow_in("eval"),
+        num_ppo_epochs=3,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=2,
+        **settings,
+    )
+    made.train()
+    lines = scripted.logs(made)
+    evaluations = [line for line in made.state.log_history if "eval_reward" in line]
+    assert len(lines) == len(evaluations) == 3
+    assert all(line["eval_time/score"] >= 0.1 for line in evaluations)
+    assert len({line["time/score"] for line in lines}) == 1
+    for line in lines:
+        seconds = sum(line[f"time/{phase}"] for phase in ("generate", "score", "evaluate")) + 3 * line["time/learn"]
+        assert line["tokens_per_second"] == pytest.approx(8 * line["completions/mean_length"] / seconds)
+    state = json.loads((tmp_path / "checkpoint-2" / "ppo_state.json").read_text())
+    assert state["rollout_metrics"]["time/score"] == lines[0]["time/score"]
+
+
+def test_no_attribute_of_the_trainer_changes_in_an_evaluation(tmp_path):
+    class Watch(TrainerCallback):
+        def __init__(self):
+            self.before = self.after = None
+
+        def seen(self):
+            own = vars(made)
+            numbers = {k: v for k, v in own.items() if isinstance(v, int | float | str | None) or k == "_experience"}
+            return {k: id(v) if k == "_experience" else v for k, v in numbers.items()}
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.before = self.seen()
+
+        def on_evaluate(self, args, state, control, **kwargs):
+            self.after = self.seen()
+            changed = {k for k in self.before if self.before[k] != self.after[k]}
+            # The Trainer's own record of its log, and nothing of ours.
+            assert not changed - {"_globalstep_last_logged", "_total_loss_scalar", "_memory_tracker"}, changed
+
+    made = scripted.trainer(
+        tmp_path, eval_dataset=scripted.prompts(4), eval_strategy="steps", eval_steps=1, logging_steps=100
+    )
+    watch = Watch()
+    made.add_callback(watch)
+    made.train()
+    assert watch.after is not None
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "num_mini_batches": 2},
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_mini_batches": 4},
+        {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "num_mini_batches": 2},
+    ],
+)
+def test_what_the_user_wrote_is_recorded_and_makes_the_same_run_again(tmp_path, sizes):
+    settings = {**sizes, "num_ppo_epochs": 2, "total_episodes": 16, "save_strategy": "steps", "save_steps": 4}
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            seen.append(args.gradient_accumulation_steps)
+
+    made = scripted.trainer(tmp_path / "a", callbacks=[Watch()], **settings)
+    made.train()
+    made.save_model()
+    assert (
+        set(seen) == {sizes["gradient_accumulation_steps"]} and made.state.global_step == 4 * sizes["num_mini_batches"]
+    )
+    checkpoints = sorted((tmp_path / "a").glob("checkpoint-*"))
+    for folder in (tmp_path / "a", *checkpoints):
+        recorded = json.loads((folder / "ppo_config.json").read_text())
+        for name, value in {**sizes, "max_steps": -1, "total_episodes": 16}.items():
+            assert recorded[name] == getattr(made.args, name) == value, name
+    names = [f.name for f in PPOConfig.__dataclass_fields__.values() if f.init]
+    again = {name: recorded[name] for name in names if name in recorded and name in settings}
+    second = scripted.trainer(tmp_path / "b", **again)
+    second.train()
+    assert second.state.global_step == made.state.global_step
+    for name, p in scripted.weights(made).items():
+        assert p.equal(scripted.weights(second)[name]), name
+
+
+def test_samples_per_second_count_completions_and_those_of_this_call(tmp_path):
+    settings = {"num_ppo_epochs": 4, "total_episodes": 32, "save_strategy": "steps", "save_steps": 8}
+    made = scripted.trainer(tmp_path, **settings)
+    result = made.train()
+    seconds = result.metrics["train_runtime"]
+    assert result.metrics["train_samples_per_second"] == pytest.approx(32 / seconds, rel=0.02)
+    resumed = scripted.trainer(tmp_path, **settings)
+    result = resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    seconds = result.metrics["train_runtime"]
+    assert result.metrics["train_samples_per_second"] == pytest.approx(16 / seconds, rel=0.02)
+    assert resumed.state.log_history[-1]["train_samples_per_second"] == result.metrics["train_samples_per_second"]

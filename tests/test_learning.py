@@ -1,0 +1,179 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Whether an optimizer step counts: gradients that are no numbers, dropped steps, fp16's scaler, lost runs."""
+
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
+from transformers import TrainerCallback
+
+from tests import scripted
+from trl_ext import PPOTrainer
+from trl_ext.learning import MAX_LOST_ROLLOUTS, StepGate, drop_gradients, gradients_are_finite
+
+
+def parameter(gradient: list[float] | None) -> nn.Parameter:
+    made = nn.Parameter(torch.ones(2))
+    made.grad = None if gradient is None else torch.tensor(gradient)
+    return made
+
+
+def finite(made) -> bool:
+    return all(torch.isfinite(p).all() for p in made.model.parameters())
+
+
+# ---- the parts ----
+
+
+@pytest.mark.parametrize(
+    ("gradients", "expected"),
+    [
+        ([[1.0, 2.0], None], True),
+        ([None], True),
+        ([[1.0, 2.0], [math.nan, 0.0]], False),
+        ([[math.inf, 0.0]], False),
+        ([[2e38, 2e38]], False),  # each a number, their norm none in float32
+    ],
+)
+def test_finite_gradients(gradients, expected):
+    assert gradients_are_finite([parameter(g) for g in gradients], lambda t: t) is expected
+
+
+def test_one_process_with_a_broken_gradient_speaks_for_all():
+    assert not gradients_are_finite([parameter([1.0, 1.0])], lambda t: t + 1)
+
+
+def test_dropped_gradients():
+    frozen, *others = parameter([1.0, 1.0]), parameter(None), parameter([3.0, 3.0])
+    frozen.requires_grad_(False)
+    drop_gradients([frozen, *others])
+    assert [p.grad for p in (frozen, *others)] == [None] * 3
+    drop_gradients([frozen, *others], keep_one=True)
+    assert frozen.grad is None and others[0].grad.tolist() == [0, 0] and others[1].grad is None
+
+
+def test_a_closed_gate_leaves_weights_moments_and_decay_alone():
+    gate, p = StepGate(), parameter([1.0, 1.0])
+    optimizer = torch.optim.AdamW([p], lr=0.1, weight_decay=0.5)
+    gate.guard(optimizer)
+    gate.guard(optimizer)
+    Accelerator(cpu=True)
+    gate.guard(AcceleratedOptimizer(optimizer))  # as in a second call of `train`
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)  # wraps `step` as well
+    gate.is_open = False
+    optimizer.step()
+    assert p.tolist() == [1, 1] and not optimizer.state
+    gate.is_open = True
+    optimizer.step()
+    assert p.tolist() != [1, 1] and optimizer.state[p]["step"] == 1
+    assert gate.state_dict() == {"taken": 1, "lost": -1}
+
+
+def test_a_run_is_lost_after_some_rollouts_without_a_step():
+    gate = StepGate()
+    gate.check_progress(1e-3)  # nothing comes before the first rollout
+    for _ in range(MAX_LOST_ROLLOUTS - 1):
+        gate.check_progress(1e-3)
+    again = StepGate()
+    again.load_state_dict(gate.state_dict())
+    for one in (gate, again):
+        with pytest.raises(RuntimeError, match="last 3 rollouts was skipped, .* `learning_rate` below 0.001"):
+            one.check_progress(1e-3)
+    old = StepGate()
+    old.load_state_dict(None)
+    assert old.state_dict() == {"taken": 1, "lost": 0}
+
+
+# ---- the trainer ----
+
+
+def break_gradients(monkeypatch, made, steps):
+    """Make one number of one gradient NaN in these steps, after a loss that is finite."""
+    learn = PPOTrainer._learn
+
+    def broken(self, *args, **kwargs):
+        loss = learn(self, *args, **kwargs)
+        if self.state.global_step in steps:
+            made.model.policy.model.layers[0].mlp.up_proj.weight.grad[0, 0] = math.nan
+        return loss
+
+    monkeypatch.setattr(PPOTrainer, "_learn", broken)
+
+
+def test_a_step_whose_gradient_is_no_number_is_dropped_and_counted(tmp_path, monkeypatch):
+    made = scripted.trainer(tmp_path, weight_decay=0.1)
+    break_gradients(monkeypatch, made, steps={1})
+    made.train()
+    lines = scripted.logs(made)
+    assert [line["skipped_minibatches"] for line in lines] == [0, 1, 0, 0] and finite(made)
+    assert ["loss" in line for line in lines] == [True, False, True, True]
+    assert int(next(iter(made.optimizer.state.values()))["step"]) == 3
+
+
+def test_rollouts_of_nothing_but_skips_end_the_run(tmp_path, monkeypatch):
+    made = scripted.trainer(tmp_path, total_episodes=8 * 8)
+    break_gradients(monkeypatch, made, steps=range(2, 100))
+    with pytest.raises(RuntimeError, match="Every minibatch of the last 3 rollouts was skipped"):
+        made.train()
+    assert made.state.global_step == 8 and finite(made)
+
+
+@pytest.mark.parametrize("part", ["policy.model.embed_tokens.weight", "value_head.weight"])
+def test_weights_that_are_no_numbers_end_the_run_at_the_next_rollout(tmp_path, part):
+    class Breaker(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            if state.global_step == 2:
+                dict(model.named_parameters())[part].data.fill_(math.nan)
+
+    made = scripted.trainer(tmp_path, callbacks=[Breaker()])
+    with pytest.raises(RuntimeError, match="Step 2: .* of a fresh rollout are not finite, .* lower `learning_rate`"):
+        made.train()
+
+
+# ---- fp16 ----
+
+
+def with_scaler(made, **options):
+    """fp16's gradient scaler, which accelerate makes on a GPU only."""
+    made.accelerator.scaler = torch.amp.GradScaler("cpu", **options)
+    made.accelerator.native_amp = True
+    made.accelerator.state._mixed_precision = "fp16"
+    return made
+
+
+@pytest.fixture
+def fp16_state():
+    from accelerate.state import AcceleratorState
+
+    yield
+    AcceleratorState._reset_state()
+
+
+def test_under_fp16_passes_stop_without_a_crash_and_the_scale_stays(tmp_path, fp16_state):
+    settings = {"num_ppo_epochs": 6, "total_episodes": 8, "lr_scheduler_type": "constant", "target_approx_kl": 1e-4}
+    made = with_scaler(scripted.trainer(tmp_path, **settings), init_scale=256.0)
+    made.train()
+    assert [line["skipped_minibatches"] for line in scripted.logs(made)] == [0, 0, 1, 1, 1, 1]
+    assert made.accelerator.scaler.get_scale() == 256.0
+    assert int(next(iter(made.optimizer.state.values()))["step"]) == 2
+
+
+def test_under_fp16_only_the_critic_learns_in_warm_up(tmp_path, fp16_state):
+    made = with_scaler(scripted.trainer(tmp_path, critic_warmup_rollouts=1, total_episodes=8), init_scale=256.0)
+    before = scripted.weights(made)
+    made.train()
+    moved = {name for name, p in scripted.weights(made).items() if not torch.equal(p, before[name])}
+    assert moved == {"value_head.weight", "value_head.bias"}
+    assert made.accelerator.scaler.get_scale() == 256.0
+
+
+def test_under_fp16_an_overflow_is_the_scalers_to_skip_and_is_counted(tmp_path, fp16_state, monkeypatch):
+    made = with_scaler(scripted.trainer(tmp_path), init_scale=256.0)
+    break_gradients(monkeypatch, made, steps={1})
+    made.train()
+    assert [line["skipped_minibatches"] for line in scripted.logs(made)] == [0, 1, 0, 0] and finite(made)
+    assert made.accelerator.scaler.get_scale() == 128.0
+    assert int(next(iter(made.optimizer.state.values()))["step"]) == 3
