@@ -8,21 +8,26 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .base import RewardValueError, Text, conversation
-from .scoring import SequenceScorer
+from .padding import Row
+from .scoring import SequenceScorer, Source
 
 
 class PreferenceReward:
     """(logit - center) / scale of a reward model, for prompt and completion together.
 
-    Conversations are rendered by the reward model's own chat template, plain text is prompt + completion with the
-    special tokens that its tokenizer adds. Longer texts than the model takes lose their beginning.
+    The model reads the tokens that TRL's `RewardTrainer` makes of the same prompt and completion. Plain text is prompt
+    + completion + EOS, with the special tokens that the reward model's tokenizer adds. Conversations are written by its
+    chat template, special tokens included, and nothing is added to them. Longer texts than the model takes lose their
+    beginning. The rule is the same for reward models by name, as objects, as adapters, in ensembles and as judges.
 
     Args:
-        model: name or path of a model, loaded at the first use, or a model; either with one label.
-        tokenizer: its tokenizer; by default found under the model's name.
+        model: name or path of a model or of a PEFT adapter, loaded at the first use or when a trainer is made, or a
+            model; any of them with one label.
+        tokenizer: its tokenizer; by default the one found under the model's name, or saved beside an adapter.
         chat_template: a Jinja template in place of the tokenizer's.
         chat_template_kwargs: further variables for the template.
-        append_eos: end plain text with the EOS token, as TRL's `RewardTrainer` does; templates write their own.
+        append_eos: end plain text with the tokenizer's EOS token, if it has one and the completion does not end in it.
+            Turn it off for a reward model that was trained on texts without.
         center: subtracted from the logit, see `calibrate`.
         scale: divides the difference; positive.
         batch_size: texts per forward pass; texts are sorted by length first.
@@ -38,12 +43,12 @@ class PreferenceReward:
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: Source | PreTrainedModel,
         *,
-        tokenizer: str | PreTrainedTokenizerBase | None = None,
+        tokenizer: Source | PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
-        append_eos: bool = False,
+        append_eos: bool = True,
         center: float = 0.0,
         scale: float = 1.0,
         batch_size: int = 32,
@@ -90,11 +95,14 @@ class PreferenceReward:
             raise ValueError(f"Got {len(prompts)} prompts for {len(completions)} completions: give one each.")
         if not prompts:
             return []
-        conversational = not isinstance(prompts[0], str)
-        texts = [self._text(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-        # a template writes the special tokens itself: adding them would double the first
-        logits = self.scorer.logits(texts, add_special_tokens=not conversational, on_progress=on_progress)
-        return logits[:, 0].tolist()
+        pairs = list(zip(prompts, completions, strict=True))
+        for prompt, completion in pairs:
+            self._check_pair(prompt, completion, like=prompts[0])
+        if isinstance(prompts[0], str):
+            rows = self.scorer.encode([self._text(prompt, completion) for prompt, completion in pairs])  # type: ignore[arg-type]
+        else:
+            rows = self._encode_conversations(pairs)
+        return self.scorer.logits(rows, on_progress=on_progress)[:, 0].tolist()
 
     def calibrate(self, prompts: Sequence[Text], completions: Sequence[Text]) -> tuple[float, float]:
         """Sets `center` and `scale` so that these reference completions have mean 0 and standard deviation 1.
@@ -124,30 +132,29 @@ class PreferenceReward:
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.center, self.scale = state["center"], state["scale"]
 
-    def _text(self, prompt: Text, completion: Text) -> str:
-        if isinstance(prompt, str) and isinstance(completion, str):
-            eos = (self.scorer.tokenizer.eos_token or "") if self.append_eos else ""
-            text = prompt + completion
-            return text if eos and text.endswith(eos) else text + eos
-        if isinstance(prompt, str) or isinstance(completion, str):
+    def _check_pair(self, prompt: Text, completion: Text, like: Text) -> None:
+        if isinstance(prompt, str) != isinstance(completion, str):
             raise RewardValueError(
                 f"'{self.__name__}' got a {type(prompt).__name__} as prompt and a {type(completion).__name__} as "
                 f"completion: give two strings or two lists of messages."
             )
-        tokenizer = self.scorer.tokenizer
-        if self.chat_template is None and getattr(tokenizer, "chat_template", None) is None:
+        if isinstance(prompt, str) != isinstance(like, str):
+            raise RewardValueError(f"'{self.__name__}' got both texts and conversations: give one kind.")
+
+    def _text(self, prompt: str, completion: str) -> str:
+        eos = self.scorer.tokenizer.eos_token if self.append_eos else None
+        return prompt + completion + (eos if eos and not completion.endswith(eos) else "")
+
+    def _encode_conversations(self, pairs: Sequence[tuple[Any, Any]]) -> list[Row]:
+        tokenizer, options = self.scorer.tokenizer, dict(self.chat_template_kwargs)
+        if self.chat_template is not None:
+            options["chat_template"] = self.chat_template
+        elif getattr(tokenizer, "chat_template", "its own") is None:
             raise RewardValueError(
                 f"The tokenizer of reward model '{self.__name__}' has no chat template for conversations: pass "
                 f"chat_template=, or plain text."
             )
-        return str(
-            tokenizer.apply_chat_template(
-                conversation(prompt, completion),
-                tokenize=False,
-                chat_template=self.chat_template,
-                **self.chat_template_kwargs,
-            )
-        )
+        return self.scorer.encode_conversations([conversation(*pair) for pair in pairs], **options)
 
 
 def _check_scalar_head(config: Any) -> None:
