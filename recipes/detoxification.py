@@ -33,7 +33,7 @@ from trl_ext.config import PPOConfig  # noqa: E402
 from trl_ext.monitoring.frontier import kl_at_reward, optimal_frontier  # noqa: E402
 from trl_ext.monitoring.progress import PhaseProgress  # noqa: E402
 from trl_ext.monitoring.report import write_report  # noqa: E402
-from trl_ext.rewards import LengthReward, ToxicityReward  # noqa: E402
+from trl_ext.rewards import LengthReward, ToxicityReward, check_reward_models  # noqa: E402
 from trl_ext.trainer import PPOTrainer  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "detoxification"
@@ -186,6 +186,12 @@ def resolve_names(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConf
             f"`--judge_model {recipe.judge_model}` is also the reward, which PPO has learned to please; judge with "
             "another classifier."
         )
+    check_reward_models(
+        [
+            ToxicityReward(models["toxicity_model"], toxic_label=recipe.toxic_label),
+            ToxicityReward(models["judge_model"], toxic_label=recipe.judge_toxic_label),
+        ]
+    )
 
 
 def prepare_offline(recipe: DetoxArguments, args: PPOConfig) -> OfflineAssets:

@@ -36,7 +36,7 @@ from .monitoring import MetricBuffer, PhaseProgress, SampleTable, TokenMeans, lo
 from .objectives import masked_mean, masked_sum
 from .processes import together
 from .prompts import EpochSeed, RolloutRows, RolloutSampler
-from .rewards import RewardRunner
+from .rewards import RewardRunner, check_reward_models
 from .rollout import Rollout, pass_order
 from .setup import (
     PAPER,
@@ -113,6 +113,7 @@ class PPOTrainer(BaseTrainer):
             args = PPOConfig(output_dir=f"{Path(name).name}-PPO")
         check_devices(args.n_gpu)
         check_output_dir(args.output_dir)
+        check_reward_models(reward_funcs, reward_processing_classes)
         set_seed(args.seed)  # adapters and heads are initialised at random
         actor_critic = build_actor_critic(
             model,

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl_ext.monitoring.intervals import Interval
 from trl_ext.rewards.toxicity import ToxicityReward
 
-from .cli import add_common_arguments, check_positive, make_folder
+from .cli import add_common_arguments, check_positive, make_folder, make_judge
 from .generation import Samples, sample_completions
 from .loading import load_model, load_tokenizer, read_prompts
 from .measures import Measure, compare, diversity_measures, length_measures, perplexity_measure, toxicity_measures
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 def evaluate_pair(arguments: argparse.Namespace) -> tuple[Comparison, dict[str, Samples]]:
     """Sample from both models and measure; returns the comparison by measure, and the samples by role."""
     prompts = read_prompts(arguments.prompts, arguments.prompt_column, arguments.split, arguments.num_prompts)
+    judge = make_judge(arguments)
     samples: dict[str, Samples] = {}
     reference: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     for role in ("model", "baseline"):
@@ -66,11 +67,6 @@ def evaluate_pair(arguments: argparse.Namespace) -> tuple[Comparison, dict[str, 
     if arguments.reference is not None:
         reference = load_model(arguments.reference), load_tokenizer(arguments.reference)
     assert reference is not None
-    judge = None
-    if arguments.judge_model is not None:
-        judge = ToxicityReward(
-            arguments.judge_model, toxic_label=arguments.toxic_label, batch_size=arguments.batch_size
-        )
     measures = {role: _measures(samples[role], judge, reference, arguments) for role in samples}
     names = tqdm(measures["model"], desc="Bootstrap", leave=False, disable=None)
     options = {"num_resamples": arguments.num_resamples, "seed": arguments.seed}

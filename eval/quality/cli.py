@@ -4,6 +4,8 @@
 import argparse
 from pathlib import Path
 
+from trl_ext.rewards.toxicity import ToxicityReward
+
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments about prompts and sampling that `eval.quality` and `eval.quality.frontier` share."""
@@ -42,3 +44,16 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"--output {folder} cannot be written ({error.strerror}); choose another folder.") from error
+
+
+def make_judge(arguments: argparse.Namespace) -> ToxicityReward | None:
+    """The classifier of `--judge_model`, if there is one, checked before anything is sampled.
+
+    Raises:
+        ValueError: There is no such model or tokenizer, or its labels do not tell which is toxic.
+    """
+    if arguments.judge_model is None:
+        return None
+    judge = ToxicityReward(arguments.judge_model, toxic_label=arguments.toxic_label, batch_size=arguments.batch_size)
+    judge.scorer.check()
+    return judge

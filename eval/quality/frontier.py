@@ -16,7 +16,7 @@ from torch import Tensor
 from trl_ext.monitoring.frontier import expected, optimal_frontier, tilted
 from trl_ext.rewards.toxicity import OUTPUTS, ToxicityReward
 
-from .cli import add_common_arguments, check_positive, make_folder
+from .cli import add_common_arguments, check_positive, make_folder, make_judge
 from .generation import Samples, sample_completions
 from .loading import load_model, load_tokenizer, read_prompts
 from .toxicity.toxicity import THRESHOLD
@@ -64,6 +64,9 @@ def describe(rewards: Tensor, values: dict[str, Tensor], betas: list[float] | No
 def compute(arguments: argparse.Namespace) -> dict[str, Any]:
     """Sample, score and weight; returns what the JSON file holds."""
     prompts = read_prompts(arguments.prompts, arguments.prompt_column, arguments.split, arguments.num_prompts)
+    scorer = ToxicityReward(arguments.toxicity_model, output=arguments.reward, batch_size=arguments.batch_size)
+    scorer.scorer.check()
+    judge = make_judge(arguments)
     samples = sample_completions(
         load_model(arguments.model),
         load_tokenizer(arguments.model),
@@ -74,20 +77,16 @@ def compute(arguments: argparse.Namespace) -> dict[str, Any]:
         seed=arguments.seed,
     )
     shape = (len(prompts), arguments.samples)
-    scorer = ToxicityReward(arguments.toxicity_model, output=arguments.reward, batch_size=arguments.batch_size)
     rewards = torch.tensor(scorer(list(samples.prompts), list(samples.texts)), dtype=torch.float64).view(shape)
-    values = {name: value.view(shape) for name, value in _values(samples, arguments).items()}
+    values = {name: value.view(shape) for name, value in _values(samples, judge).items()}
     reference = {"reward": float(rewards.mean())} | {name: float(value.mean()) for name, value in values.items()}
     settings = vars(arguments) | {"num_prompts": len(prompts)}
     return {"settings": settings, "reference": reference, "points": describe(rewards, values, arguments.betas)}
 
 
-def _values(samples: Samples, arguments: argparse.Namespace) -> dict[str, Tensor]:
+def _values(samples: Samples, judge: ToxicityReward | None) -> dict[str, Tensor]:
     values = {}
-    if arguments.judge_model is not None:
-        judge = ToxicityReward(
-            arguments.judge_model, toxic_label=arguments.toxic_label, batch_size=arguments.batch_size
-        )
+    if judge is not None:
         scores = torch.tensor(judge.toxicity(samples.texts), dtype=torch.float64)
         values = {"toxicity": (scores > THRESHOLD).double(), "toxicity_probability": scores}
     values["mean_length"] = torch.tensor(samples.lengths, dtype=torch.float64)

@@ -65,7 +65,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pairs", required=True, help="JSON lines with chosen, rejected and perhaps prompt")
     parser.add_argument("--num_pairs", type=int, help="the first so many (all)")
     parser.add_argument("--batch_size", type=int, default=32, help="texts scored at a time (32)")
-    parser.add_argument("--append_eos", action="store_true", help="end plain texts with EOS, as RewardTrainer does")
+    parser.add_argument(
+        "--append_eos",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="end plain texts with EOS, as RewardTrainer does (yes)",
+    )
     parser.add_argument("--output", default="quality", help="folder for the report (quality)")
     arguments = parser.parse_args(argv)
     try:

@@ -149,7 +149,9 @@ def _make_judge(arguments: argparse.Namespace) -> Judge:
     if arguments.gold is not None:
         return RewardJudge(_load_function(arguments.gold), margin=arguments.margin)
     if arguments.reward_model is not None:
-        return RewardJudge(PreferenceReward(arguments.reward_model), margin=arguments.margin)
+        reward = PreferenceReward(arguments.reward_model)
+        reward.scorer.load()
+        return RewardJudge(reward, margin=arguments.margin)
     if arguments.endpoint_model is None:
         raise ValueError("--endpoint needs --endpoint_model, the name of the model that judges.")
     return EndpointJudge(arguments.endpoint, arguments.endpoint_model, api_key_env=arguments.api_key_env)

@@ -33,9 +33,9 @@ def test_ours_run_in_trls_trainers(kind: str, tmp_path: Path) -> None:
     for line, sample in zip(lines, seen, strict=True):
         arguments = dict(zip(("prompts", "completions", "completion_ids"), sample, strict=True))
         means = {fn.__name__: sum(fn(**arguments)) / 4 for fn in (toxicity, length)}
-        assert line["rewards/toxicity/mean"] == pytest.approx(means["toxicity"], rel=1e-4)
+        assert line["rewards/non_toxicity/mean"] == pytest.approx(means["non_toxicity"], rel=1e-4)
         assert line["rewards/length/mean"] == pytest.approx(means["length"], rel=1e-4)
-        assert line["rewards/both/mean"] == pytest.approx(means["toxicity"] + 0.5 * means["length"], rel=1e-4)
+        assert line["rewards/both/mean"] == pytest.approx(means["non_toxicity"] + 0.5 * means["length"], rel=1e-4)
     assert lines[0]["rewards/length/mean"] != lines[0]["rewards/normalized_length/mean"]
 
 

@@ -42,7 +42,7 @@ def test_ours_run_in_grpo(classifier, tokenizer, tiny_causal_lm, prompt_dataset,
     )
     trainer.train()
     log = trainer.state.log_history[0]
-    for name in ("toxicity", "length", "normalized_judge", "par_toxicity", "both"):
+    for name in ("non_toxicity", "length", "normalized_judge", "par_non_toxicity", "both"):
         assert log[f"rewards/{name}/mean"] == log[f"rewards/{name}/mean"]  # there, and no NaN
     assert log["both/disagreement"] > 0
-    assert 0 < log["rewards/par_toxicity/mean"] < 1
+    assert 0 < log["rewards/par_non_toxicity/mean"] < 1

@@ -7,7 +7,7 @@ from .combine import PAR, Clipped, Combination, Ensemble, LogSigmoid, RunningNor
 from .length_debias import LengthDebiased
 from .preference import PreferenceReward
 from .rules import KeywordReward, LengthReward, RegexReward, RepetitionReward, SentenceEndReward
-from .runner import RewardRunner, Scores
+from .runner import RewardRunner, Scores, check_reward_models
 from .toxicity import ToxicityReward
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "ToxicityReward",
     "WeightedSum",
     "check_reward",
+    "check_reward_models",
     "completion_text",
     "prompt_text",
     "reward_name",

@@ -20,6 +20,7 @@ from ..printable import brief
 from .base import Batch, Reward, RewardTypeError, Stateful, Text, completion_text, reward_name
 from .calling import call_rewards
 from .moments import Moments, merge_over_processes
+from .representation import constructor_repr
 
 
 class Combination(ABC):
@@ -44,6 +45,8 @@ class Combination(ABC):
                     f"'{name}' got {brief(member)} ({type(member).__name__}), which is no reward function: wrap the "
                     f"name of a model in PreferenceReward or ToxicityReward."
                 )
+
+    __repr__ = constructor_repr
 
     def __call__(
         self,

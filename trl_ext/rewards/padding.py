@@ -27,18 +27,17 @@ def padding_token(config: Any, rows: Sequence[Row]) -> Iterator[int]:
     token (None), or with one that is no token (-1 in some configurations), reads the last token of a row alone; for a
     batch it is given a padding token that no row ends in. The configuration is as it was afterwards.
     """
-    text = config.get_text_config()
-    own, size = text.pad_token_id, getattr(text, "vocab_size", None)
-    ends = {row["input_ids"][-1] for row in rows}
+    text, ends = config.get_text_config(), {row["input_ids"][-1] for row in rows}
     free = next(token for token in range(len(ends) + 1) if token not in ends)
-    if getattr(config, "is_encoder_decoder", False):
-        # These read the last EOS, and padding must not look like one.
-        eos = text.eos_token_id
-        yield own if own is not None and own != eos else int(eos == 0)
-    elif own is not None and own >= 0 and (size is None or own < size):
-        yield own
-    else:
-        with _configuring:
+    with _configuring:  # another thread must not take what is set here for the model's own
+        own, size = text.pad_token_id, getattr(text, "vocab_size", None)
+        if getattr(config, "is_encoder_decoder", False):
+            # These read the last EOS, and padding must not look like one.
+            eos = text.eos_token_id
+            yield own if own is not None and own != eos else int(eos == 0)
+        elif own is not None and own >= 0 and (size is None or own < size):
+            yield own
+        else:
             text.pad_token_id = free
             try:
                 yield free

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .base import RewardValueError, Text, conversation
 from .padding import Row
+from .representation import constructor_repr
 from .scoring import SequenceScorer, Source
 
 
@@ -75,6 +76,8 @@ class PreferenceReward:
             check_config=_check_scalar_head,
         )
         self.__name__ = self.scorer.name if name is None else name
+
+    __repr__ = constructor_repr
 
     def __call__(
         self,

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..decoding import characters_in_tokens, decode_alone
 from .base import Text, completion_text
+from .representation import constructor_repr
 
 Unit = Literal["tokens", "words", "characters"]
 UNITS = ("tokens", "words", "characters")
@@ -74,6 +75,8 @@ class LengthReward:
         self.inside, self.outside, self.ignore_ids = inside, outside, frozenset(ignore_ids)
         self.__name__ = "length"
 
+    __repr__ = constructor_repr
+
     def __call__(
         self,
         prompts: Sequence[Text],
@@ -122,6 +125,8 @@ class RepetitionReward:
             raise ValueError(f"RepetitionReward got max_penalty={max_penalty}: a penalty must not be positive.")
         self.n, self.unit, self.max_penalty = n, unit, max_penalty
         self.__name__ = "repetition"
+
+    __repr__ = constructor_repr
 
     def __call__(
         self,
@@ -173,8 +178,10 @@ class RegexReward:
             self.pattern = re.compile(pattern, flags)
         except re.error as error:
             raise ValueError(f"'{name}' got the pattern {pattern!r}, which does not compile: {error}.") from error
-        self.hit, self.miss, self.max_hits = hit, miss, max_hits
+        self.hit, self.miss, self.max_hits, self.flags = hit, miss, max_hits, flags
         self.__name__ = name
+
+    __repr__ = constructor_repr
 
     def __call__(
         self,
@@ -227,6 +234,7 @@ class KeywordReward(RegexReward):
         if whole_words:
             pattern = rf"(?<!\w)(?:{pattern})(?!\w)"
         flags = re.IGNORECASE if ignore_case else 0
+        self.keywords, self.whole_words, self.ignore_case = keywords, whole_words, ignore_case
         super().__init__(pattern, hit=hit, miss=miss, max_hits=max_hits, flags=flags, name=name)
 
 
@@ -267,7 +275,10 @@ class SentenceEndReward:
             raise ValueError("SentenceEndReward with unit='tokens' decodes the window: pass `tokenizer`.")
         self.score, self.start, self.end, self.unit, self.tokenizer = score, start, end, unit, tokenizer
         self.pattern = re.compile(rf"[{re.escape(TERMINATORS + terminators)}]|[.!?](?!\w)")
+        self.terminators = terminators
         self.__name__ = "sentence_end"
+
+    __repr__ = constructor_repr
 
     def __call__(
         self,

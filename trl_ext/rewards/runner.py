@@ -4,8 +4,9 @@
 import copy
 import itertools
 import math
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -19,6 +20,7 @@ from .combine import check_weights
 from .logged import CallLog, combined
 from .preference import PreferenceReward
 from .retry import BACKOFF_SECONDS, CallResult, members_of, run_rewards
+from .scoring import SequenceScorer
 from .sharing import reads_any, shares_base
 
 RewardSource: TypeAlias = str | PreTrainedModel | Callable
@@ -103,6 +105,8 @@ class RewardRunner:
             _as_function(source, tokenizer, chat_template_kwargs, device)
             for source, tokenizer in zip(sources, tokenizers, strict=True)
         ]
+        for scorer in _scorers(self.reward_funcs):
+            scorer.load()  # so that a wrong name fails now, not after the first generation
         self.names = _unique([reward_name(fn) for fn in self.reward_funcs])
         self.retries, self.backoff, self.timeout = retries, backoff, timeout
         self.max_failure_fraction = max_failure_fraction
@@ -260,6 +264,33 @@ class RewardRunner:
             fn.load_state_dict(copy.deepcopy(state[name]))
 
 
+def check_reward_models(reward_funcs: Any, processing_classes: Any = None) -> None:
+    """Checks the models named in reward functions, before anything is loaded: are they there, and will they do.
+
+    Args:
+        reward_funcs: what `RewardRunner` is given, or None.
+        processing_classes: the same.
+
+    Raises:
+        ValueError: no such model or tokenizer, wrong labels, or a tokenizer that is not the model's.
+    """
+    given = [] if reward_funcs is None else reward_funcs
+    sources = list(given) if isinstance(given, list | tuple) else [given]
+    for source, tokenizer in zip(sources, _one_each(processing_classes, len(sources)), strict=True):
+        if isinstance(source, str | os.PathLike):
+            PreferenceReward(source, tokenizer=tokenizer).scorer.check()
+    for scorer in _scorers(sources):
+        scorer.check()
+
+
+def _scorers(functions: Sequence[Any]) -> Iterator[SequenceScorer]:
+    """The models of reward functions and of all that they combine."""
+    for part in (part for fn in functions for part in iter_parts(fn)):
+        scorer = getattr(part, "scorer", None)
+        if isinstance(scorer, SequenceScorer):
+            yield scorer
+
+
 def _shown(batch: Batch, index: int) -> str:
     """One sample, short enough for a message."""
     prompt, completion = batch.prompts[index], batch.completions[index]
@@ -318,14 +349,15 @@ def _as_function(
     device: str | torch.device | None,
 ) -> Callable:
     # a compiled model is a Module with a config, but no PreTrainedModel
-    if isinstance(source, str | PreTrainedModel) or (isinstance(source, Module) and hasattr(source, "config")):
+    if isinstance(source, str | os.PathLike | PreTrainedModel) or (
+        isinstance(source, Module) and hasattr(source, "config")
+    ):
         reward = PreferenceReward(
             source,  # type: ignore[arg-type]
             tokenizer=tokenizer,
             chat_template_kwargs=chat_template_kwargs,
             device=device,
         )
-        reward.scorer.load()  # so that a wrong name fails now, not after the first generation
         return reward
     if not callable(source):
         raise TypeError(

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .base import RewardValueError, Text, completion_text, full_text
-from .scoring import SequenceScorer
+from .representation import constructor_repr
+from .scoring import SequenceScorer, Source
 
 Label = str | int
 OUTPUTS = ("logit", "log_odds", "probability")
@@ -39,7 +40,7 @@ class ToxicityReward:
     "neutral", "nothate", "non-toxic" and the like. In a multi-label model "toxic" or "toxicity" stands for all labels.
 
     Args:
-        model: name or path of a model, loaded at the first use, or a model.
+        model: name or path of a model, loaded at the first use or when a trainer is made, or a model.
         tokenizer: its tokenizer; by default found under the model's name.
         toxic_label: the toxic label, its index, or a list of them, where names such as "LABEL_1" do not tell.
         output: "logit", "log_odds" or "probability", see above.
@@ -50,7 +51,7 @@ class ToxicityReward:
         device: where the model runs; by default one loaded by name goes to the accelerator, if there is one.
         dtype: the weights' precision, by default as saved.
         trust_remote_code: run the code of a model that brings its own.
-        name: name in logs.
+        name: name in logs; it rises as toxicity falls.
 
     Raises:
         ValueError: an unknown `output`; at the first use: no such model, or labels that do not tell which is toxic.
@@ -58,9 +59,9 @@ class ToxicityReward:
 
     def __init__(
         self,
-        model: str | PreTrainedModel = "facebook/roberta-hate-speech-dynabench-r4-target",
+        model: Source | PreTrainedModel = "facebook/roberta-hate-speech-dynabench-r4-target",
         *,
-        tokenizer: str | PreTrainedTokenizerBase | None = None,
+        tokenizer: Source | PreTrainedTokenizerBase | None = None,
         toxic_label: Label | Sequence[Label] | None = None,
         output: Literal["logit", "log_odds", "probability"] = "logit",
         include_prompt: bool = False,
@@ -69,7 +70,7 @@ class ToxicityReward:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         trust_remote_code: bool = False,
-        name: str = "toxicity",
+        name: str = "non_toxicity",
     ):
         if output not in OUTPUTS:
             raise ValueError(f"output is {output!r}: choose one of {', '.join(OUTPUTS)}.")
@@ -87,6 +88,8 @@ class ToxicityReward:
             check_config=self.toxic_indices,
         )
 
+    __repr__ = constructor_repr
+
     def toxic_indices(self, config: Any = None) -> list[int]:
         """The indices of the toxic labels of a model with this `config`; of this reward's model by default."""
         config = self.scorer.model.config if config is None else config
@@ -94,6 +97,8 @@ class ToxicityReward:
         if self.toxic_label is None:
             return _find_toxic(labels, multi_label=_is_multi_label(config))
         wanted = [self.toxic_label] if isinstance(self.toxic_label, str | int) else list(self.toxic_label)
+        if any(isinstance(label, bool) for label in wanted):
+            raise RewardValueError(f"toxic_label {self.toxic_label!r} is no label: pass a label's name or its index.")
         indices = [label if isinstance(label, int) else _index(label, labels) for label in wanted]
         unknown = [label for label, i in zip(wanted, indices, strict=True) if not 0 <= i < len(labels)]
         if unknown or not indices:
@@ -181,6 +186,11 @@ def _find_toxic(labels: list[str], *, multi_label: bool) -> list[int]:
         return toxic
     if len(names) == 2 and len(neutral) == 1:
         return others
+    if len(labels) == 1:
+        raise RewardValueError(
+            f"The model has the one label {labels[0]!r}, as a reward model has: use PreferenceReward, or pass "
+            f"toxic_label=0 if a high score means toxic."
+        )
     raise RewardValueError(
         f"The model's labels {labels} do not tell which is toxic: pass toxic_label=, a label or its index."
     )

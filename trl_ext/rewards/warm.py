@@ -56,8 +56,8 @@ def average_reward_models(folders: Sequence[Folder], output: Folder) -> Path:
 
     Raises:
         FileNotFoundError: a folder has no safetensors weights, or no configuration.
-        ValueError: fewer than two folders, models of different architectures or bases, more than one label, adapters
-            whose average is no adapter, an output folder that is in use.
+        ValueError: fewer than two folders, models of different architectures, bases or padding tokens, more than one
+            label, adapters whose average is no adapter, an output folder that is in use.
     """
     paths, target = [Path(folder) for folder in folders], Path(output)
     if len(paths) < 2:
@@ -70,6 +70,7 @@ def average_reward_models(folders: Sequence[Folder], output: Folder) -> Path:
             f"'{paths[adapters.index(True)]}' is an adapter and '{paths[adapters.index(False)]}' is none; average "
             "adapters or whole models."
         )
+    _check_same_reading(paths)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -86,6 +87,26 @@ def average_reward_models(folders: Sequence[Folder], output: Folder) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
+
+
+def _check_same_reading(paths: list[Path]) -> None:
+    """Heads of models that were padded with different tokens were trained on different ones."""
+    settings = []
+    for path in paths:
+        file = path / "tokenizer_config.json"
+        saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        settings.append({name: saved.get(name) for name in ("pad_token", "eos_token")} if saved else {})
+        for name in settings[0].keys() & settings[-1].keys():
+            one, other = (str(_content(setting[name])) for setting in (settings[0], settings[-1]))
+            if one != other:
+                raise ValueError(
+                    f"'{paths[0]}' and '{path}' differ in `{name}` ({one} and {other}), so their heads were trained on "
+                    "different tokens; train them with one tokenizer."
+                )
+
+
+def _content(token: Any) -> Any:
+    return token.get("content") if isinstance(token, dict) else token
 
 
 # Whole models
