@@ -15,7 +15,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from trl.trainer.base_config import _BaseConfig as BaseConfig
 from trl.trainer.base_trainer import _BaseTrainer as BaseTrainer
 
-__all__ = ["DICT_FIELDS", "AdapterSwitch", "BaseConfig", "BaseTrainer", "training_metrics"]
+__all__ = ["DICT_FIELDS", "AdapterSwitch", "BaseConfig", "BaseTrainer", "portable_attention", "training_metrics"]
 
 # Fields that the argument parser may be given as JSON.
 DICT_FIELDS = tuple(BaseConfig._VALID_DICT_FIELDS)
@@ -106,3 +106,23 @@ def training_metrics(trainer: Any) -> dict[str, list[float]]:
     appended here is averaged and logged by the trainer.
     """
     return trainer._metrics["train"]
+
+
+@contextmanager
+def portable_attention(model: torch.nn.Module) -> Iterator[None]:
+    """
+    Run a block with transformers' own attention in place of flash-attention kernels.
+
+    Those refuse tensors on a CPU, and float32, which they are given only outside autocast. `set_attn_implementation`
+    would look the kernels up again on the way back.
+    """
+    configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    flash = [c for c in configs.values() if "flash" in str(getattr(c, "_attn_implementation", None))]
+    before = [c._attn_implementation for c in flash]
+    try:
+        for config in flash:
+            config._attn_implementation = "eager"
+        yield
+    finally:
+        for config, name in zip(flash, before, strict=True):
+            config._attn_implementation = name

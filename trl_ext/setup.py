@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from .actor_critic import ActorCritic
+from .actor_critic.names import find_policy, load_tokenizer
 from .config import PPOConfig
 from .generation import ContinuousBatchingEngine, GenerationEngine, TransformersEngine, eos_token_ids
 from .kl_control import PIDKL, AdaptiveKL, FixedKL, KLController, ScheduledKL
@@ -58,6 +60,31 @@ def check_output_dir(output_dir: str) -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(f"`output_dir` {output_dir!r} cannot be written ({error.strerror}); choose another.") from None
+
+
+def loading_device(args: PPOConfig) -> torch.device | None:
+    """Where models by name are loaded to: onto this process's device, unless FSDP shards them from the host."""
+    return None if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else args.device
+
+
+def policy_tokenizer(model: Any, init_kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer saved with the policy, before any model is loaded.
+
+    Raises:
+        ValueError: when there is no such policy, or it has no tokenizer.
+    """
+    name = model
+    if isinstance(model, str):
+        find_policy(model, init_kwargs)
+    else:
+        name = getattr(getattr(model, "config", None), "name_or_path", None)
+        if not name:
+            raise ValueError(
+                f"`processing_class` is missing, and the {type(model).__name__} does not say where its tokenizer is; "
+                "give the tokenizer of `model`."
+            )
+    return load_tokenizer(name, init_kwargs)
 
 
 def max_prompt_length(args: PPOConfig, config: Any) -> int | None:

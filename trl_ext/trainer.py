@@ -12,7 +12,6 @@ from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -48,8 +47,10 @@ from .setup import (
     check_devices,
     check_output_dir,
     count_episodes,
+    loading_device,
     mapping,
     max_prompt_length,
+    policy_tokenizer,
     run_configuration,
 )
 from .supervised import SupervisedBatch
@@ -115,6 +116,8 @@ class PPOTrainer(BaseTrainer):
         check_output_dir(args.output_dir)
         check_reward_models(reward_funcs, reward_processing_classes)
         set_seed(args.seed)  # adapters and heads are initialised at random
+        init_kwargs = {"trust_remote_code": args.trust_remote_code, **mapping(args.model_init_kwargs)}
+        tokenizer = processing_class or policy_tokenizer(model, init_kwargs)
         actor_critic = build_actor_critic(
             model,
             args.critic,
@@ -122,11 +125,11 @@ class PPOTrainer(BaseTrainer):
             quantization_config=quantization_config,
             critic_lora_rank=args.critic_lora_rank,
             reward_adapters=args.reward_adapters or (),
-            init_kwargs={"trust_remote_code": args.trust_remote_code, **mapping(args.model_init_kwargs)},
+            init_kwargs=init_kwargs,
+            device=loading_device(args),
         )
-        tokenizer = processing_class or AutoTokenizer.from_pretrained(
-            actor_critic.config.name_or_path, trust_remote_code=args.trust_remote_code
-        )
+        if args.use_liger_kernel:
+            actor_critic.apply_liger_kernel(args.liger_kernel_config)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.chat_template_kwargs = mapping(args.chat_template_kwargs)
@@ -135,6 +138,7 @@ class PPOTrainer(BaseTrainer):
 
         total_episodes = count_episodes(args, train_dataset)
         self._sampler: RolloutSampler | None = None
+        liger, args.use_liger_kernel = args.use_liger_kernel, False  # done; the Trainer would say that it cannot
         super().__init__(
             model=actor_critic,
             args=args,
@@ -147,6 +151,7 @@ class PPOTrainer(BaseTrainer):
             # transformers before 5.19 knows no `loss_is_scaled_for_ga` and asks whether this is set instead.
             compute_loss_func=_identity,
         )
+        args.use_liger_kernel = liger
         checkpoint.set_aside_incomplete(Path(args.output_dir), leader=self.args.should_save)
         reward_funcs, reward_processing_classes = add_adapter_rewards(
             reward_funcs, reward_processing_classes, actor_critic.reward_models, tokenizer, args

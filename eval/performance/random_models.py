@@ -24,7 +24,7 @@ from transformers.utils.quantization_config import QuantizationMethod
 
 from trl_ext.actor_critic.footprint import linear_layers
 from trl_ext.actor_critic.loading import keep_differentiable
-from trl_ext.actor_critic.trunk import disable_dropout
+from trl_ext.actor_critic.trunk import disable_randomness
 
 SPECIAL = ("<pad>", "<unk>", "<eos>")  # ids 0, 1 and 2
 EOS_ID = 2
@@ -83,7 +83,7 @@ def random_model(
     for module in model.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, buffer.to(device))
-    disable_dropout(model)
+    disable_randomness(model)
     if not reward:
         model.generation_config.eos_token_id = EOS_ID
     return model.eval()

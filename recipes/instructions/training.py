@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
@@ -24,8 +23,9 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from trl_ext.actor_critic.loading import compute_dtype, keep_differentiable, load_policy
+from trl_ext.actor_critic.loading import keep_differentiable, load_policy
 from trl_ext.actor_critic.merge import merge
+from trl_ext.actor_critic.precision import adapters_in_float32, with_dtype
 from trl_ext.config import PPOConfig
 
 from .stages import newest_whole_checkpoint
@@ -70,7 +70,7 @@ def train_supervised(
         **_settings(args, folder, learning_rate, epochs, batch_size), max_length=max_length, model_init_kwargs=None
     )
     set_seed(args.seed)
-    model = load_policy(model_name, **init_kwargs)
+    model = load_policy(model_name, trained=peft_config is None, **init_kwargs)
     trainer = SFTTrainer(
         model=model,
         args=settings,
@@ -78,6 +78,7 @@ def train_supervised(
         processing_class=copy.deepcopy(tokenizer),
         peft_config=peft_config,
     )
+    adapters_in_float32(trainer.model)
     _train(trainer, folder)
     model_folder = _emptied(folder / "model")
     if peft_config is None:
@@ -122,7 +123,7 @@ def train_reward_model(
         **_settings(args, folder, learning_rate, epochs, batch_size) | {"seed": seed}, max_length=max_length
     )
     set_seed(seed)
-    model = load_reward_model(model_name, init_kwargs)
+    model = load_reward_model(model_name, with_dtype(init_kwargs, trained=peft_config is None))
     adapter = None if peft_config is None else replace(peft_config, task_type="SEQ_CLS", modules_to_save=["score"])
     columns = [name for name in ("prompt", "chosen", "rejected", "margin") if name in pairs.column_names]
     trainer = RewardTrainer(
@@ -132,11 +133,7 @@ def train_reward_model(
         processing_class=copy.deepcopy(tokenizer),
         peft_config=adapter,
     )
-    if compute_dtype(model) == torch.float32:
-        # TRL makes adapters on a quantized base bfloat16; only under autocast does that go with float32 around them.
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+    adapters_in_float32(trainer.model)
     if len(trainer.train_dataset) == 0:
         raise ValueError(f"Every preference pair is longer than `reward_max_length` {max_length}; raise it.")
     _train(trainer, folder)

@@ -17,12 +17,6 @@ def test_a_policy_by_name_equals_the_object(tmp_path):
     assert torch.equal(by_name(*batch()).logps, by_object(*batch()).logps)
 
 
-def test_a_policy_by_name_keeps_its_dtype_unless_told_otherwise(tmp_path):
-    folder = save_tiny(tmp_path, tiny_causal_lm().bfloat16())
-    assert ActorCritic(folder).dtype == torch.bfloat16
-    assert ActorCritic(folder, init_kwargs={"dtype": torch.float32}).dtype == torch.float32
-
-
 def test_an_actor_critic_is_taken_as_it_is():
     model = ActorCritic(tiny_causal_lm())
     assert build_actor_critic(model) is model

@@ -5,10 +5,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from .loading import add_policy_adapter, load_policy, with_rank
+from .adapters import add_policy_adapter, check_new_adapter, with_rank
+from .loading import check_roles, has_adapter, load_policy
 from .model import ActorCritic
 
 
@@ -21,6 +23,7 @@ def build_actor_critic(
     critic_lora_rank: int | None = None,
     reward_adapters: Sequence[str | os.PathLike] = (),
     init_kwargs: dict[str, Any] | None = None,
+    device: torch.device | None = None,
 ) -> ActorCritic:
     """
     An [`ActorCritic`] from what a trainer is given.
@@ -33,9 +36,10 @@ def build_actor_critic(
         critic_lora_rank: Rank of the critic's adapter; None: the actor's.
         reward_adapters: As in `ActorCritic`.
         init_kwargs: Keyword arguments of `from_pretrained`.
+        device: Where models given by name are loaded to.
 
     Raises:
-        ValueError: when two of them contradict each other.
+        ValueError: when two of them contradict each other, or what `ActorCritic` raises.
     """
     if isinstance(model, ActorCritic):
         if peft_config or quantization_config or critic_lora_rank or reward_adapters:
@@ -49,8 +53,12 @@ def build_actor_critic(
         if not isinstance(model, str):
             raise ValueError("`quantization_config` needs `model` by name: a loaded model is quantized or not already.")
         init_kwargs["quantization_config"] = quantization_config
-    policy = load_policy(model, **init_kwargs)
-    init_kwargs.pop("quantization_config", None)  # a separate critic is loaded in full
+    with_adapters = has_adapter(model, init_kwargs)
+    if peft_config is not None:
+        check_new_adapter(peft_config, with_adapters)
+        with_adapters = True
+    check_roles(critic, reward_adapters, with_adapters=with_adapters, init_kwargs=init_kwargs)
+    policy = load_policy(model, trained=peft_config is None, device=device, **init_kwargs)
     reference_is_base = False
     if peft_config is not None:
         policy, reference_is_base = add_policy_adapter(policy, peft_config)
@@ -66,4 +74,5 @@ def build_actor_critic(
         critic_peft_config=critic_peft_config,
         reward_adapters=reward_adapters,
         init_kwargs=init_kwargs,
+        device=device,
     )

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, P
 from transformers.pytorch_utils import Conv1D
 
 from .._compat import AdapterSwitch
-from .trunk import causal_lm, disable_dropout, logits, token_scores
+from .trunk import causal_lm, disable_randomness, logits, token_scores
 
 QUANTIZATIONS = ("nf4", "int8", "none")
 # Optimizers by what they keep of each parameter: torch's two moments have the parameter's own dtype.
@@ -303,7 +303,7 @@ class DryRun:
                 trunk = causal_lm(policy).base_model
             options = {"use_reentrant": False, "context_fn": AdapterSwitch(policy).checkpoint_contexts}
             for model in (policy, trunk):
-                disable_dropout(model)
+                disable_randomness(model)
                 if gradient_checkpointing:
                     lm: Any = causal_lm(model)
                     (getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable)(options)

@@ -2,53 +2,94 @@
 """Models by name or object, with the mistakes people make turned into one sentence."""
 
 import copy
-import dataclasses
-import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import PeftModel
+from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from .adapters import load_adapter
+from .names import CRITIC_MODES, check_quantization_library, find_critic, find_policy, first_sentence, hub_options
+from .precision import with_dtype
+from .trunk import ValueHead, causal_lm, check_trunk, text_trunk
+
+_HEADS = ("score", "classifier")
+_SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")  # strategies of `device_map` over all devices
+_SEVERAL_DEVICES = (
+    "`device_map` puts `model` on several devices ({}), and PPO trains on one; leave it out, quantize the model "
+    "(`quantization_config`), or start one process per device with `accelerate launch`."
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-from .trunk import ValueHead, causal_lm, check_causal
-
-# Adapters that leave the model's function unchanged when they are made, so that the base is the initial policy.
-_IDENTITY_INITS = (True, "gaussian", "orthogonal")
+QUANTIZED = "A quantized model cannot be trained itself, only LoRA adapters on it: give `peft_config`."
 
 
-def load_policy(model: str | nn.Module, **init_kwargs: Any) -> PreTrainedModel | PeftModel:
+def has_adapter(model: Any, init_kwargs: dict[str, Any]) -> bool:
+    """Whether a policy, by name or object, is an adapter on a base; raises what `find_policy` raises."""
+    if isinstance(model, str):
+        return find_policy(model, init_kwargs).adapter is not None
+    return isinstance(model, PeftModel)
+
+
+def check_roles(
+    critic: Any, reward_adapters: Sequence[Any], *, with_adapters: bool, init_kwargs: dict[str, Any]
+) -> None:
     """
-    The policy: a causal LM by name, folder or object.
+    Check what policy, critic and rewards need of one another, before any of them is loaded.
 
     Args:
-        model: Name or folder of a causal LM, or the loaded model, with or without PEFT adapters.
-        init_kwargs: Keyword arguments of `from_pretrained`; the dtype defaults to the checkpoint's own.
+        critic: As in `ActorCritic`.
+        reward_adapters: As in `ActorCritic`.
+        with_adapters: Whether the policy is, or will be, an adapter on a frozen base.
+        init_kwargs: Keyword arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: when one lacks another, or there is no critic of that name.
+    """
+    if isinstance(critic, str) and critic not in CRITIC_MODES:
+        find_critic(critic, critic_options(init_kwargs))
+    if critic == "adapter" and not with_adapters:
+        raise ValueError("`critic='adapter'` is a LoRA adapter beside the policy's own: it needs `peft_config`.")
+    if critic == "copy" and with_adapters:
+        raise ValueError("`critic='copy'` copies a whole model; with adapters use `critic='adapter'` or 'head'.")
+    if reward_adapters and not with_adapters:
+        raise ValueError("`reward_adapters` read the frozen base of a policy with LoRA: they need `peft_config`.")
+
+
+def critic_options(init_kwargs: dict[str, Any], *, with_adapters: bool = False) -> dict[str, Any]:
+    """Keyword arguments of `from_pretrained` that hold for a critic by name as well as for the policy."""
+    of_policy = {"quantization_config", "revision", "code_revision", "subfolder", "key_mapping"}
+    if with_adapters:  # the dtype is that of the frozen base
+        of_policy |= {"dtype", "torch_dtype"}
+    return {key: value for key, value in init_kwargs.items() if key not in of_policy}
+
+
+def load_policy(
+    model: str | nn.Module,
+    *,
+    trained: bool = False,
+    device: torch.device | None = None,
+    **init_kwargs: Any,
+) -> PreTrainedModel | PeftModel:
+    """
+    The policy: a causal LM, or a LoRA adapter on one, by name, folder or object.
+
+    Args:
+        model: Name or folder of a causal LM or of a LoRA adapter, or the loaded model, with or without PEFT adapters.
+        trained: Whether the model's own weights are to be trained: loaded by name they are float32 then, and otherwise
+            have the checkpoint's dtype.
+        device: Where a model by name goes, if neither `device_map` nor its quantization says so.
+        init_kwargs: Keyword arguments of `from_pretrained`.
 
     Raises:
         TypeError: when `model` is neither a name nor a transformers or PEFT model.
-        ValueError: when it is not a causal LM.
+        ValueError: when it is not a causal LM, cannot be loaded as a whole, or lies on several devices.
         ImportError: when it is to be quantized and bitsandbytes is not installed.
     """
     if isinstance(model, str):
-        config = AutoConfig.from_pretrained(model, trust_remote_code=init_kwargs.get("trust_remote_code", False))
-        known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-        names = config.architectures or []
-        # Remote code brings architectures that transformers does not know.
-        if names and not known.intersection(names) and not getattr(config, "auto_map", None):
-            raise ValueError(
-                f"`model` {model!r} is a {names[0]}, not a causal language model; give one that generates text."
-            )
-        if init_kwargs.get("quantization_config") is not None and importlib.util.find_spec("bitsandbytes") is None:
-            raise ImportError("Quantization needs bitsandbytes; install it with `pip install 'trl_ext[quantization]'`.")
-        policy = AutoModelForCausalLM.from_pretrained(model, **{"dtype": "auto", **init_kwargs})
+        policy = _policy_by_name(model, trained, device, init_kwargs)
         keep_differentiable(policy)
         return policy
     if not isinstance(model, (PreTrainedModel, PeftModel)):
@@ -58,21 +99,126 @@ def load_policy(model: str | nn.Module, **init_kwargs: Any) -> PreTrainedModel |
         raise ValueError(
             f"`model` is a {type(inner).__name__}, not a causal language model; give one that generates text."
         )
+    check_one_device(inner)
     keep_differentiable(inner)
     return model
 
 
+def _policy_by_name(
+    name: str, trained: bool, device: torch.device | None, init_kwargs: dict[str, Any]
+) -> PreTrainedModel | PeftModel:
+    """A causal LM, or a LoRA adapter on one, whose base is frozen."""
+    source = find_policy(name, init_kwargs)
+    quantization = init_kwargs.get("quantization_config") or getattr(source.config, "quantization_config", None)
+    check_quantization_library(quantization)
+    trained = trained and source.adapter is None
+    if trained and quantization is not None:
+        raise ValueError(QUANTIZED)
+    options = with_dtype(init_kwargs, trained=trained)
+    if quantization is None:
+        options = placed(options, device)
+    check_device_map(options.get("device_map"))
+    subject = f"`model` {name!r}"
+    if source.adapter is not None:
+        subject = f"The base {source.base!r} of the adapter {name!r}"
+        options = {key: value for key, value in options.items() if key != "revision"}
+        options |= {"revision": source.adapter.revision} if source.adapter.revision else {}
+    model = load_whole(AutoModelForCausalLM, source.base, subject, options)
+    check_one_device(model)
+    if source.adapter is None:
+        return model
+    return load_adapter(name, model, quantized=quantization is not None, **hub_options(init_kwargs))
+
+
+def load_whole(auto: Any, name: str, subject: str, options: dict[str, Any], heads: tuple[str, ...] = ()) -> Any:
+    """
+    A model by name, all of whose weights are in the checkpoint.
+
+    Args:
+        auto: One of transformers' `AutoModel` classes.
+        name: Name or folder.
+        subject: Beginning of a message: the option and the name, as the user gave them.
+        options: Keyword arguments of `from_pretrained`.
+        heads: Top-level modules that may be missing and then start at zero.
+
+    Raises:
+        FileNotFoundError, ValueError: when weights are missing, have other shapes or cannot be read.
+    """
+    try:
+        model, info = auto.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
+        raise kind(f"{subject} cannot be loaded: {first_sentence(error)}.") from error
+    missing = sorted(key for key in info["missing_keys"] if key.split(".")[0] not in heads)
+    for key in info["missing_keys"].difference(missing):
+        nn.init.zeros_(model.get_parameter(key))
+    shapes = sorted(info["mismatched_keys"])
+    if missing:
+        some = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+        raise ValueError(
+            f"{subject} lacks {len(missing)} of its weights, which would start at random ({some}); save the whole "
+            "model there."
+        )
+    if shapes:
+        key, theirs, ours = shapes[0]
+        raise ValueError(
+            f"{subject} has {len(shapes)} weights of other shapes than its `config.json` says ({key} is "
+            f"{tuple(theirs)} instead of {tuple(ours)}); save the model and its configuration together."
+        )
+    return model
+
+
+def placed(options: dict[str, Any], device: torch.device | None) -> dict[str, Any]:
+    """Keyword arguments of `from_pretrained` that load straight onto an accelerator, unless they say where to."""
+    if device is None or device.type == "cpu" or options.get("device_map") is not None:
+        return options
+    return options | {"device_map": {"": device}}
+
+
+def check_device_map(device_map: Any) -> None:
+    """
+    Refuse a `device_map` over several devices before anything is loaded.
+
+    Raises:
+        ValueError: when it is one.
+    """
+    several = isinstance(device_map, dict) and len({str(place) for place in device_map.values()}) > 1
+    if several or isinstance(device_map, str) and device_map in _SPREADING and torch.accelerator.device_count() > 1:
+        raise ValueError(_SEVERAL_DEVICES.format(device_map))
+
+
+def check_one_device(model: nn.Module) -> None:
+    """
+    Refuse a model that lies on several devices.
+
+    Raises:
+        ValueError: when it does.
+    """
+    places = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
+    if len(places) > 1:
+        raise ValueError(_SEVERAL_DEVICES.format(", ".join(places)))
+
+
 def keep_differentiable(model: PreTrainedModel) -> None:
     """
-    Keep 4-bit layers on a CPU in the one layout that gradients pass through.
+    Keep quantized layers on a CPU with the one kernel that has a backward pass, in eval mode as well.
 
-    In eval mode bitsandbytes repacks their weights for its AVX-512 kernel and rounds the scales. The layers stay that
-    way in training mode, where the kernel has no backward pass: whatever lies below silently gets no gradient.
+    In eval mode bitsandbytes repacks 4-bit weights for its AVX-512 kernel and rounds the scales. The layers stay that
+    way in training mode, where the kernel has no backward pass: whatever lies below silently gets no gradient. 8-bit
+    layers round their inputs in eval mode only, so that the ratio to the old policy would not start at 1.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
             module.state_dict()  # brings a layer back that was repacked before
+        if type(module).__name__ == "Linear8bitLt" and model.device.type != "cuda":
+            module.register_forward_pre_hook(_in_training_mode)
+
+
+def _in_training_mode(module: nn.Module, _: Any) -> None:
+    module.training = True
 
 
 def compute_dtype(model: PreTrainedModel) -> torch.dtype | None:
@@ -82,87 +228,8 @@ def compute_dtype(model: PreTrainedModel) -> torch.dtype | None:
     return getattr(model.config.quantization_config, "bnb_4bit_compute_dtype", None) or model.dtype
 
 
-def add_policy_adapter(model: nn.Module, peft_config: PeftConfig) -> tuple[PeftModel, bool]:
-    """
-    Wrap the policy in its LoRA adapter: on every linear layer but the head, unless `target_modules` says otherwise.
-
-    Returns:
-        The PEFT model, and whether the policy is still exactly the base (False for DoRA, for PiSSA and other
-        initialisations that start elsewhere; the reference then needs an adapter of its own).
-
-    Raises:
-        TypeError, ValueError: for something that is not a `PeftConfig`, a model that has adapters already, or layers
-            that it does not have.
-    """
-    if not isinstance(peft_config, PeftConfig):
-        raise TypeError(
-            f"`peft_config` must be a PeftConfig (e.g. `peft.LoraConfig`), got {type(peft_config).__name__}."
-        )
-    if isinstance(model, PeftModel):
-        raise ValueError(
-            "`model` has PEFT adapters already, so `peft_config` has no place: leave it out to train the present "
-            "adapter, or merge it first (`model.merge_and_unload()`)."
-        )
-    if getattr(peft_config, "target_modules", ()) is None:
-        peft_config = dataclasses.replace(peft_config, target_modules="all-linear")
-    starts_at_base = getattr(peft_config, "init_lora_weights", True) in _IDENTITY_INITS
-    if getattr(peft_config, "use_dora", False):
-        starts_at_base = False  # it scales each layer by a quotient of norms, which is 1 only up to rounding
-    try:
-        return get_peft_model(model, peft_config), starts_at_base
-    except ValueError as error:
-        if "not found in the base model" not in str(error):
-            raise
-        linear = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-        raise ValueError(
-            f"`target_modules` {peft_config.target_modules} are no layers of this {type(model).__name__}; its linear "
-            f"layers are {', '.join(sorted(linear))}, and 'all-linear' means all of them but the head."
-        ) from error
-
-
-def with_rank(config: PeftConfig, rank: int) -> PeftConfig:
-    """
-    A LoRA configuration with another rank and the same scale of its update.
-
-    Raises:
-        ValueError: when the adapter is of a kind that has no rank.
-    """
-    if not isinstance(config, LoraConfig):
-        raise ValueError(f"`critic_lora_rank` is for LoRA; {type(config).__name__} has no rank.")
-    growth = rank / config.r
-    alpha = config.lora_alpha * (growth**0.5 if config.use_rslora else growth)
-    return dataclasses.replace(config, r=rank, lora_alpha=alpha, rank_pattern={}, alpha_pattern={})
-
-
-def check_adapter(config: PeftConfig, name: str, taken: tuple[str, ...]) -> None:
-    """
-    Check that turning the policy's adapter off gives the base back, and that others can be added beside it.
-
-    Args:
-        config: Its configuration.
-        name: Its name.
-        taken: The names of those others.
-
-    Raises:
-        ValueError: for prompt learning, which has no layers to switch, for trained biases, which the base keeps, and
-            for a name that is taken.
-    """
-    if name in taken:
-        raise ValueError(
-            f"The policy's adapter is called '{name}', as one that is added here; load it under another name "
-            "(`adapter_name='sft'`)."
-        )
-    if config.is_prompt_learning:
-        raise ValueError(f"{type(config).__name__} adds tokens and no adapter layers; use LoRA (`peft.LoraConfig`).")
-    if getattr(config, "bias", "none") != "none":
-        raise ValueError(
-            f"`bias={config.bias!r}` in the adapter's configuration trains biases of the base, which is the reference; "
-            "use `bias='none'`."
-        )
-
-
 def load_critic(
-    critic: str | PreTrainedModel, policy: nn.Module, **init_kwargs: Any
+    critic: str | PreTrainedModel, policy: nn.Module, *, device: torch.device | None = None, **init_kwargs: Any
 ) -> tuple[PreTrainedModel, ValueHead]:
     """
     A separate critic: its trunk and its value head.
@@ -173,32 +240,31 @@ def load_critic(
     Args:
         critic: `"copy"` for a copy of the policy, a name or folder, or a loaded model.
         policy: The policy, whose tokenizer the critic shares.
+        device: Where a critic by name goes.
+        init_kwargs: Keyword arguments of `from_pretrained` for a critic by name.
 
     Raises:
-        ValueError: when the critic cannot read the policy's tokens, is an encoder or a classifier with several labels.
+        ValueError: when the critic cannot read the policy's tokens, is quantized, an encoder or a classifier with
+            several labels, or cannot be loaded as a whole.
     """
+    score: nn.Module | None = None
     if isinstance(critic, str) and critic == "copy":
-        if isinstance(policy, PeftModel):
-            raise ValueError("`critic='copy'` copies a whole model; with adapters use `critic='adapter'` or 'head'.")
-        model = copy.deepcopy(causal_lm(policy))
-    elif isinstance(critic, str):
-        config = AutoConfig.from_pretrained(critic, trust_remote_code=init_kwargs.get("trust_remote_code", False))
-        is_classifier = any("ForSequenceClassification" in name for name in config.architectures or [])
-        auto = AutoModelForSequenceClassification if is_classifier else AutoModel
-        model = auto.from_pretrained(critic, **{"dtype": "auto", **init_kwargs})
+        trunk = copy.deepcopy(text_trunk(causal_lm(policy)))
     else:
-        model = critic
-    vocabularies = [m.get_input_embeddings().num_embeddings for m in (model, causal_lm(policy))]
+        model = _critic_by_name(critic, device, init_kwargs) if isinstance(critic, str) else critic
+        score = getattr(model, "score", None) or getattr(model, "classifier", None)
+        trunk = text_trunk(model)
+    if getattr(trunk, "is_quantized", False) or getattr(trunk.config, "quantization_config", None) is not None:
+        raise ValueError("`critic` is quantized and cannot be trained; load it in full, or use `critic='adapter'`.")
+    vocabularies = [m.get_input_embeddings().num_embeddings for m in (trunk, causal_lm(policy))]
     if vocabularies[0] < vocabularies[1]:
         raise ValueError(
             f"`critic` knows {vocabularies[0]} tokens and the policy {vocabularies[1]}: they must share a tokenizer; "
             "a reward model with another one belongs in `reward_funcs`."
         )
-    trunk = model.base_model
+    check_one_device(trunk)
     keep_differentiable(trunk)
-    check_causal(trunk)
-    value_head = ValueHead(model.config.get_text_config().hidden_size)
-    score = getattr(model, "score", None) or getattr(model, "classifier", None)
+    value_head = ValueHead(check_trunk(trunk, "critic"))
     if isinstance(score, nn.Linear):
         if score.out_features != 1:
             raise ValueError(
@@ -209,3 +275,18 @@ def load_critic(
         if score.bias is not None:
             value_head.bias.data.copy_(score.bias.data)
     return trunk, value_head
+
+
+def _critic_by_name(name: str, device: torch.device | None, init_kwargs: dict[str, Any]) -> PreTrainedModel:
+    """A model by name that becomes the critic; a classifier without a trained head gets one at zero."""
+    config = find_critic(name, init_kwargs)
+    is_classifier = any("ForSequenceClassification" in architecture for architecture in config.architectures or [])
+    auto: Any = AutoModelForSequenceClassification if is_classifier else AutoModel
+    options = placed(with_dtype(init_kwargs, trained=True), device)
+    return load_whole(auto, name, f"`critic` {name!r}", options, heads=_HEADS)
+
+
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Copy the weights saved in `folder` into `model`."""
+    saved = load_whole(type(model), str(folder), f"The checkpoint '{folder}'", {"dtype": model.dtype})
+    model.load_state_dict(saved.state_dict())

@@ -23,9 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
-from .model import QUANTIZATION_FILE
-
-_WEIGHTS = "adapter_model.safetensors"
+from .adapters import ADAPTER_WEIGHTS, QUANTIZATION_FILE, resize_for_adapter
 
 
 def merge(
@@ -96,11 +94,11 @@ def _adapter_config(folder: Path) -> PeftConfig:
     """The configuration of a mergeable adapter, whose weights are there as well."""
     if not (folder / "adapter_config.json").is_file():
         raise FileNotFoundError(f"'{folder}' has no `adapter_config.json`; give the folder of a run with LoRA.")
-    if not (folder / _WEIGHTS).is_file():
-        raise FileNotFoundError(f"'{folder}' has no `{_WEIGHTS}`; give the folder of a run with LoRA.")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise FileNotFoundError(f"'{folder}' has no `{ADAPTER_WEIGHTS}`; give the folder of a run with LoRA.")
     try:
         config = PeftConfig.from_pretrained(str(folder))
-        with safe_open(folder / _WEIGHTS, framework="pt"):
+        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt"):
             pass
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(
@@ -173,46 +171,6 @@ def _base(base: str, dtype: torch.dtype | None, quantization: BitsAndBytesConfig
         del layer, weight
     model.hf_quantizer.remove_quantization_config(model)
     return model.to("cpu", kept)  # type: ignore[call-overload]
-
-
-def resize_for_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """
-    Give a freshly loaded base the vocabulary that its adapter was trained with, tokens added for training included.
-
-    The adapter's weights decide, not the tokenizer's length: published models have embeddings to spare.
-
-    Args:
-        model: The base.
-        folder: Folder of the adapter.
-
-    Raises:
-        ValueError: when weights of added tokens were not saved with the adapter.
-    """
-    layers = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
-    names = {part: name for name, m in model.named_modules() for part, layer in layers.items() if m is layer}
-    rows: dict[str, int] = {}
-    with safe_open(folder / _WEIGHTS, framework="pt") as weights:
-        for key in weights.keys():  # noqa: SIM118  no mapping
-            for part, name in names.items():
-                if key.startswith(f"base_model.model.{name}.") and key.endswith("weight") and ".lora_" not in key:
-                    rows[part] = weights.get_slice(key).get_shape()[0]
-    chosen = json.loads((folder / "adapter_config.json").read_text()).get("trainable_token_indices") or []
-    trained = {i for row in (chosen.values() if isinstance(chosen, dict) else [chosen]) for i in row}
-    present = model.get_input_embeddings().weight.shape[0]
-    wanted = max(rows.values(), default=max([present, *(i + 1 for i in trained)]))
-    added = set(range(present, wanted))
-    if getattr(model.config.get_text_config(), "tie_word_embeddings", False):
-        lacking = [] if rows or added <= trained else ["embeddings"]
-    else:
-        lacking = [part for part in layers if part not in rows and not (part == "embeddings" and added <= trained)]
-    if added and lacking:
-        layer = names[lacking[0]].rsplit(".", 1)[-1]
-        raise ValueError(
-            f"The adapter in '{folder}' was trained with {len(added)} tokens more than its base has, and lacks their "
-            f"weights in '{layer}'; train it with `modules_to_save=['{layer}']`."
-        )
-    if wanted != present:
-        model.resize_token_embeddings(wanted, mean_resizing=False)
 
 
 def _split_tied(model: PreTrainedModel) -> None:

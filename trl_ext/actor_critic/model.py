@@ -2,7 +2,6 @@
 """`ActorCritic`: one module that answers as actor, critic, reference and reward."""
 
 import copy
-import dataclasses
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -16,21 +15,38 @@ from peft.functional import set_requires_grad
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.integrations.liger import apply_liger_kernel
 
 from .._compat import AdapterSwitch
 from ..objectives.logprobs import EntropyMode
-from .loading import check_adapter, compute_dtype, load_critic, load_policy
+from .adapters import QUANTIZATION_FILE, check_adapter, plain_config
+from .loading import (
+    QUANTIZED,
+    check_roles,
+    compute_dtype,
+    critic_options,
+    has_adapter,
+    load_critic,
+    load_policy,
+    load_weights,
+)
+from .precision import adapters_in_float32, check_trained_dtypes
 from .reward_adapter import AdapterRewardModel, add_reward_adapter
-from .trunk import ValueHead, causal_lm, check_logits, disable_dropout, hidden_states, token_scores
+from .trunk import (
+    ValueHead,
+    causal_lm,
+    check_deterministic,
+    check_logits,
+    check_trunk,
+    disable_randomness,
+    hidden_states,
+    modules_beside_text,
+    text_trunk,
+    token_scores,
+)
 
 CRITIC_FOLDER = "critic"
-QUANTIZATION_FILE = "quantization_config.json"  # how the base was quantized in training, for `merge`
 CRITIC_ADAPTER, REFERENCE_ADAPTER = "critic", "reference"  # added to the policy
-
-
-def _plain(config: PeftConfig, **changes: Any) -> PeftConfig:
-    """A copy of an adapter configuration for an adapter that starts as the identity and leaves the base alone."""
-    return dataclasses.replace(config, init_lora_weights=True, inference_mode=False, **changes)
 
 
 class Evaluation(NamedTuple):
@@ -65,7 +81,9 @@ class ActorCritic(nn.Module):
             adapter as it is now is the reference, of which a frozen clone is kept.
         critic_peft_config: LoRA configuration of the critic's adapter; default: the actor's.
         reward_adapters: Folders of LoRA reward adapters for the same base, as TRL's `RewardTrainer` saves them.
-        init_kwargs: Keyword arguments of `from_pretrained` for what is given by name.
+        init_kwargs: Keyword arguments of `from_pretrained` for what is given by name. A dtype is the policy's; a
+            separate critic has it too, unless the policy is frozen under adapters.
+        device: Where models given by name are loaded to.
 
     Attributes:
         reward_models: One [`AdapterRewardModel`] per reward adapter, to be given to `PreferenceReward`.
@@ -84,51 +102,55 @@ class ActorCritic(nn.Module):
         critic_peft_config: PeftConfig | None = None,
         reward_adapters: Sequence[str | os.PathLike] = (),
         init_kwargs: dict[str, Any] | None = None,
+        device: torch.device | None = None,
     ):
         super().__init__()
-        self.policy = load_policy(policy, **(init_kwargs or {}))
+        init_kwargs = init_kwargs or {}
+        with_adapters = has_adapter(policy, init_kwargs)
+        check_roles(critic, reward_adapters, with_adapters=with_adapters, init_kwargs=init_kwargs)
+        self.policy = load_policy(policy, trained=True, device=device, **init_kwargs)
         self.critic: PreTrainedModel | None = None
         self.reference: nn.Module | None = None
         self.critic_kind = critic if critic in ("head", "adapter") else "model"
+        if with_adapters:
+            adapters_in_float32(self.policy)
         check_logits(causal_lm(self.policy))
-        if isinstance(self.policy, PeftModel):
+        width = check_trunk(text_trunk(causal_lm(self.policy)), "model")
+        if with_adapters:
             self._add_adapters(reference_is_base, critic_peft_config)
         else:
-            self._check_without_adapters(reward_adapters)
-            self.policy.requires_grad_(True)
-            self.reference = copy.deepcopy(self.policy).requires_grad_(False).eval()
+            if compute_dtype(self.policy) is not None:
+                raise ValueError(QUANTIZED)
+            self._train_text()
+            # What is not trained is shared. In the checkpoint's dtype the reference would say something else.
+            shared = {id(p): p for p in self.policy.parameters() if not p.requires_grad}
+            self.reference = copy.deepcopy(self.policy, shared).requires_grad_(False).eval()
         if self.critic_kind == "model":
-            self.critic, self.value_head = load_critic(critic, self.policy, **(init_kwargs or {}))
+            options = critic_options(init_kwargs, with_adapters=with_adapters)
+            self.critic, self.value_head = load_critic(critic, self.policy, device=device, **options)
             self.critic.requires_grad_(True)
         else:
-            self.value_head = ValueHead(self.config.get_text_config().hidden_size)
+            self.value_head = ValueHead(width)
         self.value_head.to(self.device)
         added = {f"reward{i}": add_reward_adapter(self.policy, f, f"reward{i}") for i, f in enumerate(reward_adapters)}
-        self._match_compute_dtype()
+        if with_adapters:
+            adapters_in_float32(self.policy, REFERENCE_ADAPTER)
+        check_trained_dtypes(self.policy, self.critic)
         self._switch = AdapterSwitch(self.policy)  # when every adapter is there
         self.reward_models = nn.ModuleList(
             AdapterRewardModel(self.causal_lm, self._switch, adapter, parts) for adapter, parts in added.items()
         )
-        disable_dropout(self)  # at the end: adapters bring dropout of their own
+        disable_randomness(self)  # at the end: adapters bring dropout of their own
+        check_deterministic(text_trunk(self.causal_lm), "model")
+        if self.critic is not None:
+            check_deterministic(self.critic, "critic")
 
-    def _check_without_adapters(self, reward_adapters: Sequence[str | os.PathLike]) -> None:
-        if self.critic_kind == "adapter":
-            raise ValueError("`critic='adapter'` is a LoRA adapter beside the policy's own: it needs `peft_config`.")
-        if reward_adapters:
-            raise ValueError("`reward_adapters` read the frozen base of a policy with LoRA: they need `peft_config`.")
-        if compute_dtype(self.policy) is not None:
-            raise ValueError(
-                "A quantized model cannot be trained itself, only LoRA adapters on it: give `peft_config`."
-            )
-
-    def _match_compute_dtype(self) -> None:
-        """Give adapters on a quantized base the dtype it computes in, as QLoRA has it (arXiv 2305.14314, section 3)."""
-        dtype = compute_dtype(causal_lm(self.policy))
-        # float16 weights cannot be trained: the gradient scaler needs float32 gradients.
-        if dtype in (torch.bfloat16, torch.float32):
-            for name, parameter in self.policy.named_parameters():
-                if "lora_" in name:
-                    parameter.data = parameter.data.to(dtype)
+    def _train_text(self) -> None:
+        """Train what reads and writes text: of a model with a vision tower, the language model and the head."""
+        model = causal_lm(self.policy)
+        self.policy.requires_grad_(False)
+        for part in (text_trunk(model), model.get_output_embeddings()):
+            part.requires_grad_(True)
 
     def _add_adapters(self, reference_is_base: bool, critic_peft_config: PeftConfig | None) -> None:
         """Add what the actor's adapter needs beside it: a frozen clone as reference, an adapter for the critic."""
@@ -142,14 +164,17 @@ class ActorCritic(nn.Module):
                 f"`critic='adapter'` needs LoRA, not {type(critic_peft_config or own_config).__name__}; use 'head'."
             )
         if not reference_is_base:
-            policy.add_adapter(REFERENCE_ADAPTER, _plain(own_config))
+            policy.add_adapter(REFERENCE_ADAPTER, plain_config(own_config))
             state = get_peft_model_state_dict(policy, adapter_name=self._actor, save_embedding_layers=False)
             set_peft_model_state_dict(policy, state, adapter_name=REFERENCE_ADAPTER)
             set_requires_grad(policy, REFERENCE_ADAPTER, False)
         if self.critic_kind == "adapter":
-            policy.add_adapter(CRITIC_ADAPTER, _plain(critic_peft_config or own_config, modules_to_save=None))
+            policy.add_adapter(CRITIC_ADAPTER, plain_config(critic_peft_config or own_config, modules_to_save=None))
             set_requires_grad(policy, CRITIC_ADAPTER, True)
         set_requires_grad(policy, self._actor, True)
+        model = causal_lm(policy)
+        for name in modules_beside_text(model):
+            model.base_model.get_submodule(name).requires_grad_(False)
 
     # ---- roles ----
 
@@ -181,18 +206,18 @@ class ActorCritic(nn.Module):
         options: dict[str, Any] = {"temperature": temperature, "chunk_size": chunk_size, "entropy": entropy}
         if role == "reference":
             with torch.no_grad(), self._reference() as model:
-                states = self._states(model.base_model, tokens, completion_mask)
+                states = self._states(text_trunk(model), tokens, completion_mask)
                 options["entropy"] = "none"
                 return Evaluation(*self._score(model, states, ids, completion_mask, **options), None)
         model = causal_lm(self.policy)
         with self.hold():
-            states = self._states(model.base_model, tokens, completion_mask)
+            states = self._states(text_trunk(model), tokens, completion_mask)
             scores = self._score(model, states, ids, completion_mask, **options)
         if role == "actor":
             return Evaluation(*scores, None)
         if self.critic_kind == "adapter":
             with self._switch.use(CRITIC_ADAPTER):
-                states = self._states(model.base_model, tokens, completion_mask)
+                states = self._states(text_trunk(model), tokens, completion_mask)
         elif self.critic is not None:
             states = self._states(self.critic, tokens, completion_mask)
         return Evaluation(*scores, self.value_head(states))
@@ -282,11 +307,11 @@ class ActorCritic(nn.Module):
         if isinstance(self.policy, PeftModel):
             self._load_adapter(folder, self._actor)
         else:
-            _load_weights(self.policy, folder)
+            load_weights(self.policy, folder)
         if self.critic_kind == "adapter":
             self._load_adapter(critic_folder, CRITIC_ADAPTER)
         elif self.critic is not None:
-            _load_weights(self.critic, critic_folder)
+            load_weights(self.critic, critic_folder)
         self.value_head.load_state_dict(load_file(critic_folder / "value_head.safetensors"))
 
     def _save_adapter(self, folder: Path, name: str) -> None:
@@ -333,6 +358,22 @@ class ActorCritic(nn.Module):
         """Tags for the model card."""
         causal_lm(self.policy).add_model_tags(tags)
 
+    def apply_liger_kernel(self, kernel_config: dict[str, bool] | None = None) -> None:
+        """
+        Put Liger kernels into policy, reference and critic alike, so that policy and reference start out equal.
+
+        The Trainer would look for a `PreTrainedModel`, find none, and apply nothing.
+
+        Args:
+            kernel_config: `TrainingArguments.liger_kernel_config`.
+
+        Raises:
+            ImportError: when liger-kernel is not installed.
+        """
+        for model in (self.causal_lm, self.reference, self.critic):
+            if model is not None:
+                apply_liger_kernel(model, kernel_config)
+
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
         """
         Recompute activations in the backward pass, under the adapter of the forward pass.
@@ -354,9 +395,3 @@ class ActorCritic(nn.Module):
             if model is not None:
                 enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
                 enable(options, **kwargs)
-
-
-def _load_weights(model: PreTrainedModel, folder: Path) -> None:
-    """Copy the weights saved in `folder` into `model`."""
-    saved = type(model).from_pretrained(folder, dtype=model.dtype)
-    model.load_state_dict(saved.state_dict())

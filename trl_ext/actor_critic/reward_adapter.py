@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .._compat import AdapterSwitch
-from .trunk import ValueHead, causal_lm, hidden_states
+from .trunk import ValueHead, causal_lm, hidden_states, text_trunk
 
 _HEAD_KEYS = ("base_model.model.score.weight", "base_model.model.classifier.weight")
 
@@ -92,7 +92,7 @@ class AdapterRewardModel(nn.Module):
         """
         model, switch, adapter = self._shared
         with switch.use(adapter):
-            states = hidden_states(model.base_model, input_ids, attention_mask)
+            states = hidden_states(text_trunk(model), input_ids, attention_mask)
         real = attention_mask.bool()
         pad = self.config.get_text_config().pad_token_id
         read = real if pad is None else real & (input_ids != pad)

@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from .._compat import AdapterSwitch
 from .loading import load_policy
 from .reward_adapter import AdapterRewardModel, add_reward_adapter
-from .trunk import disable_dropout
+from .trunk import disable_randomness
 
 
 def load_reward_ensemble(
@@ -56,7 +56,7 @@ def load_reward_ensemble(
     shell.set_adapter("reward0")
     shell.delete_adapter("shell")
     shell.requires_grad_(False).eval()
-    disable_dropout(shell)
+    disable_randomness(shell)
     switch = AdapterSwitch(shell)  # when every adapter is there
     return [AdapterRewardModel(model, switch, f"reward{i}", parts) for i, parts in enumerate(added)]
 
@@ -73,7 +73,7 @@ def _load_base(
         return base if device is None else base.to(device)  # type: ignore[arg-type]
     if quantization_config is not None:
         # bitsandbytes finds the accelerator itself; a quantized model cannot always be moved later.
-        placement = {} if device is None else {"device_map": {"": device}}
+        placement: dict[str, Any] = {} if device is None else {"device_map": {"": device}}
         model = load_policy(base, quantization_config=quantization_config, **placement, **init_kwargs)
     else:
         model = load_policy(base, **init_kwargs)

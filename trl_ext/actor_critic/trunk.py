@@ -1,14 +1,18 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What a causal LM is made of: its trunk, its head, its dropout."""
+"""What a causal LM is made of: its trunk, its head, its randomness."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
+from .._compat import portable_attention
 from ..objectives.logprobs import logprobs_and_entropy
 from .float_head import float32_logits
 
@@ -23,6 +27,25 @@ CPU_LOGITS = 2**22
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a PEFT model, or the model itself."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def text_trunk(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    The transformer stack of a model that reads text, without its head.
+
+    In a model that also reads images (Gemma 3) that is the language model beside the vision tower.
+    """
+    trunk = model.base_model
+    inner = getattr(trunk, "language_model", None)
+    return inner if isinstance(inner, PreTrainedModel) else trunk
+
+
+def modules_beside_text(model: PreTrainedModel) -> list[str]:
+    """Names, inside `base_model`, of the parts of a model that do not read text, such as a vision tower."""
+    text = text_trunk(model)
+    if text is model.base_model:
+        return []
+    return [name for name, module in model.base_model.named_children() if module is not text]
 
 
 def hidden_states(trunk: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -101,11 +124,9 @@ def check_logits(model: PreTrainedModel) -> None:
     """
     ids = torch.tensor([[1, 2, 3]], device=model.device) % model.config.get_text_config().vocab_size
     mask = torch.ones_like(ids)
-    was_training = model.training
-    model.eval()
-    theirs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-    ours = logits(model, hidden_states(model.base_model, ids, mask)).float()
-    model.train(was_training)
+    with _mode(model):
+        theirs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+        ours = logits(model, hidden_states(text_trunk(model), ids, mask)).float()
     if not torch.allclose(ours, theirs, atol=1e-2 * theirs.abs().max().item() + 1e-6):
         raise ValueError(
             f"{type(model).__name__} changes its logits after the head in a way trl_ext does not know "
@@ -114,45 +135,110 @@ def check_logits(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def check_causal(trunk: PreTrainedModel) -> None:
+def check_trunk(trunk: PreTrainedModel, option: str) -> int:
     """
-    Check that hidden states depend on the tokens before them alone.
+    Check that hidden states depend on the tokens before them alone, not on later ones and not on padding.
 
-    With an encoder as critic the value of a state would know the completion that follows, and nothing would show it.
+    With an encoder as critic the value of a state would know the completion that follows. A model that ignores the
+    attention mask (RWKV) gives a prompt other probabilities in every batch. Nothing would show either.
+
+    Args:
+        trunk: The transformer stack.
+        option: What the user calls the model, for messages.
+
+    Returns:
+        Width D of the hidden states, which a projection may make another than `config.hidden_size` (OPT-350m).
 
     Raises:
-        ValueError: when they do not.
+        ValueError: when they do.
     """
-    ids = torch.tensor([[1, 2, 3], [1, 2, 4]], device=trunk.device) % trunk.config.get_text_config().vocab_size
-    was_training = trunk.training
-    trunk.eval()
-    one, other = hidden_states(trunk, ids, torch.ones_like(ids))[:, :-1].float()
-    trunk.train(was_training)
-    if not torch.allclose(one, other, atol=1e-2 * one.abs().max().item() + 1e-6):
+    first, tail, other, pad = [1, 2, 3, 4, 5], [6, 7, 8], [9, 10, 11], [6, 6, 6]
+    ids = torch.tensor([first + tail, first + other, pad + first], device=trunk.device)
+    mask = torch.ones_like(ids)
+    mask[2, :3] = 0
+    with _mode(trunk):
+        states = hidden_states(trunk, ids % trunk.config.get_text_config().vocab_size, mask).float()
+    alone, continued, padded = states[0, :5], states[1, :5], states[2, 3:]
+    exact = trunk.dtype == torch.float32 and not getattr(trunk, "is_quantized", False)
+    bound = (1e-2 if exact else 1e-1) * alone.abs().mean()
+    if (continued - alone).abs().mean() > bound:
         raise ValueError(
-            f"`critic` is a {type(trunk).__name__}, which reads later tokens too; a critic needs a decoder, "
-            "an encoder belongs in `reward_funcs`."
+            f"`{option}` is a {type(trunk).__name__}, which reads later tokens too; PPO needs a decoder, an encoder "
+            "belongs in `reward_funcs`."
         )
+    if (padded - alone).abs().mean() > bound:
+        raise ValueError(
+            f"`{option}` is a {type(trunk).__name__}, which ignores the attention mask: padding changes what it says, "
+            "so that a prompt means something else in every batch; use an architecture that masks padding."
+        )
+    return states.shape[-1]
 
 
-def disable_dropout(model: nn.Module) -> None:
+@contextmanager
+def _mode(model: PreTrainedModel, *, training: bool = False) -> Iterator[None]:
+    """Eval or training mode for a block, without kernels that need an accelerator and half precision."""
+    was_training = model.training
+    model.train(training)
+    try:
+        with portable_attention(model):
+            yield
+    finally:
+        model.train(was_training)
+
+
+def disable_randomness(model: nn.Module) -> None:
     """
-    Turn every kind of dropout off, LoRA's included, whatever mode the model is in.
+    Turn off all that training mode draws at random: dropout, LoRA's included, layer drop, and the noise of routers.
 
     Modules cannot simply stay in eval mode: transformers checkpoints activations in training mode only.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        attributes = vars(module)
         # Attention reads its rate from a plain float attribute (`attention_dropout` in Llama).
-        for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
+        for name, value in attributes.items():
+            if ("dropout" in name or name == "layerdrop") and isinstance(value, float):
                 setattr(module, name, 0.0)
+        # Mixture-of-experts layers with jitter; PhiMoE's router also draws the experts.
+        if any("jitter" in name for name in attributes):
+            module.register_forward_pre_hook(_in_eval_mode)
+
+
+def _in_eval_mode(module: nn.Module, _: Any) -> None:
+    module.training = False
+
+
+@torch.no_grad()
+def check_deterministic(trunk: PreTrainedModel, option: str) -> None:
+    """
+    Check that training mode computes what eval mode does.
+
+    A ratio to the old policy would otherwise not be 1 before the first update, and the KL to the reference not 0.
+
+    Args:
+        trunk: The transformer stack, after `disable_randomness`.
+        option: What the user calls the model, for messages.
+
+    Raises:
+        ValueError: when it does not.
+    """
+    ids = torch.tensor([range(1, 9)], device=trunk.device) % trunk.config.get_text_config().vocab_size
+    outputs = []
+    for training in (False, True):
+        with _mode(trunk, training=training):
+            outputs.append(hidden_states(trunk, ids, torch.ones_like(ids)).float())
+    evaluating, learning = outputs
+    if (evaluating - learning).abs().mean() > 1e-2 * evaluating.abs().mean():
+        raise ValueError(
+            f"`{option}` is a {type(trunk).__name__}, which computes something else in training mode, in a way trl_ext "
+            "cannot turn off; please report this architecture."
+        )
 
 
 class ValueHead(nn.Linear):
     """
-    Maps hidden states (..., D) to values (...), in float32 whatever the trunk's precision.
+    Maps hidden states (..., D) to values (...), in float32 whatever the precision of the trunk and of its own weights.
 
     Starts at zero: every value is 0 before the first update, so the first advantages are the rewards themselves.
 
@@ -166,5 +252,6 @@ class ValueHead(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        # `.to(torch.bfloat16)`, `bf16_full_eval` and FSDP's mixed precision change the weights' dtype.
         with torch.autocast(hidden.device.type, enabled=False):
-            return super().forward(hidden.float()).squeeze(-1)
+            return functional.linear(hidden.float(), self.weight.float(), self.bias.float()).squeeze(-1)

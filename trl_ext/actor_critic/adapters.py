@@ -1,0 +1,241 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The policy's LoRA adapter: made anew, or read from the folder of one."""
+
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    load_peft_weights,
+)
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedModel
+
+from .names import first_sentence
+from .precision import copies_round_less
+from .trunk import modules_beside_text
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+QUANTIZATION_FILE = "quantization_config.json"  # how the base was quantized in training
+# Adapters that leave the model's function unchanged when they are made, so that the base is the initial policy.
+_IDENTITY_INITS = (True, "gaussian", "orthogonal")
+
+
+def check_new_adapter(peft_config: PeftConfig, has_adapter: bool) -> None:
+    """
+    Check that a policy can be given an adapter, before the policy is loaded.
+
+    Args:
+        peft_config: Configuration of the adapter.
+        has_adapter: Whether the policy has one already.
+
+    Raises:
+        TypeError, ValueError: for something that is not a `PeftConfig`, for a policy that has an adapter, and what
+            `check_adapter` raises.
+    """
+    if not isinstance(peft_config, PeftConfig):
+        raise TypeError(
+            f"`peft_config` must be a PeftConfig (e.g. `peft.LoraConfig`), got {type(peft_config).__name__}."
+        )
+    if has_adapter:
+        raise ValueError(
+            "`model` has PEFT adapters already, so `peft_config` has no place: leave it out to train the present "
+            "adapter, or merge it first (`model.merge_and_unload()`)."
+        )
+    check_adapter(peft_config, "default", taken=())
+
+
+def add_policy_adapter(model: nn.Module, peft_config: PeftConfig) -> tuple[PeftModel, bool]:
+    """
+    Wrap the policy in its LoRA adapter: on every linear layer but the head, unless `target_modules` says otherwise.
+
+    Returns:
+        The PEFT model, and whether the policy is still exactly the base (False for DoRA, for PiSSA and other
+        initialisations that start elsewhere, and for copies of half-precision modules; the reference then needs an
+        adapter of its own).
+
+    Raises:
+        TypeError, ValueError: for something that is not a `PeftConfig`, a model that has adapters already, or layers
+            that it does not have.
+    """
+    check_new_adapter(peft_config, isinstance(model, PeftModel))
+    if getattr(peft_config, "target_modules", ()) is None:
+        peft_config = dataclasses.replace(peft_config, target_modules="all-linear")
+    left_out = _not_adapted(model)
+    if left_out and getattr(peft_config, "exclude_modules", "") is None:
+        peft_config = dataclasses.replace(peft_config, exclude_modules=left_out)
+    starts_at_base = getattr(peft_config, "init_lora_weights", True) in _IDENTITY_INITS
+    if getattr(peft_config, "use_dora", False):
+        starts_at_base = False  # it scales each layer by a quotient of norms, which is 1 only up to rounding
+    if copies_round_less(model, peft_config):
+        starts_at_base = False
+    try:
+        return get_peft_model(model, peft_config), starts_at_base
+    except ValueError as error:
+        if "not found in the base model" not in str(error):
+            raise
+        linear = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        raise ValueError(
+            f"`target_modules` {peft_config.target_modules} are no layers of this {type(model).__name__}; its linear "
+            f"layers are {', '.join(sorted(linear))}, and 'all-linear' means all of them but the head."
+        ) from error
+
+
+def _not_adapted(model: nn.Module) -> str:
+    """
+    A pattern of layers that are linear and get no adapter: in a vision tower, which reads no text, and routers that
+    return more than a tensor (PhiMoE).
+    """
+    beside = [rf"(.*\.)?{name}(\..*)?" for name in modules_beside_text(model)]  # type: ignore[arg-type]
+    routers = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers.models.")
+    }
+    return "|".join(beside + [rf"(.*\.)?{name}" for name in sorted(routers)])
+
+
+def with_rank(config: PeftConfig, rank: int) -> PeftConfig:
+    """
+    A LoRA configuration with another rank and the same scale of its update.
+
+    Raises:
+        ValueError: when the adapter is of a kind that has no rank.
+    """
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"`critic_lora_rank` is for LoRA; {type(config).__name__} has no rank.")
+    growth = rank / config.r
+    alpha = config.lora_alpha * (growth**0.5 if config.use_rslora else growth)
+    return dataclasses.replace(config, r=rank, lora_alpha=alpha, rank_pattern={}, alpha_pattern={})
+
+
+def check_adapter(config: PeftConfig, name: str, taken: tuple[str, ...]) -> None:
+    """
+    Check that turning the policy's adapter off gives the base back, and that others can be added beside it.
+
+    Args:
+        config: Its configuration.
+        name: Its name.
+        taken: The names of those others.
+
+    Raises:
+        ValueError: for prompt learning, which has no layers to switch, for trained biases, which the base keeps, and
+            for a name that is taken.
+    """
+    if name in taken:
+        raise ValueError(
+            f"The policy's adapter is called '{name}', as one that is added here; load it under another name "
+            "(`adapter_name='sft'`)."
+        )
+    if config.is_prompt_learning:
+        raise ValueError(f"{type(config).__name__} adds tokens and no adapter layers; use LoRA (`peft.LoraConfig`).")
+    if getattr(config, "bias", "none") != "none":
+        raise ValueError(
+            f"`bias={config.bias!r}` in the adapter's configuration trains biases of the base, which is the reference; "
+            "use `bias='none'`."
+        )
+
+
+def plain_config(config: PeftConfig, **changes: Any) -> PeftConfig:
+    """A copy of an adapter configuration for an adapter that starts as the identity and leaves the base alone."""
+    known = {field.name for field in dataclasses.fields(config)}
+    changes |= {name: True for name in ("init_lora_weights", "init_ia3_weights") if name in known}
+    return dataclasses.replace(config, inference_mode=False, **changes)
+
+
+def load_adapter(name: str, base: PreTrainedModel, *, quantized: bool, **options: Any) -> PeftModel:
+    """
+    A LoRA adapter by name, as `SFTTrainer` of TRL, unsloth, LLaMA-Factory or this package saves one, to be trained on.
+
+    Args:
+        name: Name or folder of the adapter.
+        base: Its base. Where tokens were added, its embeddings are made larger.
+        quantized: Whether the base is quantized.
+        options: Keyword arguments of `from_pretrained` that say where files come from.
+
+    Raises:
+        ValueError: when the adapter's weights cannot be read, are missing, or belong to another base.
+    """
+    subject = f"`model` {name!r}"
+    folder = Path(name)
+    if folder.is_dir() and not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ValueError(f"{subject} is an adapter without `{ADAPTER_WEIGHTS}`; save it again as safetensors.")
+    if (folder / QUANTIZATION_FILE).is_file() and not quantized:
+        warnings.warn(
+            f"{subject} was trained on a quantized base and this one is not; give the same `quantization_config` to "
+            "start from the same policy.",
+            stacklevel=5,
+        )
+    try:
+        saved = load_peft_weights(name, device="cpu", **options)
+        if folder.is_dir():
+            resize_for_adapter(base, folder)
+        policy = PeftModel.from_pretrained(base, name, is_trainable=True, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = "weights of other shapes" if "size mismatch" in str(error) else first_sentence(error)
+        raise ValueError(f"{subject} cannot be loaded on its base {base.name_or_path!r}: {reason}.") from error
+    needed = get_peft_model_state_dict(policy, save_embedding_layers=False).keys()
+    missing = sorted(needed - saved.keys())
+    if missing:
+        some = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+        raise ValueError(f"{subject} lacks {len(missing)} of its weights ({some}); save the whole adapter there.")
+    foreign = sorted(key for key in saved.keys() - needed if not _is_embedding(key))
+    if foreign:
+        raise ValueError(
+            f"{subject} has {len(foreign)} weights for which its base {base.name_or_path!r} has no place "
+            f"({foreign[0]}); it belongs to another base."
+        )
+    return policy
+
+
+def _is_embedding(key: str) -> bool:
+    """Whether a weight in an adapter's file is that of whole embeddings or a whole head, saved for added tokens."""
+    return any(name in key for name in ("embed", "lm_head", "wte")) and "lora_" not in key
+
+
+def resize_for_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """
+    Give a freshly loaded base the vocabulary that its adapter was trained with, tokens added for training included.
+
+    The adapter's weights decide, not the tokenizer's length: published models have embeddings to spare.
+
+    Args:
+        model: The base.
+        folder: Folder of the adapter.
+
+    Raises:
+        ValueError: when weights of added tokens were not saved with the adapter.
+    """
+    layers = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    names = {part: name for name, m in model.named_modules() for part, layer in layers.items() if m is layer}
+    rows: dict[str, int] = {}
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as weights:
+        for key in weights.keys():  # noqa: SIM118  no mapping
+            for part, name in names.items():
+                if key.startswith(f"base_model.model.{name}.") and key.endswith("weight") and ".lora_" not in key:
+                    rows[part] = weights.get_slice(key).get_shape()[0]
+    chosen = json.loads((folder / "adapter_config.json").read_text()).get("trainable_token_indices") or []
+    trained = {i for row in (chosen.values() if isinstance(chosen, dict) else [chosen]) for i in row}
+    present = model.get_input_embeddings().weight.shape[0]
+    wanted = max(rows.values(), default=max([present, *(i + 1 for i in trained)]))
+    added = set(range(present, wanted))
+    if getattr(model.config.get_text_config(), "tie_word_embeddings", False):
+        lacking = [] if rows or added <= trained else ["embeddings"]
+    else:
+        lacking = [part for part in layers if part not in rows and not (part == "embeddings" and added <= trained)]
+    if added and lacking:
+        layer = names[lacking[0]].rsplit(".", 1)[-1]
+        raise ValueError(
+            f"The adapter in '{folder}' was trained with {len(added)} tokens more than its base has, and lacks their "
+            f"weights in '{layer}'; train it with `modules_to_save=['{layer}']`."
+        )
+    if wanted != present:
+        model.resize_token_embeddings(wanted, mean_resizing=False)
