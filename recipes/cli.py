@@ -3,20 +3,24 @@
 
 import difflib
 import os
+import re
+import shlex
 import shutil
 import sys
 import traceback
-from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser
 
+from recipes.interrupts import Interrupted
+from recipes.values import parse_node, parse_text, read_mapping
 from trl_ext.config import PPOConfig
 
 __all__ = ["RecipeParser", "check_launch", "check_output_dir", "newest_checkpoint", "run"]
@@ -58,7 +62,7 @@ class RecipeParser(TrlParser):
         epilog: Shown below them, for instance examples.
 
     Raises:
-        ValueError: for an unknown key in `defaults_file`.
+        ValueError: for an unknown key or a wrong value in one of the recipe's own files.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class RecipeParser(TrlParser):
             description=description,
             epilog=epilog,
             formatter_class=_HelpFormatter,
+            allow_abbrev=False,
         )
         trainer_fields = [f.name for f in fields(TrainingArguments) if f.init]
         self._group(
@@ -89,9 +94,9 @@ class RecipeParser(TrlParser):
                 "training (transformers.TrainingArguments)": trainer_fields,
             }
         )
-        self.set_defaults_with_config(**self._read(configs / "default.yaml"))
-        self._lora_defaults = self._read(configs / "lora.yaml")
-        self._embedded_defaults = self._read(embedded) if embedded.exists() else {}
+        self._hints = {name: hint for part in self.dataclass_types for name, hint in get_type_hints(part).items()}
+        self._options = {action.dest: action for action in reversed(self._actions)}
+        self._layers = [self._read(configs / f"{name}.yaml") for name in ("default", "embedded", "lora")]
 
     def parse_recipe(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
         """
@@ -100,31 +105,52 @@ class RecipeParser(TrlParser):
         Raises:
             SystemExit: with status 2, after one line that says what is wrong.
         """
-        arguments: list[str] = []
-        for argument in sys.argv[1:] if argv is None else argv:
-            # TRL's parser knows only the form with a space
-            arguments += argument.split("=", 1) if argument.startswith("--config=") else [argument]
         try:
-            if arguments.count("--config") == 1 and arguments[-1] != "--config":
-                self._read(Path(arguments[arguments.index("--config") + 1]))
-            elif "--config" in arguments:
-                raise ValueError("`--config` needs the path of a YAML file, once.")
-            parsed = self._parse(arguments)
-            if all(getattr(part, "model_name_or_path", None) is None for part in parsed):
-                self.set_defaults_with_config(**self._embedded_defaults)
-                parsed = self._parse(arguments)
-            if any(getattr(part, name, False) for part in parsed for name in _NEEDS_LORA):
-                self.set_defaults_with_config(**self._lora_defaults)
-                parsed = self._parse(arguments)
+            return self._parse(list(sys.argv[1:] if argv is None else argv))
         except (ValueError, TypeError, OSError) as error:
             fail(error)
-        return tuple(parsed)
 
-    def _parse(self, arguments: list[str]) -> list[Any]:
-        *parsed, unknown = self.parse_args_and_config(arguments, return_remaining_strings=True)
+    def _parse(self, arguments: list[str]) -> tuple[Any, ...]:
+        arguments, file = _without_config(arguments)
+        own = {} if file is None else self._read(file)
+        environment = own.pop("env", {})
+        default, embedded, lora = self._layers
+        self.set_defaults_with_config(**default | own)
+        given, unknown = self.parse_known_args(arguments)
         if unknown:
             raise ValueError(self._unknown("option", unknown[0]))
-        return parsed
+        without_model = embedded if given.model_name_or_path is None else {}
+        with_lora = lora if any(getattr(given, name) for name in _NEEDS_LORA) else {}
+        self.set_defaults_with_config(**default | without_model | with_lora | own)
+        os.environ.update(environment)
+        try:
+            return self.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+        except ValueError as error:
+            typed = {_option(argument) for argument in arguments if argument.startswith("--")}
+            named = re.findall(r"`(?:--)?(\w+)`", str(error))
+            if not any(name in own and name not in typed for name in named):
+                raise
+            raise ValueError(f"{str(error).rstrip('.')} (in '{file}').") from error
+
+    def _get_value(self, action: Action, arg_string: str) -> Any:
+        try:
+            return parse_text(arg_string, action, self._hints.get(action.dest), f"`--{action.dest}`")
+        except ValueError as error:
+            raise ArgumentError(None, str(error)) from None
+
+    def _check_value(self, action: Action, value: Any) -> None:
+        """`_get_value` has compared it with the choices."""
+
+    def error(self, message: str) -> NoReturn:
+        """
+        What argparse says, without the usage in front.
+
+        Raises:
+            ValueError: always.
+        """
+        if of_option := re.match(r"argument (--\w+)\S*: (.*)", message):
+            message = f"`{of_option[1]}` {'needs a' if 'expected' in of_option[2] else 'takes no'} value."
+        raise ValueError(message)
 
     def _group(self, groups: Mapping[str, Sequence[str]]) -> None:
         options = {action.dest: [] for action in self._actions}  # type: dict[str, list[Any]]
@@ -137,25 +163,55 @@ class RecipeParser(TrlParser):
                 group._group_actions.append(action)
 
     def _read(self, path: Path) -> dict[str, Any]:
-        """The mapping in a YAML file, all of whose keys are options."""
-        try:
-            values = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise ValueError(f"The file '{path}' is not valid YAML: {' '.join(str(error).split())}.") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"The file '{path}' must contain a YAML mapping of options to values.")
-        known = {action.dest for action in self._actions} | {"env"}
-        for key in values:
-            if key not in known:
-                raise ValueError(f"{self._unknown('key', str(key))[:-1]} (in '{path}').")
+        """The values in a YAML file, all of whose keys are options, and its `env`: variables of the environment."""
+        values: dict[str, Any] = {}
+        for key, node in read_mapping(path).items():
+            if key == "env":
+                values[key] = _read_environment(node, path)
+            elif key not in self._hints or key not in self._options:
+                raise ValueError(f"{self._unknown('key', key).rstrip('.')} (in '{path}').")
+            else:
+                values[key] = parse_node(node, self._options[key], self._hints[key], f"`{key}` in '{path}'")
         return values
 
     def _unknown(self, kind: str, given: str) -> str:
-        name = given.lstrip("-").split("=")[0].replace("-", "_")
-        matches = difflib.get_close_matches(name, [action.dest for action in self._actions])
-        names = list(dict.fromkeys(f"`{match}`" for match in matches))
+        if kind == "option" and Path(given).suffix in (".yaml", ".yml") and not given.startswith("-"):
+            return f"`{given}` stands alone; give a file of settings as `--config {given}`."
+        if kind == "option" and not given.startswith(("-", "\u2013", "\u2014")):
+            return f"`{given}` belongs to no option; options begin with `--`, and a value of several words needs quotes."
+        matches = difflib.get_close_matches(_option(given).lower(), self._options)
+        names = list(dict.fromkeys(f"`{'--' * (kind == 'option')}{match}`" for match in matches))
         advice = f"did you mean {' or '.join(names)}?" if names else "`--help` lists all of them."
         return f"Unknown {kind} `{given}`: {advice}"
+
+
+def _option(argument: str) -> str:
+    """The name of an option as it is typed, also after the dashes that a word processor makes of two hyphens."""
+    return argument.lstrip("-\u2013\u2014").split("=")[0].replace("-", "_")
+
+
+def _without_config(arguments: list[str]) -> tuple[list[str], Path | None]:
+    """The command line without `--config FILE` or `--config=FILE`, and the file."""
+    rest: list[str] = []
+    files: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--config":
+            files.append(next(remaining, ""))
+        elif argument.startswith("--config="):
+            files.append(argument.removeprefix("--config="))
+        else:
+            rest.append(argument)
+    if len(files) > 1 or "" in files:
+        raise ValueError("`--config` needs the path of a YAML file, once.")
+    return rest, Path(files[0]).expanduser() if files else None
+
+
+def _read_environment(node: yaml.Node, path: Path) -> dict[str, str]:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else [(node, None)]
+    if not all(isinstance(value, yaml.ScalarNode) for _, value in pairs):
+        raise ValueError(f"`env` in '{path}' must be a mapping of variables to texts.")
+    return {key.value: value.value for key, value in pairs}
 
 
 def check_launch(args: TrainingArguments) -> None:
@@ -213,9 +269,11 @@ def newest_checkpoint(given: str | None, output_dir: Path) -> str | bool | None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`, and end with one line and status 2 where it raises what the user can mend."""
+    """Call `main`, and end with one line: with status 2 where it raises what the user can mend, 130 after Ctrl-C."""
     try:
         main()
+    except KeyboardInterrupt as stop:
+        interrupted(stop)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         # An OSError is a file or name that is not there. The other two may be bugs, unless this project raised them.
@@ -229,3 +287,12 @@ def fail(error: Exception) -> NoReturn:
     """Print an error as one line and exit with status 2."""
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
     raise SystemExit(2)
+
+
+def interrupted(stop: KeyboardInterrupt) -> NoReturn:
+    """Say in one line where a run was interrupted and how it goes on, and exit with the status of Ctrl-C."""
+    place = stop.where if isinstance(stop, Interrupted) else "before the first stage"
+    saved = "; a checkpoint of this step is written" * (isinstance(stop, Interrupted) and stop.saved)
+    command = shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
+    print(f"interrupted {place}{saved}. To go on: {command}", file=sys.stderr)
+    raise SystemExit(130)

@@ -30,18 +30,18 @@ if __name__ == "__main__" and str(ROOT) not in sys.path:
 from recipes.cli import RecipeParser, check_output_dir, run  # noqa: E402
 from recipes.data import looks_like_path  # noqa: E402
 from recipes.evaluation import write_summary  # noqa: E402
+from recipes.folders import content_of, locked, model_content  # noqa: E402
 from recipes.instructions import comparison, policy, reward_stage, showing, training  # noqa: E402
 from recipes.instructions.arguments import STAGES, InstructArguments  # noqa: E402
 from recipes.instructions.data import load_demonstrations, load_ppo_prompts  # noqa: E402
 from recipes.instructions.stages import (  # noqa: E402
     Record,
-    file_identity,
     fingerprint,
-    newest_whole_checkpoint,
     read_record,
     require,
     run_stage,
 )
+from recipes.interrupts import Interrupted  # noqa: E402
 from recipes.offline.instructions import InstructionJudge  # noqa: E402
 from recipes.offline.instructions_models import prepare_instructions  # noqa: E402
 from trl_ext.config import PPOConfig  # noqa: E402
@@ -62,6 +62,7 @@ examples:
   python recipes/instruction_following.py --config recipes/configs/instruction_following/qwen2.5_0.5b_ultrafeedback.yaml
       a YAML file
 """
+CRITIC_KINDS = ("head", "adapter", "copy")
 # Settings of a run that change nothing about its result, by the beginnings of their names.
 _INCIDENTAL = (
     "output_dir", "logging", "log_", "save_", "disable_tqdm", "report_to", "push_to_hub", "hub_", "run_name",
@@ -87,6 +88,7 @@ class Pipeline:
         self.output_dir = check_output_dir(args.output_dir)
         self.embedded = model_args.model_name_or_path is None
         self.eval_prompts: str | None = None
+        self.digests: dict[tuple[str, str], str] = {}
         self.resolve_names()
         self.tokenizer = AutoTokenizer.from_pretrained(
             self.base, revision=model_args.model_revision, trust_remote_code=args.trust_remote_code
@@ -146,9 +148,20 @@ class Pipeline:
     def settings(self, *prefixes: str) -> dict[str, Any]:
         """The recipe's options that begin with one of `prefixes`, with data by content, and what every stage uses."""
         own = {key: value for key, value in asdict(self.recipe).items() if key.startswith(prefixes)}
-        own |= {key: file_identity(value) for key, value in own.items() if key.endswith("dataset")}
         shared = ("seed", "bf16", "fp16", "optim", "gradient_checkpointing", "per_device_train_batch_size")
-        return own | asdict(self.model_args) | {name: getattr(self.args, name) for name in shared}
+        return self.by_content(own | asdict(self.model_args) | {name: getattr(self.args, name) for name in shared})
+
+    def by_content(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings with the digest of each file and folder in place of its name, so that another content is noticed."""
+        kinds = {"dataset": content_of, "dataset_name": content_of, "model": model_content, "critic": model_content}
+        kinds["model_name_or_path"] = model_content
+        for key, value in settings.items():
+            identity = next((kind for end, kind in kinds.items() if key.endswith(end)), None)
+            if identity is not None and isinstance(value, str) and value not in CRITIC_KINDS:
+                if (key, value) not in self.digests:
+                    self.digests[key, value] = str(identity(value))
+                settings[key] = self.digests[key, value]
+        return settings
 
     def sft_settings(self) -> dict[str, Any]:
         """What the `sft` stage depends on."""
@@ -161,17 +174,20 @@ class Pipeline:
         if self.recipe.preference_dataset is None and self.eval_prompts is not None:
             sampling = ("temperature", "top_p", "top_k", "max_completion_length")
             settings |= {name: getattr(self.args, name) for name in sampling}
-            settings["prompts"] = [file_identity(self.recipe.dataset_name), file_identity(self.eval_prompts)]
-        return settings
+            settings |= {"dataset_name": self.recipe.dataset_name, "eval_dataset": self.eval_prompts}
+        return self.by_content(settings)
 
     def ppo_settings(self) -> dict[str, Any]:
         """What a PPO run depends on."""
         elsewhere: tuple[str, ...] = ("stages", "sft_", "preference_", "num_preference_", "label_noise", "reward_")
         elsewhere += ("num_reward_", "num_report", "compare_with", "offline_cache", "ppo_folder", "num_eval_prompts")
         own = {key: value for key, value in asdict(self.recipe).items() if not key.startswith(elsewhere)}
-        own["dataset_name"] = file_identity(self.recipe.dataset_name)
+        if self.args.ptx_coef and self.recipe.ptx_dataset is None:
+            own |= {"sft_dataset": self.recipe.sft_dataset, "sft_split": self.recipe.sft_split}
+        if self.eval_prompts is None and self.recipe.dataset_name is not None:
+            own["num_eval_prompts"] = self.recipe.num_eval_prompts  # taken from those to train on
         ppo = {key: value for key, value in self.args.to_dict().items() if not key.startswith(_INCIDENTAL)}
-        return own | ppo | asdict(self.model_args)
+        return self.by_content(own | ppo | asdict(self.model_args))
 
     def sft(self) -> Record | None:
         """Supervised fine-tuning; None where it was neither asked for nor done: the model is the base then."""
@@ -238,7 +254,7 @@ class Pipeline:
 
         def work(folder: Path) -> dict[str, Any]:
             trainer, _, monitor = self.make_trainer(sft, reward, folder)
-            return policy.train(trainer, monitor, folder, newest_whole_checkpoint)
+            return policy.train(trainer, monitor, folder)
 
         return run_stage("ppo", folder, settings, upstream, work)
 
@@ -312,14 +328,20 @@ class Pipeline:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the stages that were asked for, in their order."""
+    """Read the command line and run the stages."""
     recipe, args, model_args = make_parser().parse_recipe(argv)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("This recipe runs in one process, because its stages hand over files; start it with `python`.")
     hf_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     recipe.stages = [stage for stage in STAGES if stage in recipe.stages]
-    pipeline = Pipeline(recipe, args, model_args)
+    with locked(check_output_dir(args.output_dir), "wait for it, or choose another `--output_dir`."):
+        run_stages(Pipeline(recipe, args, model_args))
+
+
+def run_stages(pipeline: Pipeline) -> None:
+    """Run the stages that were asked for, in their order."""
+    recipe = pipeline.recipe
     records: dict[str, Record | None] = {"sft": pipeline.sft()}
     if recipe.stages != ["sft"]:
         records["reward"] = pipeline.reward(records["sft"])
@@ -328,7 +350,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         records["ppo"] = pipeline.ppo(records["sft"], records["reward"])  # type: ignore[arg-type]
     print(f"Output: {pipeline.output_dir}")
     if "eval" in recipe.stages:
-        print(pipeline.evaluate(records))
+        try:
+            print(pipeline.evaluate(records))
+        except KeyboardInterrupt as stop:
+            raise Interrupted.at("in stage `eval`", stop) from None
 
 
 if __name__ == "__main__":

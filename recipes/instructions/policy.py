@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The PPO stage: what it trains on, with which rewards, and who watches."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
+from recipes.folders import is_whole_model, write_whole
+from recipes.interrupts import OrderlyStop
 from trl_ext.config import PPOConfig
 from trl_ext.decoding import as_completions
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
@@ -16,6 +17,7 @@ from trl_ext.rewards import PreferenceReward
 from trl_ext.rewards.warm import average_reward_models
 from trl_ext.trainer import PPOTrainer
 
+from . import checkpoints
 from .arguments import InstructArguments
 from .rewards import calibrate, combine, is_adapter, load_rewards, with_reward_adapters
 from .sampling import sample
@@ -101,7 +103,9 @@ def _reward_folders(recipe: InstructArguments, names: list[str], folder: Path) -
     if recipe.aggregation != "warm":
         return names
     averaged = folder / "warm"
-    return [str(averaged if averaged.is_dir() else average_reward_models(names, averaged))]
+    if not is_whole_model(averaged):
+        write_whole(averaged, lambda target: average_reward_models(names, target))
+    return [str(averaged)]
 
 
 def _calibrate(
@@ -129,11 +133,9 @@ def _calibrate(
     return train.add_column(name, completions), held_out.add_column(name, answers(held_out["prompt"][:]))
 
 
-def train(
-    trainer: PPOTrainer, monitor: RewardHackingMonitor, folder: Path, newest: Callable[[Path], str | None]
-) -> dict[str, Any]:
+def train(trainer: PPOTrainer, monitor: RewardHackingMonitor, folder: Path) -> dict[str, Any]:
     """
-    Train from the newest checkpoint in `folder`, if there is one, and save the policy in `folder/model`.
+    Train from the newest whole checkpoint in `folder`, if there is one, and save the policy in `folder/model`.
 
     Returns:
         `model` (folder), `alarms`, and `log_history`, which begins with an evaluation of the initial policy.
@@ -141,7 +143,9 @@ def train(
     if trainer.args.eval_strategy != "no":
         trainer.evaluate()  # of the initial policy, also where training goes on: gains count from there
     start = trainer.state.log_history
-    trainer.train(resume_from_checkpoint=newest(folder))
-    trainer.save_model(str(folder / "model"))
+    whole = [path for path in checkpoints.found(folder) if checkpoints.is_whole(path)]
+    with OrderlyStop(trainer):
+        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    write_whole(folder / "model", lambda target: trainer.save_model(str(target)))
     alarms = [alarm._asdict() for alarm in monitor.alarms]
     return {"model": str(folder / "model"), "log_history": [*start, *trainer.state.log_history], "alarms": alarms}

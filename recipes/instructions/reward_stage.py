@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from recipes.folders import discard
 from recipes.offline.instructions import grade
 from trl_ext.config import PPOConfig
 from trl_ext.monitoring.reward_model import describe_reward_model
@@ -17,7 +18,7 @@ from .data import load_pairs, read_rows, write_rows
 from .preferences import keep_last_turns
 from .rewards import load_rewards
 from .sampling import rank_pairs, sample
-from .training import train_reward_model
+from .training import CHECKPOINTS, train_reward_model
 
 ANSWERS_PER_PROMPT = 4
 
@@ -59,22 +60,21 @@ def work(
     else:
         models = [str(folder / f"model-{i}") for i in range(recipe.num_reward_models)]
         for i, name in enumerate(models):
-            # Saved last of all, so that a model with a tokenizer is whole.
-            if not (Path(name) / "tokenizer_config.json").is_file():
-                train_reward_model(
-                    folder,
-                    Path(name),
-                    start,
-                    tokenizer,
-                    pairs,
-                    args,
-                    seed=args.seed + i,
-                    learning_rate=recipe.reward_learning_rate,
-                    epochs=recipe.reward_epochs,
-                    batch_size=recipe.reward_batch_size,
-                    max_length=recipe.reward_max_length,
-                    **loading,
-                )
+            train_reward_model(
+                folder,
+                Path(name),
+                start,
+                tokenizer,
+                pairs,
+                args,
+                seed=args.seed + i,
+                learning_rate=recipe.reward_learning_rate,
+                epochs=recipe.reward_epochs,
+                batch_size=recipe.reward_batch_size,
+                max_length=recipe.reward_max_length,
+                **loading,
+            )
+        discard(folder / CHECKPOINTS)
     init_kwargs = loading["init_kwargs"]
     members = load_rewards(models, start, tokenizer, args, max_length=recipe.reward_max_length, init_kwargs=init_kwargs)
     return {"models": models, "training_pairs": len(pairs)} | measure(members, held_out, tokenizer)

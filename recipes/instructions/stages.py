@@ -3,12 +3,15 @@
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recipes.folders import is_whole_model, set_aside, sweep
+from recipes.interrupts import Interrupted
 from trl_ext.checkpoint import write_json
 
 _RECORD, _STARTED = "stage.json", "started.json"
@@ -29,20 +32,17 @@ class Record(NamedTuple):
     seconds: float
     result: dict[str, Any]
 
+    def missing(self, folder: Path) -> list[str]:
+        """The models that the stage has made in `folder` and that are no longer there, or only a part of them."""
+        named = [self.result.get("model"), *self.result.get("models", ())]
+        made = [Path(name) for name in named if name is not None and Path(name).is_relative_to(folder)]
+        return [str(model) for model in made if not is_whole_model(model)]
+
 
 def fingerprint(settings: Mapping[str, Any], upstream: Iterable[str] = ()) -> str:
     """Changes with the settings of a stage and with what it is made from."""
     text = json.dumps([dict(settings), list(upstream)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def file_identity(name: str | None) -> list[Any] | str | None:
-    """A name of the Hub as it is; for a file its size and time too, so that another content is noticed."""
-    path = Path(name).expanduser() if name else None
-    if path is None or not path.is_file():
-        return name
-    status = path.stat()
-    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
 
 
 def read_record(folder: Path) -> Record | None:
@@ -71,6 +71,11 @@ def require(folder: Path, stage: str, needed_by: str, expected: str, remedy: str
             f"Stage `{needed_by}` needs stage `{stage}`, which was done in '{folder}' with other settings; add "
             f"`{stage}` to `--stages` to do it again, or use another `--output_dir`."
         )
+    if missing := record.missing(folder):
+        raise ValueError(
+            f"Stage `{needed_by}` needs stage `{stage}`, whose model '{missing[0]}' is missing or damaged; add "
+            f"`{stage}` to `--stages` to make it again."
+        )
     return record
 
 
@@ -84,8 +89,8 @@ def run_stage(
     """
     Do a stage, or skip it if it is done with these settings.
 
-    A folder that was left by other settings is emptied first; one that was left half done by the same settings is given
-    to `work` as it is.
+    A folder that was left by other settings is renamed, so that nothing in it is lost; one that was left half done by
+    the same settings is given to `work` as it is.
 
     Args:
         name: Of the stage, for the messages.
@@ -93,26 +98,34 @@ def run_stage(
         settings: Everything its result depends on.
         upstream: Fingerprints of the stages it builds on.
         work: Called with the folder; returns what later stages need to know, JSON-able.
+
+    Raises:
+        ValueError: if the folder holds files that no stage has made.
     """
-    key = fingerprint(settings, upstream)
+    key, settings = fingerprint(settings, upstream), json.loads(json.dumps(dict(settings), default=str))
     record = read_record(folder)
     if record is not None and record.fingerprint == key:
-        print(f"Stage {name}: done already with this configuration ({record.seconds:.0f} s); skipped.")
-        return record
-    spent = _begin(name, folder, key)
+        missing = record.missing(folder)
+        if not missing:
+            print(f"Stage {name}: done already with this configuration ({record.seconds:.0f} s); skipped.")
+            return record
+        print(f"Stage {name}: '{missing[0]}' is missing or damaged and is made again.")
+    spent = _begin(name, folder, key, settings)
     start = time.perf_counter()
     try:
         result = work(folder)
+    except KeyboardInterrupt as stop:
+        raise Interrupted.at(f"in stage `{name}`", stop) from None
     finally:
         spent += time.perf_counter() - start
-        write_json(folder / _STARTED, {"fingerprint": key, "seconds": spent})
-    record = Record(key, json.loads(json.dumps(dict(settings), default=str)), spent, result)
+        write_json(folder / _STARTED, {"fingerprint": key, "seconds": spent, "settings": settings})
+    record = Record(key, settings, spent, result)
     write_json(folder / _RECORD, record._asdict())
     print(f"Stage {name}: finished in {spent:.0f} s.")
     return record
 
 
-def _begin(name: str, folder: Path, key: str) -> float:
+def _begin(name: str, folder: Path, key: str, settings: dict[str, Any]) -> float:
     """Make the folder ready; the seconds that an interrupted attempt with the same settings has spent in it."""
     try:
         started = json.loads((folder / _STARTED).read_text(encoding="utf-8"))
@@ -120,24 +133,25 @@ def _begin(name: str, folder: Path, key: str) -> float:
         started = {}
     if started.get("fingerprint") == key:
         print(f"Stage {name}: goes on where it stopped.")
+        sweep(folder)
         return float(started["seconds"])
     if folder.exists() and any(folder.iterdir()):
         if not started:
             raise ValueError(f"'{folder}' is not empty and was not made by stage `{name}`; choose another folder.")
-        print(f"Stage {name}: the configuration has changed; it is done again.")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / _STARTED, {"fingerprint": key, "seconds": 0.0})
+        changed = _changed(started.get("settings", {}), settings)
+        print(f"Stage {name}: {changed}; its earlier folder is now '{set_aside(folder)}', and the stage is done again.")
+    # With the file that says whose it is, in one step: a folder without it would be taken for somebody else's.
+    fresh = folder.with_name(f".{folder.name}.fresh")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    write_json(fresh / _STARTED, {"fingerprint": key, "seconds": 0.0, "settings": settings})
+    os.replace(fresh, folder)
     return 0.0
 
 
-def newest_whole_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that the Trainer finished; half-written ones are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    for path in reversed(found):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # written last
-            return str(path)
-        except (OSError, ValueError):
-            shutil.rmtree(path)
-    return None
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Which settings differ, in words."""
+    names = [f"`{name}`" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    what = f" ({', '.join(names[:4])}{more})" if names and before else ""
+    return f"the configuration has changed{what}" if names or not before else "an earlier stage was done again"

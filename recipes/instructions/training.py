@@ -2,8 +2,8 @@
 """Supervised fine-tuning and reward-model training with TRL's trainers."""
 
 import copy
+import json
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,22 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
     Trainer,
     set_seed,
 )
 from transformers.utils import logging as hf_logging
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
+from recipes.folders import discard, is_whole_model, write_whole
 from trl_ext.actor_critic.loading import keep_differentiable, load_policy
 from trl_ext.actor_critic.merge import merge
 from trl_ext.actor_critic.precision import adapters_in_float32, with_dtype
+from trl_ext.checkpoint import write_json
 from trl_ext.config import PPOConfig
 
-from .stages import newest_whole_checkpoint
+from . import checkpoints
 
-CHECKPOINTS = "trainer"
+CHECKPOINTS = "checkpoints"
 # Settings of the PPO run that hold for the other two trainings as well.
 _SHARED = (
     "bf16", "fp16", "use_cpu", "gradient_checkpointing", "optim", "seed", "disable_tqdm", "report_to",
@@ -55,7 +56,8 @@ def train_supervised(
     """
     Fine-tune `model_name` on demonstrations into `folder/model`, in full precision: a LoRA adapter is merged.
 
-    Merged, the result is one base for the policy and the reward adapters after it.
+    Merged, the result is one base for the policy and the reward adapters after it. A model that is there and whole is
+    not trained again.
 
     Returns:
         `model` (folder) and the mean `loss` of the last tenth of the steps, nats per token.
@@ -66,34 +68,45 @@ def train_supervised(
             f"The demonstrations have the columns {sorted(columns)}; they need 'prompt' and 'completion', 'messages' "
             "or 'text'."
         )
-    settings = SFTConfig(
-        **_settings(args, folder, learning_rate, epochs, batch_size), max_length=max_length, model_init_kwargs=None
-    )
-    set_seed(args.seed)
-    model = load_policy(model_name, trained=peft_config is None, **init_kwargs)
-    trainer = SFTTrainer(
-        model=model,
-        args=settings,
-        train_dataset=dataset,
-        processing_class=copy.deepcopy(tokenizer),
-        peft_config=peft_config,
-    )
-    adapters_in_float32(trainer.model)
-    _train(trainer, folder)
-    model_folder = _emptied(folder / "model")
-    if peft_config is None:
-        trainer.save_model(str(model_folder))
-    else:
-        adapter = _emptied(folder / "adapter")
-        trainer.save_model(str(adapter))
-        tokenizer.save_pretrained(adapter)
-        # The quantized base is rounded anew when the merged model is quantized, so its roundings are not kept.
-        merge(adapter, model_folder, original_base=True, base_model=model_name)
-    tokenizer.save_pretrained(model_folder)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    last = losses[-max(1, len(losses) // 10) :]
-    return {"model": str(model_folder), "loss": sum(last) / len(last) if last else None}
+    output, notes = folder / "model", folder / "training.json"
+    if not is_whole_model(output):
+        settings = SFTConfig(
+            **_settings(args, folder / CHECKPOINTS / output.name, learning_rate, epochs, batch_size),
+            max_length=max_length,
+            model_init_kwargs=None,
+        )
+        set_seed(args.seed)
+        model = load_policy(model_name, trained=peft_config is None, **init_kwargs)
+        trainer = SFTTrainer(
+            model=model,
+            args=settings,
+            train_dataset=dataset,
+            processing_class=copy.deepcopy(tokenizer),
+            peft_config=peft_config,
+        )
+        adapters_in_float32(trainer.model)
+        checkpoints.train(trainer)
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        last = losses[-max(1, len(losses) // 10) :]
+        write_json(notes, {"loss": sum(last) / len(last) if last else None})
+        adapter = None if peft_config is None else folder / "adapter"
+        write_whole(adapter or output, lambda target: _save(trainer, tokenizer, target))
+        if adapter is not None:
+            # The quantized base is rounded anew when the merged model is quantized, so its roundings are not kept.
+            options = {"original_base": True, "base_model": model_name}
+            write_whole(output, lambda target: _merge(adapter, tokenizer, target, options))
+    discard(folder / CHECKPOINTS)
+    return {"model": str(output), **json.loads(notes.read_text(encoding="utf-8"))}
+
+
+def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
+    trainer.save_model(str(target))
+    tokenizer.save_pretrained(target)
+
+
+def _merge(adapter: Path, tokenizer: PreTrainedTokenizerBase, target: Path, options: dict[str, Any]) -> None:
+    merge(adapter, target, **options)
+    tokenizer.save_pretrained(target)
 
 
 def train_reward_model(
@@ -115,12 +128,18 @@ def train_reward_model(
     """
     Train one Bradley-Terry reward model from `model_name` and save it (with LoRA: its adapter) in `output`.
 
+    A model that is there and whole is not trained again.
+
     Args:
-        folder: For checkpoints.
+        folder: For checkpoints; those of each model lie in a folder of its own.
         seed: Of the head and of the order of the pairs.
     """
+    own = folder / CHECKPOINTS / output.name
+    if is_whole_model(output):
+        discard(own)
+        return
     settings = RewardConfig(
-        **_settings(args, folder, learning_rate, epochs, batch_size) | {"seed": seed}, max_length=max_length
+        **_settings(args, own, learning_rate, epochs, batch_size) | {"seed": seed}, max_length=max_length
     )
     set_seed(seed)
     model = load_reward_model(model_name, with_dtype(init_kwargs, trained=peft_config is None))
@@ -136,10 +155,9 @@ def train_reward_model(
     adapters_in_float32(trainer.model)
     if len(trainer.train_dataset) == 0:
         raise ValueError(f"Every preference pair is longer than `reward_max_length` {max_length}; raise it.")
-    _train(trainer, folder)
-    trainer.save_model(str(_emptied(output)))
-    tokenizer.save_pretrained(output)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    checkpoints.train(trainer, output.name)
+    write_whole(output, lambda target: _save(trainer, tokenizer, target))
+    discard(own)
 
 
 def load_reward_model(model_name: str, init_kwargs: dict[str, Any]) -> PreTrainedModel:
@@ -175,7 +193,7 @@ def _settings(args: PPOConfig, folder: Path, learning_rate: float, epochs: float
     while batch_size % micro:
         micro -= 1
     return {name: getattr(args, name) for name in _SHARED} | {
-        "output_dir": str(folder / CHECKPOINTS),
+        "output_dir": str(folder),
         "learning_rate": learning_rate,
         "num_train_epochs": epochs,
         "per_device_train_batch_size": micro,
@@ -185,15 +203,5 @@ def _settings(args: PPOConfig, folder: Path, learning_rate: float, epochs: float
         "logging_steps": 0.02,
         "save_strategy": "steps",
         "save_steps": 0.2,
-        "save_total_limit": 2,
+        "save_total_limit": None,  # `checkpoints.train` deletes those that are no longer needed
     }
-
-
-def _train(trainer: Trainer, folder: Path) -> None:
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=newest_whole_checkpoint(folder / CHECKPOINTS))
-
-
-def _emptied(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    return folder

@@ -3,9 +3,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,32 +16,12 @@ from recipes.instruction_following import CONFIGS, make_parser
 from recipes.instructions import training
 from recipes.instructions.arguments import InstructArguments
 from recipes.instructions.comparison import by_kind, wins
-from recipes.instructions.stages import newest_whole_checkpoint, read_record, run_stage
+from recipes.instructions.stages import read_record, run_stage
 from recipes.offline.instructions_models import prepare_instructions
-from tests.recipes.killed_recipe import TINY
+from tests.recipes.killed_recipe import SMALL, TINY
 from tests.tiny_models import save_tiny, tiny_causal_lm
 
 CARDS = CONFIGS.parent / "cards"
-SMALL = {
-    "num_preference_pairs": 48,
-    "num_preference_eval": 102,
-    "reward_epochs": 1,
-    "sft_batch_size": 16,
-    "reward_batch_size": 16,
-    "total_episodes": 64,
-    "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 2,
-    "num_mini_batches": 1,
-    "num_eval_prompts": 17,
-    "num_monitor_prompts": 8,
-    "eval_steps": 2,
-    "save_steps": 1,
-    "calibration_prompts": 16,
-    "max_completion_length": 6,
-    "disable_tqdm": "true",
-}
-
-
 @pytest.fixture(autouse=True)
 def own_caches(tmp_path_factory, monkeypatch):
     """Parsed files are cached by the datasets library; keep that out of the user's home."""
@@ -177,14 +154,6 @@ def test_a_folder_of_somebody_else_is_not_emptied(tmp_path):
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_a_half_written_checkpoint_does_not_count(tmp_path):
-    for step in (9, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    (tmp_path / "checkpoint-9" / "trainer_state.json").write_text("{}")
-    assert newest_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
-    assert not (tmp_path / "checkpoint-10").exists()
-
-
 # ---- whole runs ----
 
 
@@ -231,42 +200,6 @@ def test_all_stages_then_skipped_then_stopped_and_continued(recipe, tmp_path, ca
     assert "needs stage `sft`, which was done" in wrong and "other settings" in wrong
     early = error_of(capsys, lambda: recipe(tmp_path / "new", "--stages", "eval"))
     assert "needs stage `reward`" in early
-
-
-def test_killed_stages_go_on_and_end_as_if_nothing_had_been(tmp_path):
-    """SIGKILL between two reward models, and in the middle of PPO, with all that there is against reward hacking."""
-    script = Path(__file__).with_name("killed_recipe.py")
-    changes = {
-        "num_reward_models": 2, "aggregation": "mean_minus_std", "length_debias": "true", "shaping": "log_sigmoid",
-        "ptx_coef": 0.1, "kl_controller": "pid", "kl_target": 1, "gold_kl_budget": 5, "logging_steps": 1,
-    }  # fmt: skip
-    flags = [part for name, value in (SMALL | changes).items() for part in (f"--{name}", str(value))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
-    environment["HF_DATASETS_CACHE"] = str(tmp_path / "datasets")
-    done = subprocess.run(
-        [sys.executable, script, tmp_path, *flags], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    after = done.stdout.split("== reward was killed")[1].split("== ppo was killed")
-    assert after[0].count("; skipped.") == 1 and "Stage reward: goes on where it stopped" in after[0]
-    assert after[1].count("; skipped.") == 2 and "Stage ppo: goes on where it stopped" in after[1]
-
-    def ends(name: str) -> tuple[list[torch.Tensor], dict, list]:
-        model = AutoModelForCausalLM.from_pretrained(tmp_path / name / "ppo" / "model")
-        summary = json.loads((tmp_path / name / "summary.json").read_text())
-        lines = read_record(tmp_path / name / "ppo").result["log_history"]
-        timing = ("time", "second", "train_loss")
-        log = [{k: v for k, v in line.items() if not any(part in k for part in timing)} for line in lines]
-        del summary["seconds"], summary["reward_model"]["models"]
-        return list(model.parameters()), summary, log
-
-    whole = ends("whole")
-    assert len(whole[2]) >= 4 and any("ptx_loss" in line for line in whole[2])
-    assert whole[2][0]["step"] == whole[2][0]["eval_kl"] == 0, "the log begins with the initial policy"
-    for stage in ("reward", "ppo"):
-        weights, summary, log = ends(stage)
-        assert all(torch.equal(a, b) for a, b in zip(weights, whole[0], strict=True)), stage
-        assert (summary, log) == whole[1:], stage
 
 
 @pytest.mark.parametrize(
