@@ -16,11 +16,11 @@ from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser
 
 from recipes.interrupts import Interrupted
 from recipes.values import parse_node, parse_text, read_mapping
+from trl_ext.checkpoint import newest_whole
 from trl_ext.config import PPOConfig
 
 __all__ = ["RecipeParser", "check_launch", "check_output_dir", "newest_checkpoint", "run"]
@@ -178,7 +178,7 @@ class RecipeParser(TrlParser):
         if kind == "option" and Path(given).suffix in (".yaml", ".yml") and not given.startswith("-"):
             return f"`{given}` stands alone; give a file of settings as `--config {given}`."
         if kind == "option" and not given.startswith(("-", "\u2013", "\u2014")):
-            return f"`{given}` belongs to no option; options begin with `--`, and a value of several words needs quotes."
+            return f"`{given}` belongs to no option; options begin with `--`, and values of several words are quoted."
         matches = difflib.get_close_matches(_option(given).lower(), self._options)
         names = list(dict.fromkeys(f"`{'--' * (kind == 'option')}{match}`" for match in matches))
         advice = f"did you mean {' or '.join(names)}?" if names else "`--help` lists all of them."
@@ -208,10 +208,9 @@ def _without_config(arguments: list[str]) -> tuple[list[str], Path | None]:
 
 
 def _read_environment(node: yaml.Node, path: Path) -> dict[str, str]:
-    pairs = node.value if isinstance(node, yaml.MappingNode) else [(node, None)]
-    if not all(isinstance(value, yaml.ScalarNode) for _, value in pairs):
-        raise ValueError(f"`env` in '{path}' must be a mapping of variables to texts.")
-    return {key.value: value.value for key, value in pairs}
+    if isinstance(node, yaml.MappingNode) and all(isinstance(value, yaml.ScalarNode) for _, value in node.value):
+        return {key.value: value.value for key, value in node.value}
+    raise ValueError(f"`env` in '{path}' must be a mapping of variables to texts.")
 
 
 def check_launch(args: TrainingArguments) -> None:
@@ -248,9 +247,9 @@ def check_output_dir(path: str) -> Path:
     return directory
 
 
-def newest_checkpoint(given: str | None, output_dir: Path) -> str | bool | None:
+def newest_checkpoint(given: str | None, output_dir: Path) -> str | None:
     """
-    What `--resume_from_checkpoint` means to the trainer: a folder, or `true` for the newest one in `output_dir`.
+    The checkpoint that `--resume_from_checkpoint` means: a folder, or with `true` the newest whole one in `output_dir`.
 
     Raises:
         ValueError: if there is none.
@@ -258,14 +257,15 @@ def newest_checkpoint(given: str | None, output_dir: Path) -> str | bool | None:
     if given is None or given.lower() == "false":
         return None
     if given.lower() == "true":
-        if get_last_checkpoint(str(output_dir)) is None:
+        newest = newest_whole(output_dir)
+        if newest is None:
             raise ValueError(
-                f"There is no checkpoint in '{output_dir}'; leave `--resume_from_checkpoint` out to start anew."
+                f"There is no whole checkpoint in '{output_dir}'; leave `--resume_from_checkpoint` out to start anew."
             )
-        return True
-    if not Path(given).is_dir():
+        return str(newest)
+    if not Path(given).expanduser().is_dir():
         raise ValueError(f"`--resume_from_checkpoint {given}` does not exist; give a checkpoint's folder or 'true'.")
-    return given
+    return str(Path(given).expanduser())
 
 
 def run(main: Callable[[], None]) -> None:
@@ -291,8 +291,21 @@ def fail(error: Exception) -> NoReturn:
 
 def interrupted(stop: KeyboardInterrupt) -> NoReturn:
     """Say in one line where a run was interrupted and how it goes on, and exit with the status of Ctrl-C."""
-    place = stop.where if isinstance(stop, Interrupted) else "before the first stage"
-    saved = "; a checkpoint of this step is written" * (isinstance(stop, Interrupted) and stop.saved)
-    command = shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
-    print(f"interrupted {place}{saved}. To go on: {command}", file=sys.stderr)
+    known = stop if isinstance(stop, Interrupted) else Interrupted("before anything was trained")
+    if int(os.environ.get("RANK", 0)) == 0:
+        saved = "; a checkpoint of this step is written" * known.saved
+        print(f"interrupted {known.where}{saved}. To go on: {_command(known.resume)}", file=sys.stderr)
     raise SystemExit(130)
+
+
+def _command(resume: bool) -> str:
+    """The command that started this process, or the one that resumes what it began."""
+    words = [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]
+    if resume:
+        places = [i for i, word in enumerate(words) if _option(word) == "resume_from_checkpoint"]
+        for place in reversed(places):
+            del words[place : place + (1 if "=" in words[place] else 2)]
+        words += ["--resume_from_checkpoint", "true"]
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return "the same command" + " with `--resume_from_checkpoint true`" * resume
+    return shlex.join(words)

@@ -123,15 +123,17 @@ def wrap_in_conversation(dataset: Dataset, instruction: str) -> Dataset:
     return Dataset.from_dict({"prompt": messages})
 
 
-def split_prompts(dataset: Dataset, size: int, seed: int = 0) -> tuple[Dataset, Dataset]:
+def split_prompts(
+    dataset: Dataset, size: int, seed: int = 0, remedy: str = "`--eval_dataset_name`"
+) -> tuple[Dataset, Dataset]:
     """
     Hold out `size` prompts, at most half of them, for evaluation.
 
     Raises:
-        ValueError: if there is only one prompt.
+        ValueError: if there is only one prompt; `remedy` names the option with which others can be given.
     """
     if len(dataset) < 2:
-        raise ValueError("One prompt cannot be both trained on and evaluated on; give `eval_dataset_name`.")
+        raise ValueError(f"One row cannot be both trained on and evaluated on; give more rows, or {remedy}.")
     shuffled = dataset.shuffle(seed=seed)
     size = min(size, len(dataset) // 2)
     return shuffled.select(range(size, len(dataset))), shuffled.select(range(size))

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,14 +27,18 @@ if __name__ == "__main__" and str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # a clone works without being installed
 
 from recipes.cli import RecipeParser, check_launch, check_output_dir, newest_checkpoint, run  # noqa: E402
-from recipes.data import cut_prompts, load_prompts, looks_like_path, split_prompts, wrap_in_conversation  # noqa: E402
+from recipes.data import cut_prompts, load_prompts, split_prompts, wrap_in_conversation  # noqa: E402
 from recipes.evaluation import Measured, goals, measure, print_summary, write_summary  # noqa: E402
+from recipes.folders import locked, set_aside_run  # noqa: E402
+from recipes.interrupts import Interrupted, OrderlyStop  # noqa: E402
+from recipes.names import check_classifier, check_critic, check_distinct, check_model  # noqa: E402
 from recipes.offline import OfflineAssets, prepare  # noqa: E402
+from trl_ext.checkpoint import checkpoints  # noqa: E402
 from trl_ext.config import PPOConfig  # noqa: E402
 from trl_ext.monitoring.frontier import kl_at_reward, optimal_frontier  # noqa: E402
 from trl_ext.monitoring.progress import PhaseProgress  # noqa: E402
 from trl_ext.monitoring.report import write_report  # noqa: E402
-from trl_ext.rewards import LengthReward, ToxicityReward, check_reward_models  # noqa: E402
+from trl_ext.rewards import LengthReward, ToxicityReward  # noqa: E402
 from trl_ext.trainer import PPOTrainer  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "detoxification"
@@ -176,22 +181,18 @@ def resolve_names(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConf
     missing = [f"`--{name}`" for name in required if getattr(recipe, name) is None]
     if missing:
         raise ValueError(f"With `--model_name_or_path` you must also give {' and '.join(missing)}; see `--help`.")
-    models = {"model_name_or_path": model_args.model_name_or_path}
-    models |= {name: getattr(recipe, name) for name in required[1:]}
-    for flag, name in models.items():
-        if looks_like_path(name) and not Path(name).expanduser().is_dir():
-            raise ValueError(f"`--{flag} {name}` does not exist; give a model's folder or its id on the Hub.")
-    if _same_model(models["toxicity_model"], models["judge_model"]):
+    if _same_model(str(recipe.toxicity_model), str(recipe.judge_model)):
         raise ValueError(
             f"`--judge_model {recipe.judge_model}` is also the reward, which PPO has learned to please; judge with "
             "another classifier."
         )
-    check_reward_models(
-        [
-            ToxicityReward(models["toxicity_model"], toxic_label=recipe.toxic_label),
-            ToxicityReward(models["judge_model"], toxic_label=recipe.judge_toxic_label),
-        ]
-    )
+    trusted: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
+    policy = {"model_name_or_path": str(model_args.model_name_or_path)}
+    check_distinct(policy, Path(str(args.output_dir)).expanduser().resolve())
+    check_model("model_name_or_path", policy["model_name_or_path"], revision=model_args.model_revision, **trusted)
+    check_critic(args.critic, **trusted)
+    check_classifier("toxicity_model", str(recipe.toxicity_model), ("toxic_label", recipe.toxic_label))
+    check_classifier("judge_model", str(recipe.judge_model), ("judge_toxic_label", recipe.judge_toxic_label))
 
 
 def prepare_offline(recipe: DetoxArguments, args: PPOConfig) -> OfflineAssets:
@@ -339,24 +340,39 @@ def report(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prepare, measure, train, measure again, and write down what came of it."""
+    """Read the command line, prepare everything, and detoxify."""
     recipe, args, model_args = make_parser().parse_recipe(argv)
     check_launch(args)
     output_dir = check_output_dir(args.output_dir)
     args.output_dir = str(output_dir)
-    progress = PhaseProgress(enabled=args.process_index == 0 and not args.disable_tqdm)
-    with progress.phase("prepare"):
-        resolve_names(recipe, args, model_args)
-        trainer = make_trainer(recipe, args, model_args)
-        checkpoint = newest_checkpoint(args.resume_from_checkpoint, output_dir)
+    with locked(output_dir) if args.process_index == 0 else nullcontext():
+        progress = PhaseProgress(enabled=args.process_index == 0 and not args.disable_tqdm)
+        with progress.phase("prepare"):
+            resolve_names(recipe, args, model_args)
+            trainer = make_trainer(recipe, args, model_args)
+            with args.main_process_first(desc="checkpoint"):
+                checkpoint = newest_checkpoint(args.resume_from_checkpoint, output_dir)
+        if checkpoint is None and args.process_index == 0 and (aside := set_aside_run(output_dir)) is not None:
+            print(f"The earlier run in '{output_dir}' is now in '{aside}'.")
+        try:
+            detoxify(trainer, recipe, checkpoint, output_dir, progress)
+        except KeyboardInterrupt as stop:
+            raise Interrupted.at("", stop, resume=bool(checkpoints(output_dir))) from None
+
+
+def detoxify(
+    trainer: PPOTrainer, recipe: DetoxArguments, checkpoint: str | None, output_dir: Path, progress: PhaseProgress
+) -> None:
+    """Measure, train, measure again, and write down what came of it."""
     is_main = trainer.is_world_process_zero()
-    by_judge = {"judge_model": str(recipe.judge_model), "toxic_label": recipe.judge_toxic_label}
+    by_judge: dict[str, Any] = {"judge_model": str(recipe.judge_model), "toxic_label": recipe.judge_toxic_label}
     if is_main:
         frontier = (recipe.frontier_prompts, recipe.frontier_samples)
         before = measure(trainer, progress, "before", frontier=frontier, **by_judge)
     trainer.accelerator.wait_for_everyone()
     with progress.phase("train"):
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with OrderlyStop(trainer):
+            trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(str(output_dir))
     if is_main:
         frontier = (recipe.frontier_prompts, min(8, recipe.frontier_samples))
@@ -365,7 +381,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         report(output_dir / "report.html", trainer, recipe, before, after, summary)
         write_summary(output_dir / "summary.json", summary)
         print_summary(summary)
-    if args.push_to_hub:
+    if trainer.args.push_to_hub:
         trainer.push_to_hub()
     if is_main:
         print(f"Model and report: {output_dir}")

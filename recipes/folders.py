@@ -12,6 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
+from trl_ext.checkpoint import digest, remove
+
 __all__ = [
     "content_of",
     "discard",
@@ -19,46 +21,50 @@ __all__ = [
     "locked",
     "model_content",
     "set_aside",
-    "sweep",
+    "set_aside_run",
     "write_whole",
 ]
 
-_DISCARDED = ".discarded-"
 # Files of a model folder that say nothing about the model.
 _INCIDENTAL = ("training_args.bin", "README.md")
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
 
 
 def discard(folder: Path) -> None:
-    """
-    Delete a folder in such a way that a process killed meanwhile leaves no half of it under its name.
-
-    The folder is renamed first. `sweep` deletes the remains of an interrupted deletion.
-    """
-    if folder.exists():
-        hidden = _free(folder.parent / f"{_DISCARDED}{folder.name}")
-        os.replace(folder, hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
-
-
-def sweep(parent: Path) -> None:
-    """Delete the remains that interrupted deletions left in `parent`."""
-    for remains in parent.glob(f"{_DISCARDED}*"):
-        shutil.rmtree(remains, ignore_errors=True)
+    """Delete a folder, where there is one; killed in the middle, none of it is left under its name."""
+    if folder.is_dir():
+        remove(folder)
 
 
 def set_aside(folder: Path) -> Path:
     """Rename a folder to the first free name of `folder.old-1`, `folder.old-2`, ...; return the new name."""
-    aside = _free(folder.with_name(f"{folder.name}.old"))
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
     os.replace(folder, aside)
     return aside
 
 
-def _free(path: Path) -> Path:
+# What a run leaves at the top of its output directory.
+_RUN_MARKS = ("ppo_config.json", "summary.json", "checkpoint-*")
+_RUN_FILES = (
+    *_RUN_MARKS, "incomplete-checkpoint-*", "critic", "*.safetensors", "*.safetensors.index.json", "*config.json",
+    "quantization.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*",
+    "training_args.bin", "report.html", "README.md",
+)  # fmt: skip
+
+
+def set_aside_run(output_dir: Path) -> Path | None:
+    """Move what an earlier run left in an output directory into `earlier-run-1` (or -2, ...) there; return its name."""
+    if not any(path for mark in _RUN_MARKS for path in output_dir.glob(mark)):
+        return None
     number = 1
-    while (free := path.with_name(f"{path.name}-{number}")).exists():
+    while (aside := output_dir / f"earlier-run-{number}").exists():
         number += 1
-    return free
+    aside.mkdir()
+    for path in {path for pattern in _RUN_FILES for path in output_dir.glob(pattern)}:
+        os.replace(path, aside / path.name)
+    return aside
 
 
 def write_whole(folder: Path, write: Callable[[Path], object]) -> Path:
@@ -107,18 +113,20 @@ def _is_whole_file(path: Path) -> bool:
 
 
 @contextmanager
-def locked(folder: Path, advice: str) -> Iterator[None]:
+def locked(output_dir: Path) -> Iterator[None]:
     """
-    Keep other processes out of a folder; a killed process keeps nobody out.
+    Keep other processes out of an output directory; a killed process keeps nobody out.
 
     Raises:
-        ValueError: if another process has it; `advice` is the end of the message.
+        ValueError: if another process has it.
     """
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(output_dir / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"Another process is working in '{folder}'; {advice}") from None
+        raise ValueError(
+            f"Another process is working in '{output_dir}'; wait for it, or choose another `--output_dir`."
+        ) from None
     try:
         yield
     finally:
@@ -148,9 +156,7 @@ def model_content(name: str | None) -> str | None:
 
 
 def _digest(root: Path, files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        relative = "" if file == root else file.relative_to(root).as_posix()
-        with open(file, "rb") as stream:
-            digest.update(f"{relative}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{digest.hexdigest()}"
+    listing = "".join(
+        f"{'' if file == root else file.relative_to(root).as_posix()}\0{digest(file)}\n" for file in files
+    )
+    return hashlib.blake2b(listing.encode(), digest_size=16).hexdigest()

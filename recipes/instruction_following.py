@@ -28,12 +28,11 @@ if __name__ == "__main__" and str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # a clone works without being installed
 
 from recipes.cli import RecipeParser, check_output_dir, run  # noqa: E402
-from recipes.data import looks_like_path  # noqa: E402
 from recipes.evaluation import write_summary  # noqa: E402
 from recipes.folders import content_of, locked, model_content  # noqa: E402
 from recipes.instructions import comparison, policy, reward_stage, showing, training  # noqa: E402
 from recipes.instructions.arguments import STAGES, InstructArguments  # noqa: E402
-from recipes.instructions.data import load_demonstrations, load_ppo_prompts  # noqa: E402
+from recipes.instructions.data import StageData  # noqa: E402
 from recipes.instructions.stages import (  # noqa: E402
     Record,
     fingerprint,
@@ -42,6 +41,7 @@ from recipes.instructions.stages import (  # noqa: E402
     run_stage,
 )
 from recipes.interrupts import Interrupted  # noqa: E402
+from recipes.names import CRITIC_KINDS, check_critic, check_model, check_reward_model  # noqa: E402
 from recipes.offline.instructions import InstructionJudge  # noqa: E402
 from recipes.offline.instructions_models import prepare_instructions  # noqa: E402
 from trl_ext.config import PPOConfig  # noqa: E402
@@ -62,7 +62,6 @@ examples:
   python recipes/instruction_following.py --config recipes/configs/instruction_following/qwen2.5_0.5b_ultrafeedback.yaml
       a YAML file
 """
-CRITIC_KINDS = ("head", "adapter", "copy")
 # Settings of a run that change nothing about its result, by the beginnings of their names.
 _INCIDENTAL = (
     "output_dir", "logging", "log_", "save_", "disable_tqdm", "report_to", "push_to_hub", "hub_", "run_name",
@@ -100,6 +99,9 @@ class Pipeline:
         options = {"revision": model_args.model_revision, "attn_implementation": model_args.attn_implementation}
         options |= {"dtype": dtype}
         self.init_kwargs = {key: value for key, value in options.items() if value is not None}
+        files = None if self.eval_prompts is None else (str(recipe.dataset_name), self.eval_prompts)
+        self.data = StageData(recipe, self.tokenizer, files, args.seed)
+        self.check_data()
         self.gold = self.make_gold()
 
     @property
@@ -122,18 +124,40 @@ class Pipeline:
             recipe.sft_dataset = recipe.sft_dataset or assets.demonstrations
             if recipe.dataset_name is None and recipe.preference_dataset is None:
                 recipe.dataset_name, self.eval_prompts = assets.train_prompts, assets.eval_prompts
-        names = {name: getattr(recipe, name) for name in ("reward_model", "judge_model")}
-        for flag, name in {"model_name_or_path": self.base, **names}.items():
-            if name is not None and looks_like_path(name) and not Path(name).expanduser().is_dir():
-                raise ValueError(f"`--{flag} {name}` does not exist; give a model's folder or its id on the Hub.")
         if recipe.judge_model is not None and recipe.judge_model == recipe.reward_model:
             raise ValueError("`judge_model` is also the reward, which PPO has learned to please; judge with another.")
-        if not self.embedded and recipe.preference_dataset is None:
+        if self.eval_prompts is None and recipe.preference_dataset is None:
             needed = {"reward": recipe.reward_model is None, "ppo": recipe.dataset_name is None}
             needed["sft"] = recipe.sft_dataset is None
             for stage, missing in needed.items():
                 if missing and stage in recipe.stages:
                     raise ValueError(f"Stage `{stage}` needs data: give `--preference_dataset`; see `--help`.")
+        trusted: dict[str, Any] = {"trust_remote_code": self.args.trust_remote_code}
+        check_model("model_name_or_path", self.base, revision=self.model_args.model_revision, **trusted)
+        check_critic(self.args.critic, **trusted)
+        for option in ("reward_model", "judge_model"):
+            if (name := getattr(recipe, option)) is not None:
+                check_reward_model(option, name, **trusted)
+        if "eval" in recipe.stages and recipe.compare_with not in (None, recipe.ppo_folder):
+            comparison.read_run(self.output_dir / str(recipe.compare_with))
+
+    def check_data(self) -> None:
+        """
+        Read all the data that the stages will read, so that a fault in the last is not found after hours.
+
+        Raises:
+            ValueError: for data that cannot be used.
+        """
+        stages = set(self.recipe.stages)
+        needed = {
+            "demonstrations": "sft" in stages,
+            "pairs": "reward" in stages and self.recipe.preference_dataset is not None,
+            "prompts": bool(stages & {"ppo", "eval"}),
+            "ptx": "ppo" in stages and self.args.ptx_coef > 0,
+        }
+        for part, is_needed in needed.items():
+            if is_needed:
+                getattr(self.data, part)
 
     def make_gold(self) -> Any | None:
         """The reward that watches and evaluates: the embedded judge, or a reward model; None if there is none."""
@@ -205,7 +229,7 @@ class Pipeline:
             folder,
             self.base,
             self.tokenizer,
-            load_demonstrations(recipe, self.tokenizer, self.args.seed),
+            self.data.demonstrations,
             self.args,
             learning_rate=recipe.sft_learning_rate,
             epochs=recipe.sft_epochs,
@@ -239,10 +263,8 @@ class Pipeline:
 
     def train_reward(self, folder: Path, start: str) -> dict[str, Any]:
         """The work of the `reward` stage."""
-        sampled = self.recipe.preference_dataset is None and self.eval_prompts is not None
-        files = (str(self.recipe.dataset_name), str(self.eval_prompts)) if sampled else None
         parts = (self.recipe, self.args, self.tokenizer)
-        return reward_stage.work(folder, start, *parts, sampled_from=files, loading=self.loading())
+        return reward_stage.work(folder, start, *parts, data=self.data, loading=self.loading())
 
     def ppo(self, sft: Record | None, reward: Record) -> Record:
         """The PPO run."""
@@ -265,7 +287,7 @@ class Pipeline:
         recipe, args = self.recipe, self.args
         args.output_dir = str(folder)
         args.model_init_kwargs = self.init_kwargs | (args.model_init_kwargs or {})  # type: ignore[operator]
-        prompts, held_out = load_ppo_prompts(recipe, self.tokenizer, self.eval_prompts, args.seed)
+        prompts, held_out = self.data.prompts
         return policy.make_trainer(
             recipe,
             args,
@@ -276,20 +298,9 @@ class Pipeline:
             prompts=prompts,
             eval_prompts=held_out,
             gold=self.gold,
-            ptx_dataset=self.ptx_dataset(),
+            ptx_dataset=self.data.ptx if args.ptx_coef else None,
             folder=folder,
         )
-
-    def ptx_dataset(self) -> Dataset | None:
-        """Texts of PPO-ptx, where its weight is above 0."""
-        if not self.args.ptx_coef:
-            return None
-        recipe = self.recipe
-        if recipe.ptx_dataset is not None:
-            return load_demonstrations(
-                InstructArguments(sft_dataset=recipe.ptx_dataset), self.tokenizer, self.args.seed
-            )
-        return load_demonstrations(recipe, self.tokenizer, self.args.seed)
 
     def evaluate(self, records: dict[str, Record | None]) -> Path:
         """Compare the policies before and after PPO, write the report and the summary, and return the latter's path."""
@@ -335,7 +346,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     hf_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     recipe.stages = [stage for stage in STAGES if stage in recipe.stages]
-    with locked(check_output_dir(args.output_dir), "wait for it, or choose another `--output_dir`."):
+    with locked(check_output_dir(args.output_dir)):
         run_stages(Pipeline(recipe, args, model_args))
 
 

@@ -19,17 +19,20 @@ class Interrupted(KeyboardInterrupt):
     Attributes:
         where: The place, after "interrupted".
         saved: Whether the run goes on from a checkpoint of just this place.
+        resume: Whether the run goes on only with `--resume_from_checkpoint true`.
     """
 
-    def __init__(self, where: str, saved: bool = False):
+    def __init__(self, where: str, saved: bool = False, resume: bool = False):
         super().__init__(where)
-        self.where, self.saved = where, saved
+        self.where, self.saved, self.resume = where, saved, resume
 
     @classmethod
-    def at(cls, place: str, stop: KeyboardInterrupt) -> "Interrupted":
+    def at(cls, place: str, stop: KeyboardInterrupt, resume: bool = False) -> "Interrupted":
         """`stop` with the larger place in which it happened."""
         inner = stop if isinstance(stop, cls) else cls("")
-        return cls(f"{place} {inner.where}".strip(), inner.saved)
+        return cls(
+            f"{place} {inner.where}".strip() or "before or after the training", inner.saved, inner.resume or resume
+        )
 
 
 class OrderlyStop(TrainerCallback):
@@ -50,8 +53,8 @@ class OrderlyStop(TrainerCallback):
     """
 
     def __init__(self, trainer: Trainer, name: str = ""):
-        self.name, self.asked, self.saved_step = name, False, -1
-        self.trainer, self._before = trainer, None  # type: ignore[var-annotated]
+        self.trainer, self.name, self.asked, self.saved_step = trainer, name, False, -1
+        self._before: Any = None
         trainer.add_callback(self)
 
     def __enter__(self) -> "OrderlyStop":

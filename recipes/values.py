@@ -17,7 +17,8 @@ import yaml
 __all__ = ["parse_node", "parse_text", "read_mapping"]
 
 _YAML = "tag:yaml.org,2002:"
-_PLAIN_TAGS = {_YAML + kind for kind in "map seq str int float bool null timestamp merge value".split()}
+_KINDS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")
+_PLAIN_TAGS = {_YAML + kind for kind in _KINDS}
 # Mappings that may also be given as the path of a file.
 _MAPPING_OR_FILE = ("accelerator_config", "deepspeed", "fsdp_config")
 

@@ -10,6 +10,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from recipes.folders import is_whole_model, write_whole
 from recipes.interrupts import OrderlyStop
+from trl_ext.checkpoint import newest_whole
 from trl_ext.config import PPOConfig
 from trl_ext.decoding import as_completions
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
@@ -17,7 +18,6 @@ from trl_ext.rewards import PreferenceReward
 from trl_ext.rewards.warm import average_reward_models
 from trl_ext.trainer import PPOTrainer
 
-from . import checkpoints
 from .arguments import InstructArguments
 from .rewards import calibrate, combine, is_adapter, load_rewards, with_reward_adapters
 from .sampling import sample
@@ -143,9 +143,9 @@ def train(trainer: PPOTrainer, monitor: RewardHackingMonitor, folder: Path) -> d
     if trainer.args.eval_strategy != "no":
         trainer.evaluate()  # of the initial policy, also where training goes on: gains count from there
     start = trainer.state.log_history
-    whole = [path for path in checkpoints.found(folder) if checkpoints.is_whole(path)]
+    newest = newest_whole(folder)
     with OrderlyStop(trainer):
-        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     write_whole(folder / "model", lambda target: trainer.save_model(str(target)))
     alarms = [alarm._asdict() for alarm in monitor.alarms]
     return {"model": str(folder / "model"), "log_history": [*start, *trainer.state.log_history], "alarms": alarms}

@@ -14,7 +14,7 @@ from trl_ext.monitoring.reward_model import describe_reward_model
 from trl_ext.rewards import PreferenceReward, completion_text
 
 from .arguments import InstructArguments
-from .data import load_pairs, read_rows, write_rows
+from .data import StageData, read_rows, write_rows
 from .preferences import keep_last_turns
 from .rewards import load_rewards
 from .sampling import rank_pairs, sample
@@ -30,7 +30,7 @@ def work(
     args: PPOConfig,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    sampled_from: tuple[str, str] | None,
+    data: StageData,
     loading: dict[str, Any],
 ) -> dict[str, Any]:
     """
@@ -39,22 +39,19 @@ def work(
     Args:
         folder: Where everything goes.
         start: Model that they start from.
-        sampled_from: JSONL files of prompts to train and to evaluate on, where the pairs are to be sampled and ranked
-            by the embedded judge; otherwise they are read.
+        data: Where the pairs are read; without any, they are sampled for the embedded prompts and ranked by the
+            embedded judge.
         loading: `init_kwargs` and `peft_config`.
 
     Returns:
         `models` (folders or names) and what `describe_reward_model` says about their mean.
     """
-    if recipe.preference_dataset is None and sampled_from is None:
+    if recipe.preference_dataset is not None:
+        pairs, held_out = (keep_last_turns(part, tokenizer, recipe.reward_max_length) for part in data.pairs)
+    elif data.embedded is None:
         return {"models": [str(recipe.reward_model)]}  # nothing to test it on
-    if sampled_from is None:
-        pairs, held_out = (
-            keep_last_turns(part, tokenizer, recipe.reward_max_length)
-            for part in load_pairs(recipe, tokenizer, args.seed)
-        )
     else:
-        pairs, held_out = sampled_pairs(folder, start, recipe, args, tokenizer, sampled_from, loading["init_kwargs"])
+        pairs, held_out = sampled_pairs(folder, start, recipe, args, tokenizer, data.embedded, loading["init_kwargs"])
     if recipe.reward_model is not None:
         models = [recipe.reward_model]
     else:

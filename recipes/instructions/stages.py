@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recipes.folders import is_whole_model, set_aside, sweep
+from recipes.folders import is_whole_model, set_aside
 from recipes.interrupts import Interrupted
-from trl_ext.checkpoint import write_json
+from trl_ext.checkpoint import recover, write_json
 
 _RECORD, _STARTED = "stage.json", "started.json"
 
@@ -102,7 +102,8 @@ def run_stage(
     Raises:
         ValueError: if the folder holds files that no stage has made.
     """
-    key, settings = fingerprint(settings, upstream), json.loads(json.dumps(dict(settings), default=str))
+    key = fingerprint(settings, upstream)
+    kept: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
     record = read_record(folder)
     if record is not None and record.fingerprint == key:
         missing = record.missing(folder)
@@ -110,7 +111,7 @@ def run_stage(
             print(f"Stage {name}: done already with this configuration ({record.seconds:.0f} s); skipped.")
             return record
         print(f"Stage {name}: '{missing[0]}' is missing or damaged and is made again.")
-    spent = _begin(name, folder, key, settings)
+    spent = _begin(name, folder, key, kept)
     start = time.perf_counter()
     try:
         result = work(folder)
@@ -118,8 +119,8 @@ def run_stage(
         raise Interrupted.at(f"in stage `{name}`", stop) from None
     finally:
         spent += time.perf_counter() - start
-        write_json(folder / _STARTED, {"fingerprint": key, "seconds": spent, "settings": settings})
-    record = Record(key, settings, spent, result)
+        write_json(folder / _STARTED, {"fingerprint": key, "seconds": spent, "settings": kept})
+    record = Record(key, kept, spent, result)
     write_json(folder / _RECORD, record._asdict())
     print(f"Stage {name}: finished in {spent:.0f} s.")
     return record
@@ -133,7 +134,7 @@ def _begin(name: str, folder: Path, key: str, settings: dict[str, Any]) -> float
         started = {}
     if started.get("fingerprint") == key:
         print(f"Stage {name}: goes on where it stopped.")
-        sweep(folder)
+        recover(folder)
         return float(started["seconds"])
     if folder.exists() and any(folder.iterdir()):
         if not started:

@@ -62,12 +62,6 @@ def train_supervised(
     Returns:
         `model` (folder) and the mean `loss` of the last tenth of the steps, nats per token.
     """
-    columns = set(dataset.column_names)
-    if not ({"text", "messages"} & columns or {"prompt", "completion"} <= columns):
-        raise ValueError(
-            f"The demonstrations have the columns {sorted(columns)}; they need 'prompt' and 'completion', 'messages' "
-            "or 'text'."
-        )
     output, notes = folder / "model", folder / "training.json"
     if not is_whole_model(output):
         settings = SFTConfig(

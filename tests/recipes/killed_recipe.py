@@ -7,6 +7,7 @@ child that is to be stopped at that place; the run that nothing stops is in FOLD
 """
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -41,24 +42,24 @@ SMALL = {
     "disable_tqdm": "true",
 }
 
-# Place: the call of the operating system before which the process dies, a part of its path, and the how-manieth.
+# Place: the call of the operating system before which the process dies, a pattern in its path, and the how-manieth.
 KILLS = {
     "the first stage begins": ("replace", ".sft.fresh", 1),
     "a checkpoint is half written": ("replace", "sft/checkpoints/model/checkpoint-2/manifest.json", 1),
-    "an old checkpoint is half deleted": ("unlink", "sft/checkpoints/model/.discarded-checkpoint-1", 3),
+    "an old checkpoint is half deleted": ("unlink", "sft/checkpoints/model/.removed-checkpoint-1", 3),
     "the SFT model is half written": ("fsync", "sft/.model.unfinished", 3),
     "the SFT model is written": ("replace", "sft/.model.unfinished", 1),
-    "the checkpoints of SFT are half deleted": ("unlink", "sft/.discarded-checkpoints", 5),
+    "the checkpoints of SFT are half deleted": ("unlink", "sft/.removed-checkpoints", 5),
     "the SFT stage is recorded": ("replace", "sft/.stage.json", 1),
     "pairs are written": ("replace", "reward/.pairs_eval.jsonl", 1),
     "model 0 is trained": ("replace", "reward/checkpoints/model-0/checkpoint-3/manifest.json", 1),
     "model 0 is written": ("fsync", "reward/.model-0.unfinished", 2),
-    "the checkpoints of model 0 are about to be deleted": ("replace", "reward/checkpoints/.discarded-model-0", 1),
-    "the checkpoints of model 0 are half deleted": ("unlink", "reward/checkpoints/.discarded-model-0", 5),
+    "the checkpoints of model 0 are about to be deleted": ("replace", "reward/checkpoints/.removed-model-0", 1),
+    "the checkpoints of model 0 are half deleted": ("unlink", "reward/checkpoints/.removed-model-0", 5),
     "model 1 is trained": ("replace", "reward/checkpoints/model-1/checkpoint-2/manifest.json", 1),
-    "the checkpoints of model 1 are half deleted": ("unlink", "reward/checkpoints/.discarded-model-1", 1),
+    "the checkpoints of model 1 are half deleted": ("unlink", "reward/checkpoints/.removed-model-1", 1),
     "PPO is trained": ("replace", "ppo/checkpoint-3/manifest.json", 1),
-    "a checkpoint of PPO is half deleted": ("unlink", "ppo/checkpoint-1", 2),
+    "a checkpoint of PPO is half deleted": ("unlink", r"ppo/(\.removed-)?checkpoint-\d", 2),
     "the policy is half written": ("fsync", "ppo/.model.unfinished", 3),
     "the policy is written": ("replace", "ppo/.model.unfinished", 1),
     "the summary is written": ("replace", "summary.json", 1),
@@ -74,7 +75,7 @@ INTERRUPTS = {
 
 
 def kill_before(call: str, part: str, number: int) -> None:
-    """Make this process kill itself before the `number`th call of os.`call` whose path contains `part`."""
+    """Make this process kill itself before the `number`th call of os.`call` whose path has the pattern `part`."""
     original, seen = getattr(os, call), 0
 
     def dies(path, *args, **kwargs):
@@ -85,7 +86,7 @@ def kill_before(call: str, part: str, number: int) -> None:
         elif kwargs.get("dir_fd") is not None:
             where = os.path.join(os.readlink(f"/proc/self/fd/{kwargs['dir_fd']}"), path)
         # The file that a temporary one becomes is the name to go by.
-        if part in str(where) or any(part in str(arg) for arg in args):
+        if re.search(part, str(where)) or any(re.search(part, str(arg)) for arg in args):
             seen += 1
             if seen == number:
                 os.kill(os.getpid(), signal.SIGKILL)

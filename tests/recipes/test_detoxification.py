@@ -20,6 +20,7 @@ from recipes.detoxification import CONFIGS, DetoxArguments, make_parser, resolve
 from recipes.evaluation import Likelihoods, Sampler, Samples, goals, judge, print_summary, write_summary
 from tests import tiny_models
 from trl_ext.actor_critic import ActorCritic
+from trl_ext.checkpoint import commit
 from trl_ext.config import PPOConfig
 from trl_ext.generation import TransformersEngine
 
@@ -123,7 +124,7 @@ def test_bad_yaml_is_one_line(content, message, tmp_path, capsys):
 
 
 def test_bad_options_are_one_line(capsys):
-    assert "did you mean `dataset_name`" in error_of(capsys, ["--datasetname", "x"])
+    assert "did you mean `--dataset_name`" in error_of(capsys, ["--datasetname", "x"])
     assert "gone.yaml" in error_of(capsys, ["--config", "gone.yaml"])
     assert "needs the path of a YAML file" in error_of(capsys, ["--config"])
 
@@ -200,12 +201,15 @@ def test_without_a_model_the_embedded_ones_fill_the_gaps(assets, monkeypatch):
 def test_resume_names(tmp_path):
     assert newest_checkpoint(None, tmp_path) is None
     assert newest_checkpoint("false", tmp_path) is None
-    with pytest.raises(ValueError, match="There is no checkpoint"):
+    with pytest.raises(ValueError, match="There is no whole checkpoint"):
         newest_checkpoint("true", tmp_path)
     with pytest.raises(ValueError, match="gone` does not exist"):
         newest_checkpoint("gone", tmp_path)
-    (tmp_path / "checkpoint-4").mkdir()
-    assert newest_checkpoint("True", tmp_path) is True
+    for step in (4, 8):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "weights").touch()
+    commit(tmp_path / "checkpoint-4")
+    assert newest_checkpoint("True", tmp_path) == str(tmp_path / "checkpoint-4"), "the newest one is not whole"
     assert newest_checkpoint(str(tmp_path / "checkpoint-4"), tmp_path) == str(tmp_path / "checkpoint-4")
 
 

@@ -22,6 +22,8 @@ from tests.recipes.killed_recipe import SMALL, TINY
 from tests.tiny_models import save_tiny, tiny_causal_lm
 
 CARDS = CONFIGS.parent / "cards"
+
+
 @pytest.fixture(autouse=True)
 def own_caches(tmp_path_factory, monkeypatch):
     """Parsed files are cached by the datasets library; keep that out of the user's home."""
@@ -86,7 +88,7 @@ def test_every_option_is_used_somewhere():
         ("--label_noise 0.5", "`label_noise`"),
         ("--ppo_folder sft", "`ppo_folder`"),
         ("--reward_model x --num_reward_models 2", "`num_reward_models`"),
-        ("--reward_modl x", "`reward_model`"),
+        ("--reward_modl x", "`--reward_model`"),
     ],
 )
 def test_bad_options_are_refused(flags, part, tmp_path, capsys):
