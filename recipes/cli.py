@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """What the recipes' command lines share: layered defaults, help in groups, and errors of one line."""
 
-import difflib
 import os
 import re
 import shlex
@@ -16,16 +15,31 @@ from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 from trl import ModelConfig, TrlParser
 
 from recipes.interrupts import Interrupted
 from recipes.values import parse_node, parse_text, read_mapping
+from trl_ext.advice import advice
 from trl_ext.checkpoint import newest_whole
 from trl_ext.config import PPOConfig
 
 __all__ = ["RecipeParser", "check_launch", "check_output_dir", "newest_checkpoint", "run"]
 
 ROOT = Path(__file__).resolve().parent.parent
+# What to type for an argument of PPOTrainer; the reward has an option of its own in each recipe.
+_FOR_ARGUMENT = {
+    "model": "use `model_name_or_path`.",
+    "peft_config": "use `use_peft`.",
+    "quantization_config": "use `load_in_4bit`.",
+    "processing_class": "leave it out, a model brings its own tokenizer.",
+    "reward_processing_classes": "leave it out, a model brings its own tokenizer.",
+    "optimizers": "use `optim`, `learning_rate` and `lr_scheduler_type`.",
+    "train_dataset": "use `dataset_name` and `prompt_column`.",
+    "torch_dtype": "use `dtype`.",
+    "judge": "use `judge_model`.",
+    "args": "give the settings themselves, or a file of them with `--config`.",
+}
 # A quantized base is trained through adapters alone.
 _NEEDS_LORA = ("use_peft", "load_in_4bit", "load_in_8bit")
 
@@ -106,12 +120,18 @@ class RecipeParser(TrlParser):
             SystemExit: with status 2, after one line that says what is wrong.
         """
         try:
-            return self._parse(list(sys.argv[1:] if argv is None else argv))
+            return self.parse(sys.argv[1:] if argv is None else argv)
         except (ValueError, TypeError, OSError) as error:
             fail(error)
 
-    def _parse(self, arguments: list[str]) -> tuple[Any, ...]:
-        arguments, file = _without_config(arguments)
+    def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
+        """
+        Parse a command line.
+
+        Raises:
+            ValueError: in one sentence, for an option or a value that there is not, here or in the YAML file.
+        """
+        arguments, file = _without_config(argv)
         own = {} if file is None else self._read(file)
         environment = own.pop("env", {})
         default, embedded, lora = self._layers
@@ -124,13 +144,15 @@ class RecipeParser(TrlParser):
         self.set_defaults_with_config(**default | without_model | with_lora | own)
         os.environ.update(environment)
         try:
-            return self.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+            parsed = self.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+            _check_trackers(parsed[1].report_to)
+            return parsed
         except ValueError as error:
             typed = {_option(argument) for argument in arguments if argument.startswith("--")}
-            named = re.findall(r"`(?:--)?(\w+)`", str(error))
-            if not any(name in own and name not in typed for name in named):
-                raise
-            raise ValueError(f"{str(error).rstrip('.')} (in '{file}').") from error
+            named = re.findall(r"`(\w+)(?:=[^`]*)?`", str(error))
+            if any(name in own and name not in typed for name in named):
+                raise ValueError(f"{str(error).rstrip('.')} (in '{file}').") from error
+            raise ValueError(self._in_options(str(error), "--")) from error
 
     def _get_value(self, action: Action, arg_string: str) -> Any:
         try:
@@ -179,10 +201,45 @@ class RecipeParser(TrlParser):
             return f"`{given}` stands alone; give a file of settings as `--config {given}`."
         if kind == "option" and not given.startswith(("-", "\u2013", "\u2014")):
             return f"`{given}` belongs to no option; options begin with `--`, and values of several words are quoted."
-        matches = difflib.get_close_matches(_option(given).lower(), self._options)
-        names = list(dict.fromkeys(f"`{'--' * (kind == 'option')}{match}`" for match in matches))
-        advice = f"did you mean {' or '.join(names)}?" if names else "`--help` lists all of them."
-        return f"Unknown {kind} `{given}`: {advice}"
+        name, dashes = _option(given), "--" * (kind == "option")
+        if name.lower() in self._options:
+            answer = f"did you mean `{name.lower()}`?"
+        else:
+            answer = self._advice(name) or "`--help` lists all of them."
+        return f"Unknown {kind} `{given}`: {self._in_options(answer, dashes)}"
+
+    def _advice(self, name: str) -> str:
+        """The advice for a name of another trainer, or of Python, in the names of options."""
+        reward = "toxicity_model" if "toxicity_model" in self._options else "reward_model"
+        for_argument = _FOR_ARGUMENT | {"reward_funcs": f"use `{reward}`."}
+        text = for_argument.get(name) or advice(name, self._options)
+        if not text.startswith(("leave", "did")):
+            quoted = re.findall(r"`(\w+)", text)
+            text = next((for_argument[word] for word in quoted if word in for_argument), text)
+        return text.replace(" of PPOConfig", "")
+
+    def _in_options(self, text: str, dashes: str) -> str:
+        text = in_options(text, dashes)
+        return re.sub(r"`(\w+)((?:=[^`]*)?)`", lambda m: f"`{dashes * (m[1] in self._options)}{m[1]}{m[2]}`", text)
+
+
+def in_options(text: str, dashes: str = "--") -> str:
+    """A message of the trainer with the options that stand for its arguments."""
+    for name, option in {"model": "model_name_or_path", "train_dataset": "dataset_name"}.items():
+        text = text.replace(f"`{name}`", f"`{dashes}{option}`")
+    for name, option in {"peft_config": "use_peft", "quantization_config": "load_in_4bit"}.items():
+        text = re.sub(rf"`{name}(=[^`]*)?`", f"`{dashes}{option}`", text)
+    return text
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    installed = get_available_reporting_integrations()
+    for name in names:
+        if name not in installed:
+            raise ValueError(
+                f"`report_to` {name!r} is no tracker that is installed here ({', '.join(installed) or 'none is'}); "
+                "install it, or take 'none'."
+            )
 
 
 def _option(argument: str) -> str:
@@ -190,7 +247,7 @@ def _option(argument: str) -> str:
     return argument.lstrip("-\u2013\u2014").split("=")[0].replace("-", "_")
 
 
-def _without_config(arguments: list[str]) -> tuple[list[str], Path | None]:
+def _without_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     """The command line without `--config FILE` or `--config=FILE`, and the file."""
     rest: list[str] = []
     files: list[str] = []
@@ -284,8 +341,8 @@ def run(main: Callable[[], None]) -> None:
 
 
 def fail(error: Exception) -> NoReturn:
-    """Print an error as one line and exit with status 2."""
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    """Print an error as one line, in the words of the command line, and exit with status 2."""
+    print("error: " + " ".join(in_options(str(error)).split()), file=sys.stderr)
     raise SystemExit(2)
 
 

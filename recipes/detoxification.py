@@ -190,7 +190,7 @@ def resolve_names(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConf
     policy = {"model_name_or_path": str(model_args.model_name_or_path)}
     check_distinct(policy, Path(str(args.output_dir)).expanduser().resolve())
     check_model("model_name_or_path", policy["model_name_or_path"], revision=model_args.model_revision, **trusted)
-    check_critic(args.critic, **trusted)
+    check_critic(args.critic, has_lora=model_args.use_peft, **trusted)
     check_classifier("toxicity_model", str(recipe.toxicity_model), ("toxic_label", recipe.toxic_label))
     check_classifier("judge_model", str(recipe.judge_model), ("judge_toxic_label", recipe.judge_toxic_label))
 

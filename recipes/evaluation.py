@@ -286,6 +286,6 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
             return [clean(entry) for entry in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(clean(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)

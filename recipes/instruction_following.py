@@ -134,7 +134,7 @@ class Pipeline:
                     raise ValueError(f"Stage `{stage}` needs data: give `--preference_dataset`; see `--help`.")
         trusted: dict[str, Any] = {"trust_remote_code": self.args.trust_remote_code}
         check_model("model_name_or_path", self.base, revision=self.model_args.model_revision, **trusted)
-        check_critic(self.args.critic, **trusted)
+        check_critic(self.args.critic, has_lora=self.model_args.use_peft, **trusted)
         for option in ("reward_model", "judge_model"):
             if (name := getattr(recipe, option)) is not None:
                 check_reward_model(option, name, **trusted)

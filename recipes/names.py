@@ -63,13 +63,15 @@ def _is_offline(error: BaseException) -> bool:
     return any(word in str(error).lower() for word in words)
 
 
-def check_critic(critic: str, **options: Any) -> None:
+def check_critic(critic: str, *, has_lora: bool, **options: Any) -> None:
     """
-    See that `critic` is one of the kinds, or a model.
+    See that `critic` is one of the kinds that go with the policy, or a model.
 
     Raises:
         ValueError: if not.
     """
+    if critic == "adapter" and not has_lora:
+        raise ValueError("`--critic adapter` is a LoRA adapter beside the policy's own; add `--use_peft`.")
     if critic not in CRITIC_KINDS:
         check_model("critic", critic, advice=f", or one of {', '.join(CRITIC_KINDS)}", **options)
 

@@ -14,6 +14,8 @@ from typing import Any, Union, get_args, get_origin
 
 import yaml
 
+from trl_ext.fields import shown
+
 __all__ = ["parse_node", "parse_text", "read_mapping"]
 
 _YAML = "tag:yaml.org,2002:"
@@ -139,15 +141,16 @@ def parse_text(text: str, action: Action, hint: Any, label: str) -> Any:
         # argparse would call `dict` with the text of a field that is nothing but a mapping
         value = text if dict in kinds or not callable(action.type) else action.type(text)
     except (ValueError, TypeError, ArgumentTypeError):
-        raise ValueError(f"{label} must be {_expected(action, hint)}, got '{text}'.") from None
+        raise ValueError(f"{label} must be {_expected(action, hint)}, got {shown(action.dest, text)}.") from None
     if isinstance(value, float) and math.isnan(value):
-        raise ValueError(f"{label} must be {_expected(action, hint)}, got '{text}'.")
+        raise ValueError(f"{label} must be {_expected(action, hint)}, got {shown(action.dest, text)}.")
     if action.choices is not None and value not in action.choices:
         close = difflib.get_close_matches(text, [str(choice) for choice in action.choices], n=1)
         advice = f"; did you mean '{close[0]}'?" if close else "."
-        raise ValueError(f"{label} must be {_expected(action, hint)}, got '{text}'{advice}")
+        raise ValueError(f"{label} must be {_expected(action, hint)}, got {shown(action.dest, text)}{advice}")
     if dict in kinds and (text.startswith("{") or action.dest not in _MAPPING_OR_FILE):
-        return _mapping(text, f"{label} must be {_expected(action, hint)}, got '{text}'.")
+        # the text may hold a token, so it is not repeated
+        return _mapping(text, f"{label} must be {_expected(action, hint)}, got another text.")
     return value
 
 

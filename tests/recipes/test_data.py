@@ -173,5 +173,5 @@ def test_held_out_prompts_are_not_trained_on():
     assert len(held_out) == 3
     assert sorted([*train["prompt"], *held_out["prompt"]]) == prompts
     assert len(split_prompts(Dataset.from_dict({"prompt": prompts}), 50)[1]) == 5
-    with pytest.raises(ValueError, match="give `eval_dataset_name`"):
+    with pytest.raises(ValueError, match="give more rows, or `--eval_dataset_name`"):
         split_prompts(Dataset.from_dict({"prompt": ["a"]}), 1)

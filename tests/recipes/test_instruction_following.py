@@ -85,9 +85,9 @@ def test_every_option_is_used_somewhere():
     ("flags", "part"),
     [
         ("--stages sft dance", "dance"),
-        ("--label_noise 0.5", "`label_noise`"),
-        ("--ppo_folder sft", "`ppo_folder`"),
-        ("--reward_model x --num_reward_models 2", "`num_reward_models`"),
+        ("--label_noise 0.5", "`--label_noise`"),
+        ("--ppo_folder sft", "`--ppo_folder`"),
+        ("--reward_model x --num_reward_models 2", "`--num_reward_models`"),
         ("--reward_modl x", "`--reward_model`"),
     ],
 )
