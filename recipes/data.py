@@ -9,10 +9,13 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
+from recipes.faults import find_fault
+
 __all__ = ["cut_prompts", "load_prompts", "looks_like_path", "split_prompts", "wrap_in_conversation"]
 
 FILE_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
 EXTENSIONS = ", ".join(FILE_FORMATS)
+_ROW = "number of the row"
 
 
 def load_prompts(
@@ -46,26 +49,32 @@ def load_prompts(
     dataset = load_dataset_by_name(name, config, split)
     if len(dataset) == 0:
         raise ValueError(f"The dataset '{name}' (split '{split}') is empty; give one with at least one prompt.")
+    dataset = dataset.add_column(_ROW, list(range(1, len(dataset) + 1)))  # filters do not change what a row is called
     if where is not None:
         dataset = _keep_where(dataset, where, name)
-    if column not in dataset.column_names and dataset.column_names == ["text"]:
+    columns = _columns(dataset)
+    if column not in columns and columns == ["text"]:
         column = "text"  # a .txt file has no other name for its lines
-    if column not in dataset.column_names:
+    if column not in columns:
         raise ValueError(
-            f"The dataset '{name}' has no column '{column}' (columns: {', '.join(dataset.column_names)}); name the "
-            "one that holds the prompts."
+            f"The dataset '{name}' has no column '{column}' (columns: {', '.join(columns)}); name the one that holds "
+            "the prompts with `--prompt_column`."
         )
     if min_toxicity is not None:
         dataset = _keep_toxic(dataset, column, min_toxicity, name)
-    has_continuation = "continuation" in dataset.column_names
+    has_continuation = "continuation" in columns
 
-    def normalize(row: dict[str, Any], index: int) -> dict[str, Any]:
-        new = {"prompt": _prompt_of(row[column], name, index)}
+    def normalize(row: dict[str, Any]) -> dict[str, Any]:
+        new = {"prompt": _prompt_of(row[column], f"Row {row[_ROW]} of '{name}'", column)}
         if has_continuation:
             new["continuation"] = _text_of(row["continuation"]) or ""
         return new
 
-    return dataset.map(normalize, with_indices=True, remove_columns=dataset.column_names, desc=f"Reading {name}")
+    return dataset.map(normalize, remove_columns=dataset.column_names, desc=f"Reading {name}")
+
+
+def _columns(dataset: Dataset) -> list[str]:
+    return [name for name in dataset.column_names if name != _ROW]
 
 
 def cut_prompts(
@@ -156,7 +165,8 @@ def load_dataset_by_name(name: str, config: str | None, split: str) -> Dataset:
         return load_dataset(str(path) if path.is_dir() else name, config, split=split)
     except (OSError, ValueError, DatasetGenerationError) as error:
         where = "folder" if path.is_dir() else "file or folder, and on the Hub"
-        raise ValueError(f"The dataset '{name}' cannot be loaded ({where}): {_first_line(error)}") from error
+        reason = _first_line(error.__cause__ or error)
+        raise ValueError(f"The dataset '{name}' cannot be loaded ({where}): {reason}") from error
 
 
 def _load_file(path: Path, split: str) -> Dataset:
@@ -164,11 +174,18 @@ def _load_file(path: Path, split: str) -> Dataset:
         raise ValueError(f"The dataset '{path}' has an unknown ending '{path.suffix}'; known are {EXTENSIONS}.")
     if path.stat().st_size == 0:
         raise ValueError(f"The dataset '{path}' is empty; give one with at least one prompt.")
-    files = {split.split("[")[0]: str(path)}
+    files = {split.split("[")[0] or "train": str(path)}
+    options = {"encoding": "utf-8-sig"} if path.suffix == ".txt" else {}
     try:
-        return load_dataset(FILE_FORMATS[path.suffix], data_files=files, split=split)
+        return load_dataset(FILE_FORMATS[path.suffix], data_files=files, split=split, **options)
     except (OSError, ValueError, DatasetGenerationError) as error:
+        if fault := find_fault(path):
+            raise ValueError(f"{fault} of '{path}'; mend or remove it.") from error
         reason = _first_line(error.__cause__ or error)
+        if "corresponds to no data" in reason:
+            raise ValueError(f"The dataset '{path}' has no row in the split '{split}'; give one with rows.") from error
+        if "instruction format" in reason or "Split name" in reason:
+            raise ValueError(f"'{split}' is no split; write 'train', or a slice such as 'train[:100]'.") from error
         raise ValueError(f"The dataset '{path}' cannot be read as {path.suffix[1:]}: {reason}") from error
 
 
@@ -183,9 +200,9 @@ def _load_saved(path: Path, split: str) -> Dataset:
 
 def _keep_where(dataset: Dataset, where: str, name: str) -> Dataset:
     column, equals, value = where.partition("=")
-    if not equals or column not in dataset.column_names:
+    if not equals or column not in _columns(dataset):
         raise ValueError(
-            f"The filter '{where}' must be 'column=value' with a column of '{name}': {', '.join(dataset.column_names)}."
+            f"The filter '{where}' must be 'column=value' with a column of '{name}': {', '.join(_columns(dataset))}."
         )
     kept = dataset.filter(lambda cell: str(cell) == value, input_columns=column)
     if len(kept) == 0:
@@ -213,17 +230,19 @@ def _text_of(value: Any) -> Any:
     return value.get("text") if isinstance(value, dict) else value
 
 
-def _prompt_of(value: Any, name: str, index: int) -> Any:
+def _prompt_of(value: Any, where: str, column: str) -> Any:
     prompt = _text_of(value)
     if isinstance(prompt, list) and prompt and all(isinstance(m, dict) and "role" in m for m in prompt):
         return prompt
+    if prompt is None:
+        raise ValueError(f"{where} has no '{column}'; every row needs one (in a CSV file NA and null are none).")
     if not isinstance(prompt, str):
         raise ValueError(
-            f"Prompt {index} of '{name}' is {prompt!r:.60}; a prompt is a text, a dictionary with 'text', or a list "
-            "of messages."
+            f"{where} has {prompt!r:.60} as '{column}'; a prompt is a text, a dictionary with 'text', or a list of "
+            "messages."
         )
     if not prompt.strip():
-        raise ValueError(f"Prompt {index} of '{name}' is empty; remove it from the dataset.")
+        raise ValueError(f"{where} has an empty '{column}'; remove it from the dataset.")
     return prompt
 
 

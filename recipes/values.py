@@ -38,8 +38,8 @@ def read_mapping(path: Path) -> dict[str, yaml.Node]:
         raise ValueError(f"The file '{path}' is not UTF-8 text (byte {error.start + 1}); save it as UTF-8.") from None
     except OSError as error:
         raise ValueError(f"The file '{path}' cannot be read ({error.strerror}); give an existing YAML file.") from None
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None:
             raise ValueError(f"The file '{path}' is empty; write one `option: value` a line.")
@@ -50,8 +50,8 @@ def read_mapping(path: Path) -> dict[str, yaml.Node]:
         loader.flatten_mapping(root)
     except yaml.MarkedYAMLError as error:
         raise ValueError(f"The file '{path}' is not valid YAML{_explained(error)}.") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"The file '{path}' is not valid YAML: {' '.join(str(error).split())}.") from None
+    except yaml.reader.ReaderError as error:
+        raise ValueError(f"The file '{path}' is not text: character {error.position + 1} is not printable.") from None
     return {key.value: value for key, value in root.value}
 
 
@@ -111,8 +111,7 @@ def parse_node(node: yaml.Node, action: Action, hint: Any, label: str) -> Any:
             if type(None) in kinds:
                 return None
             raise ValueError(f"{label} has no value; it must be {_expected(action, hint)}.")
-        text = re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", node.value, flags=re.IGNORECASE)
-        value = parse_text(text, action, hint, label)
+        value = parse_text(_text(node), action, hint, label)
         return [value] if action.nargs == "+" else value
     if isinstance(node, yaml.SequenceNode) and list in kinds:
         return [_element(child, action, hint, label) for child in node.value]
@@ -126,7 +125,12 @@ def _element(node: yaml.Node, action: Action, hint: Any, label: str) -> Any:
     if not isinstance(node, yaml.ScalarNode) or (node.tag == _YAML + "null" and node.style is None):
         given = "an empty element" if isinstance(node, yaml.ScalarNode) else "a list or mapping in it"
         raise ValueError(f"{label} must be {_expected(action, hint)}, got {given}.")
-    return parse_text(node.value, action, hint, label)
+    return parse_text(_text(node), action, hint, label)
+
+
+def _text(node: yaml.ScalarNode) -> str:
+    """What is written, with infinity in Python's spelling."""
+    return re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", node.value, flags=re.IGNORECASE)
 
 
 def parse_text(text: str, action: Action, hint: Any, label: str) -> Any:

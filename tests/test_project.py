@@ -7,8 +7,11 @@ import importlib.metadata
 import inspect
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,6 +112,22 @@ def test_every_dependency_is_a_range_with_a_pin_inside(requirement: str) -> None
     wanted = Requirement(requirement)
     assert "==" not in str(wanted.specifier) and "+" not in "".join(pinned.values())
     assert wanted.specifier.contains(pinned[canonicalize_name(wanted.name)])
+
+
+def test_a_wheel_brings_the_types_and_the_recipes_files(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for name in ("trl_ext", "recipes", "eval"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
+    code = "import sys, setuptools.build_meta as build; build.build_wheel(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with zipfile.ZipFile(next(tmp_path.glob("trl_ext-*.whl"))) as wheel:
+        inside = set(wheel.namelist())
+    assert "trl_ext/py.typed" in inside
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml")}
+    assert len(files) > 10 and files <= inside
 
 
 def imported_libraries(*folders: str) -> set[str]:

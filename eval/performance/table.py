@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from eval.files import write_text
 from trl_ext.actor_critic.plan import GIB, Footprint
 
 from .memory import RESULTS
@@ -99,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.write is None:
             print(table)
         else:
-            arguments.write.write_text(insert(arguments.write.read_text(encoding="utf-8"), table), encoding="utf-8")
+            write_text(arguments.write, insert(arguments.write.read_text(encoding="utf-8"), table))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

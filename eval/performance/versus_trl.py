@@ -26,6 +26,7 @@ from rich.console import Console
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, PreTrainedModel
 
+from eval.files import write_text
 from trl_ext import PPOConfig, PPOTrainer
 from trl_ext.actor_critic import trunk
 
@@ -319,7 +320,7 @@ def write(cells: list[dict[str, Any]], device: dict[str, Any], folder: Path) -> 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{device['name'].replace(' ', '-')}.json"
     contents = {"device": device | {"threads": torch.get_num_threads()}, "versions": installed_versions()}
-    path.write_text(json.dumps(contents | {"cells": cells}, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(contents | {"cells": cells}, indent=2) + "\n")
     return path
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eval.files import write_text
 from trl_ext.monitoring.intervals import Interval
 from trl_ext.rewards.toxicity import ToxicityReward
 
@@ -115,11 +116,11 @@ def write_results(
             name: {column: interval.as_dict() for column, interval in row.items()} for name, row in comparison.items()
         },
     }
-    (folder / "quality.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "quality.json", json.dumps(results, indent=2) + "\n")
     model, baseline = samples["model"], samples["baseline"]
-    with (folder / "completions.jsonl").open("w", encoding="utf-8") as file:
-        for prompt, ours, theirs in zip(model.prompts, model.texts, baseline.texts, strict=True):
-            file.write(json.dumps({"prompt": prompt, "model": ours, "baseline": theirs}) + "\n")
+    rows = zip(model.prompts, model.texts, baseline.texts, strict=True)
+    lines = [json.dumps({"prompt": prompt, "model": ours, "baseline": theirs}) + "\n" for prompt, ours, theirs in rows]
+    write_text(folder / "completions.jsonl", "".join(lines))
 
 
 def main(argv: list[str] | None = None) -> int:

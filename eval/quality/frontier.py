@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from eval.files import write_text
 from trl_ext.monitoring.frontier import expected, optimal_frontier, tilted
 from trl_ext.rewards.toxicity import OUTPUTS, ToxicityReward
 
@@ -132,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    Path(arguments.output).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_text(Path(arguments.output), json.dumps(results, indent=2) + "\n")
     if arguments.plot is not None:
         draw(results, Path(arguments.plot))
     Console().print(build_table(results))

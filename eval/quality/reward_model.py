@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from eval.files import write_text
 from trl_ext.monitoring import write_report
 from trl_ext.monitoring.reward_model import RewardModelReport, describe_reward_model, reward_model_plots
 from trl_ext.rewards import PreferenceReward
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     folder, rate = Path(arguments.output), report.accuracy
     results = {"settings": vars(arguments), **report.as_dict()}
-    (folder / "reward_model.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "reward_model.json", json.dumps(results, indent=2) + "\n")
     _write_page(folder / "reward_model.html", arguments.model, report)
     print(
         f"accuracy {rate.estimate:.3f} [{rate.low:.3f}, {rate.high:.3f}] on {report.pairs} pairs, ece {report.ece:.3f}"

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from eval.files import write_text
 from trl_ext.monitoring.intervals import Interval, bootstrap_mean, wilson
 from trl_ext.rewards import PreferenceReward
 
@@ -207,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(judge, EndpointJudge):
         results["disagreements_between_orders"] = judge.disagreements
     path = Path(arguments.output) / "win_rate.json"
-    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(results, indent=2) + "\n")
     Console().print(build_table(total, categories))
     print(path)
     return 0

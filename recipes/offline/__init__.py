@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from trl_ext.checkpoint import write_json
+
 from . import cache, corpus, grammar, models, vocabulary
 
 __all__ = ["OfflineAssets", "OfflineSettings", "default_cache_dir", "prepare"]
@@ -65,12 +67,11 @@ def default_cache_dir() -> Path:
 def _accuracies(root: Path) -> dict[str, float]:
     """The accuracies in `assets.json`, measured and written there the first time."""
     file = root / "assets.json"
-    if file.exists():
+    try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    measured = _measure(root)
-    partial = file.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, file)
+    except (OSError, ValueError):  # not there yet, or cut off by a crash
+        measured = _measure(root)
+        write_json(file, measured)
     return measured
 
 

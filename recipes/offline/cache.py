@@ -5,27 +5,30 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from trl_ext.checkpoint import digest, remove
+
 MANIFEST = "complete.json"
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
-
-
 def is_complete(folder: Path) -> bool:
-    """Whether every file that was written is still there with its size."""
+    """Whether every file that was written is still there, with the content that it had."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return bool(manifest == _sizes(folder))
+    return bool(manifest == _digests(folder))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {path.relative_to(folder).as_posix(): digest(path) for path in files}
 
 
 def key(settings: Any, seed: int, files: Iterable[str | None]) -> str:
@@ -47,26 +50,37 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """Fill `folder` by `build(temporary_folder)` unless it is complete already.
 
     The work happens in a temporary folder beside it that takes its name in one step, so an interrupted build leaves
-    nothing that could be taken for a finished one.
+    nothing that could be taken for a finished one. One process builds; others wait for it.
 
     Raises:
         OSError: If the folder cannot be written.
     """
-    if is_complete(folder):
-        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Another process is making {folder}; this one waits for it.")
+        lock.acquire()
+    try:
+        if not is_complete(folder):
+            _build(folder, build)
+    finally:
+        lock.release()
+    return folder
+
+
+def _build(folder: Path, build: Callable[[Path], None]) -> None:
     if folder.exists():
         print(f"{folder} is incomplete and is made again")
-        shutil.rmtree(folder)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
-        work = Path(parent) / folder.name
-        work.mkdir()
+        remove(folder)
+    for remains in (*folder.parent.glob(f".removed-{folder.name}"), folder.parent / f".{folder.name}.unfinished"):
+        shutil.rmtree(remains, ignore_errors=True)
+    work = folder.parent / f".{folder.name}.unfinished"
+    work.mkdir()
+    try:
         build(work)
-        (work / MANIFEST).write_text(json.dumps(_sizes(work)), encoding="utf-8")
-        try:
-            os.replace(work, folder)
-        except OSError:
-            # Another process was faster; its folder is as good as ours.
-            if not is_complete(folder):
-                raise
-    return folder
+        (work / MANIFEST).write_text(json.dumps(_digests(work)), encoding="utf-8")
+        os.replace(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -85,10 +85,10 @@ CASES = [
     unknown("--KL_coef 1", "did you mean `--kl_coef`?"),
     unknown("\u2014kl_coef 1", "did you mean `--kl_coef`?"),
     unknown("--kl_c 1", "did you mean `--kl_coef`?"),
-    unknown("--datasetname x", "did you mean `--dataset_name` or `--eval_dataset_name` or `--shuffle_dataset`?"),
+    unknown("--datasetname x", "did you mean `--dataset_name` or `--eval_dataset_name` or `--data_seed`?"),
     unknown("--qqqqqq", "`--help` lists all of them."),
     unknown(
-        "--reward_modl x", "did you mean `--reward_model` or `--num_reward_models` or `--reward_weights`?", INSTRUCT
+        "--reward_modl x", "did you mean `--reward_model` or `--num_reward_models` or `--reward_timeout`?", INSTRUCT
     ),
     # TRL's and Python's names
     unknown("--response_length 53", "use `--max_completion_length`."),

@@ -97,10 +97,10 @@ def test_where_compares_as_text(tmp_path):
     ("content", "message"),
     [
         ("", "is empty; give one"),
-        ('{"text": "a", "id": 1}\n', "no column 'prompt' .columns: text, id.; name the one"),
-        ('{"prompt": "a"}\n{"prompt": " "}\n', "Prompt 1 of .* is empty"),
-        ('{"prompt": 3}\n', "Prompt 0 of .* is 3; a prompt is a text"),
-        ('{"prompt": "a"\n', "cannot be read as jsonl"),
+        ('{"text": "a", "id": 1}\n', "no column 'prompt' .columns: text, id.; name the one .* `--prompt_column`"),
+        ('{"prompt": "a"}\n{"prompt": " "}\n', "Row 2 of .* has an empty 'prompt'"),
+        ('{"prompt": 3}\n', "Row 1 of .* has 3 as 'prompt'; a prompt is a text"),
+        ('{"prompt": "a"\n', "There is no JSON .* in line 1 of"),
     ],
 )
 def test_bad_files_say_what_is_wrong(content, message, tmp_path):

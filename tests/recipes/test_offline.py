@@ -2,8 +2,11 @@
 """The grammar, the corpus files and the cached models of the offline recipe."""
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -201,10 +204,10 @@ def test_failed_build_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="power cut"):
         cache.build_once(tmp_path / "x", build)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".x.lock"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "no manifest", "empty folder"])
+@pytest.mark.parametrize("damage", ["truncated", "a flipped bit", "missing", "no manifest", "empty folder"])
 def test_half_written_folder_is_made_again(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     def build(folder: Path) -> None:
         (folder / "sub").mkdir()
@@ -213,6 +216,8 @@ def test_half_written_folder_is_made_again(tmp_path: Path, damage: str, capsys: 
     folder = cache.build_once(tmp_path / "x", build)
     if damage == "truncated":
         (folder / "sub" / "weights").write_text("0123")
+    elif damage == "a flipped bit":
+        (folder / "sub" / "weights").write_text("0123456788")
     elif damage == "missing":
         (folder / "sub" / "weights").unlink()
     elif damage == "no manifest":
@@ -226,14 +231,53 @@ def test_half_written_folder_is_made_again(tmp_path: Path, damage: str, capsys: 
     assert "is incomplete and is made again" in capsys.readouterr().out
 
 
-def test_faster_process_wins_the_race(tmp_path: Path) -> None:
-    def build(folder: Path) -> None:
-        cache.build_once(tmp_path / "x", lambda other: (other / "a").write_text("first"))  # type: ignore[arg-type]
-        (folder / "a").write_text("second")
+BUILDER = """
+import os, sys, time
+from pathlib import Path
+from recipes.offline import cache
 
-    cache.build_once(tmp_path / "x", build)
-    assert (tmp_path / "x" / "a").read_text() == "first"
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+def build(folder):
+    print("building", flush=True)
+    (folder / "half").write_text(sys.argv[2])
+    time.sleep(float(sys.argv[3]))
+    (folder / "rest").write_text(sys.argv[2])
+
+cache.build_once(Path(sys.argv[1]), build)
+print("done", flush=True)
+"""
+
+
+def start_builder(folder: Path, text: str, seconds: float) -> "subprocess.Popen[str]":
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", BUILDER, str(folder), text, str(seconds)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_one_of_two_processes_builds_and_the_other_waits(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "half").write_text("left by a process that died")
+    first = start_builder(folder, "first", 3)
+    assert first.stdout is not None
+    while first.stdout.readline() != "building\n":
+        pass
+    second = start_builder(folder, "second", 0)
+    out = second.communicate()[0]
+    assert first.wait() == second.returncode == 0
+    assert "Another process is making" in out and "building" not in out
+    assert [(folder / name).read_text() for name in ("half", "rest")] == ["first", "first"]
+
+
+def test_a_killed_build_keeps_nobody_out_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    killed = start_builder(folder, "killed", 60)
+    assert killed.stdout is not None and killed.stdout.readline() == "building\n"
+    killed.kill()
+    killed.wait()
+    assert not folder.exists()
+    cache.build_once(folder, lambda work: (work / "half").write_text("mine"))  # type: ignore[arg-type]
+    assert (folder / "half").read_text() == "mine" and not (folder / "rest").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"x", ".x.lock"}
 
 
 def test_cache_directory_can_be_set_by_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
