@@ -10,6 +10,7 @@ from recipes.instructions.data import load_demonstrations
 from tests.bad_inputs.case import Case, check, table
 
 KINDS = "a prompt is a text, a dictionary with 'text', or a list of messages."
+REMOVE = "remove it from the dataset."
 NONE = "every row needs one (in a CSV file NA and null are none)."
 
 
@@ -28,7 +29,7 @@ CASES = [
     row("misspelt.jsonl", '{"prompt": "a"}\n{"promt": "b"}\n', f"Row 2 of 'misspelt.jsonl' has no 'prompt'; {NONE}"),
     row("null.jsonl", '{"prompt": "a"}\n{"prompt": null}\n', f"Row 2 of 'null.jsonl' has no 'prompt'; {NONE}"),
     row("list.jsonl", '{"prompt": "a"}\n{"prompt": ["b"]}\n', f"Row 2 of 'list.jsonl' has ['b'] as 'prompt'; {KINDS}"),
-    row("blank.jsonl", '{"prompt": " "}\n', "Row 1 of 'blank.jsonl' has an empty 'prompt'; remove it from the dataset."),
+    row("blank.jsonl", '{"prompt": " "}\n', f"Row 1 of 'blank.jsonl' has an empty 'prompt'; {REMOVE}"),
     row(
         "open.jsonl",
         '{"prompt": "a"}\n{"prompt": "b"\n',
