@@ -177,7 +177,9 @@ def _load_file(path: Path, split: str) -> Dataset:
     files = {split.split("[")[0] or "train": str(path)}
     options = {"encoding": "utf-8-sig"} if path.suffix == ".txt" else {}
     try:
-        return load_dataset(FILE_FORMATS[path.suffix], data_files=files, split=split, **options)
+        dataset = load_dataset(FILE_FORMATS[path.suffix], data_files=files, split=split, **options)
+        dataset.data.validate(full=True)  # JSON is read without a look at whether texts are UTF-8
+        return dataset
     except (OSError, ValueError, DatasetGenerationError) as error:
         if fault := find_fault(path):
             raise ValueError(f"{fault} of '{path}'; mend or remove it.") from error

@@ -60,7 +60,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"Another process is making {folder}; this one waits for it.")
+        print(f"Another process is making {folder}; this one waits for it.", flush=True)
         lock.acquire()
     try:
         if not is_complete(folder):

@@ -18,9 +18,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("names")
     save_tiny(root / "lm", tiny_causal_lm())
     save_tiny(root / "reward", tiny_classifier(("reward",)))
-    save_tiny(
-        root / "toxicity", tiny_classifier(id2label={0: "neutral", 1: "toxic"}, label2id={"neutral": 0, "toxic": 1})
-    )
+    save_tiny(root / "toxicity", tiny_classifier())
     save_tiny(root / "judge", tiny_classifier(seed=1))
     (root / "nothing").mkdir()
     pairs = [{"prompt": f"{i} is", "chosen": " cat", "rejected": " dog"} for i in range(8)]

@@ -239,7 +239,8 @@ from recipes.offline import cache
 def build(folder):
     print("building", flush=True)
     (folder / "half").write_text(sys.argv[2])
-    time.sleep(float(sys.argv[3]))
+    while not Path(sys.argv[3]).exists():
+        time.sleep(0.05)
     (folder / "rest").write_text(sys.argv[2])
 
 cache.build_once(Path(sys.argv[1]), build)
@@ -247,9 +248,9 @@ print("done", flush=True)
 """
 
 
-def start_builder(folder: Path, text: str, seconds: float) -> "subprocess.Popen[str]":
+def start_builder(folder: Path, text: str, until: Path) -> "subprocess.Popen[str]":
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    command = [sys.executable, "-c", BUILDER, str(folder), text, str(seconds)]
+    command = [sys.executable, "-c", BUILDER, str(folder), text, str(until)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -257,20 +258,21 @@ def test_one_of_two_processes_builds_and_the_other_waits(tmp_path: Path) -> None
     folder = tmp_path / "x"
     folder.mkdir()
     (folder / "half").write_text("left by a process that died")
-    first = start_builder(folder, "first", 3)
+    first = start_builder(folder, "first", tmp_path / "go on")
     assert first.stdout is not None
     while first.stdout.readline() != "building\n":
         pass
-    second = start_builder(folder, "second", 0)
-    out = second.communicate()[0]
+    second = start_builder(folder, "second", tmp_path / "go on")
+    assert second.stdout is not None and "Another process is making" in second.stdout.readline()
+    (tmp_path / "go on").touch()
+    assert second.communicate()[0] == "done\n"
     assert first.wait() == second.returncode == 0
-    assert "Another process is making" in out and "building" not in out
     assert [(folder / name).read_text() for name in ("half", "rest")] == ["first", "first"]
 
 
 def test_a_killed_build_keeps_nobody_out_and_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "x"
-    killed = start_builder(folder, "killed", 60)
+    killed = start_builder(folder, "killed", tmp_path / "never")
     assert killed.stdout is not None and killed.stdout.readline() == "building\n"
     killed.kill()
     killed.wait()
