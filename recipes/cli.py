@@ -23,6 +23,7 @@ from recipes.values import parse_node, parse_text, read_mapping
 from trl_ext.advice import advice
 from trl_ext.checkpoint import newest_whole
 from trl_ext.config import PPOConfig
+from trl_ext.printable import one_line
 
 __all__ = ["RecipeParser", "check_launch", "check_output_dir", "newest_checkpoint", "run"]
 
@@ -342,7 +343,7 @@ def run(main: Callable[[], None]) -> None:
 
 def fail(error: Exception) -> NoReturn:
     """Print an error as one line, in the words of the command line, and exit with status 2."""
-    print("error: " + " ".join(in_options(str(error)).split()), file=sys.stderr)
+    print("error: " + one_line(in_options(str(error)), 4000), file=sys.stderr)
     raise SystemExit(2)
 
 

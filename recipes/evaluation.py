@@ -22,6 +22,7 @@ from trl_ext.generation import GenerationEngine, eos_token_ids
 from trl_ext.monitoring import PhaseProgress
 from trl_ext.monitoring.intervals import bootstrap_mean
 from trl_ext.prompts import Prompt, tokenize_prompts
+from trl_ext.redaction import redacted
 from trl_ext.rewards import RewardRunner
 from trl_ext.rollout import collate
 from trl_ext.trainer import PPOTrainer
@@ -277,7 +278,7 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write `summary` as JSON in one step, NaN and infinity as null, so that every reader can parse it."""
+    """Write `summary` as JSON in one step, secrets hidden, NaN and infinity as null for readers that are strict."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -287,5 +288,5 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(clean(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(redacted(clean(summary)), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)

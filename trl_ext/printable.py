@@ -54,3 +54,10 @@ def brief(value: object, limit: int = 80) -> str:
         return one_line(repr(value), limit)
     except (Exception, SystemExit):
         return f"a {type(value).__name__}"
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` names a file of its own in whatever folder it is put: no way up, no root, nothing invisible."""
+    if name in ("", ".", "..") or name.startswith("~") or name != name.strip():
+        return False
+    return printable(name) == name and not set(name) & set("/\\:\n\t") and len(name.encode()) <= 255

@@ -49,7 +49,7 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _URL = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>]+")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 _PARAMETER = re.compile(r"(?<=[?&;#])([^=&#;\s]+)=([^&#;\s]+)")
-_ASSIGNMENT = re.compile(r"(?<![\w?&;#-])([A-Za-z][\w-]*)=([^\s&;,\"']+)")
+_ASSIGNMENT = re.compile(r"(?<![\w-])([A-Za-z][\w-]*)=([^\s&;,\"']+)")
 _SPECIAL_TOKEN = re.compile(r"<.*>|\[.*\]|\(hidden\)", re.DOTALL)
 # Credentials that can be told by their shape, whatever they are called.
 _KNOWN = re.compile(
@@ -66,7 +66,10 @@ def is_secret(name: str) -> bool:
         return False
     *before, last = words
     owner = before[-1] if before else ""
-    if _SECRET_WORDS & {*words, *(first + second for first, second in zip(words, words[1:], strict=False))}:
+    if any(word.endswith(("password", "passwd")) for word in words) or _SECRET_WORDS & {
+        *words,
+        *(first + second for first, second in zip(words, words[1:], strict=False)),
+    }:
         return last not in _PLACES
     if last == "token":
         return owner not in _NO_SECRET_TOKENS
@@ -86,7 +89,7 @@ def redacted(value: Any, name: str = "") -> Any:
         name: What `value` is called.
     """
     if name and is_secret(name):
-        return _hidden(value)
+        return _hidden(value, numbers=bool(_SECRET_WORDS & {word.lower() for word in _WORD.findall(name)}))
     if isinstance(value, Mapping):
         return {key: redacted(entry, key if isinstance(key, str) else "") for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -122,14 +125,14 @@ def _is_header(name: str) -> bool:
     return name.lower().endswith(("authorization", "cookie", "api-key", "apikey", "auth-token"))
 
 
-def _hidden(value: Any) -> Any:
-    """Everything in `value` hidden that can hold a secret: texts and numbers, but not switches."""
+def _hidden(value: Any, *, numbers: bool = False) -> Any:
+    """Every text in `value` hidden, and with `numbers` (of a password) every integer, but no switch."""
     if isinstance(value, Mapping):
-        return {key: _hidden(entry) for key, entry in value.items()}
+        return {key: _hidden(entry, numbers=numbers) for key, entry in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_hidden(entry) for entry in value]
-    if value is None or isinstance(value, bool) or value == "":
-        return value
-    if isinstance(value, str) and _SPECIAL_TOKEN.fullmatch(value):
-        return value  # `<HUB_TOKEN>`, as transformers writes it, or `<|im_end|>`
-    return HIDDEN
+        return [_hidden(entry, numbers=numbers) for entry in value]
+    if isinstance(value, str | bytes):
+        # `<HUB_TOKEN>`, as transformers writes it, or `<|im_end|>`
+        special = isinstance(value, str) and _SPECIAL_TOKEN.fullmatch(value)
+        return value if special or not value else HIDDEN
+    return HIDDEN if numbers and type(value) is int else value

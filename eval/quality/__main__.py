@@ -15,9 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.files import write_text
 from trl_ext.monitoring.intervals import Interval
+from trl_ext.redaction import redacted
 from trl_ext.rewards.toxicity import ToxicityReward
 
-from .cli import add_common_arguments, check_positive, make_folder, make_judge
+from .cli import add_common_arguments, check_positive, make_folder, make_judge, print_error
 from .generation import Samples, sample_completions
 from .loading import load_model, load_tokenizer, read_prompts
 from .measures import Measure, compare, diversity_measures, length_measures, perplexity_measure, toxicity_measures
@@ -111,7 +112,7 @@ def write_results(
 ) -> None:
     """Write `quality.json` (settings and intervals) and `completions.jsonl` (one prompt a line) into `folder`."""
     results: dict[str, Any] = {
-        "settings": vars(arguments) | {"num_prompts": len(samples["model"].texts)},
+        "settings": redacted(vars(arguments)) | {"num_prompts": len(samples["model"].texts)},
         "measures": {
             name: {column: interval.as_dict() for column, interval in row.items()} for name, row in comparison.items()
         },
@@ -131,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         make_folder(Path(arguments.output))
         comparison, samples = evaluate_pair(arguments)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     write_results(Path(arguments.output), arguments, comparison, samples)
     Console().print(build_table(comparison, len(samples["model"].texts)))

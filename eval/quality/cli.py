@@ -2,8 +2,10 @@
 """What the command lines `eval.quality` and `eval.quality.frontier` share."""
 
 import argparse
+import sys
 from pathlib import Path
 
+from trl_ext.printable import one_line
 from trl_ext.rewards.toxicity import ToxicityReward
 
 
@@ -44,6 +46,11 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"--output {folder} cannot be written ({error.strerror}); choose another folder.") from error
+
+
+def print_error(error: Exception) -> None:
+    """Print an error as one line on the standard error output."""
+    print(f"error: {one_line(error, 4000)}", file=sys.stderr)
 
 
 def make_judge(arguments: argparse.Namespace) -> ToxicityReward | None:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from eval.files import write_text
 from trl_ext.monitoring.frontier import expected, optimal_frontier, tilted
+from trl_ext.redaction import redacted
 from trl_ext.rewards.toxicity import OUTPUTS, ToxicityReward
 
-from .cli import add_common_arguments, check_positive, make_folder, make_judge
+from .cli import add_common_arguments, check_positive, make_folder, make_judge, print_error
 from .generation import Samples, sample_completions
 from .loading import load_model, load_tokenizer, read_prompts
 from .toxicity.toxicity import THRESHOLD
@@ -81,7 +82,7 @@ def compute(arguments: argparse.Namespace) -> dict[str, Any]:
     rewards = torch.tensor(scorer(list(samples.prompts), list(samples.texts)), dtype=torch.float64).view(shape)
     values = {name: value.view(shape) for name, value in _values(samples, judge).items()}
     reference = {"reward": float(rewards.mean())} | {name: float(value.mean()) for name, value in values.items()}
-    settings = vars(arguments) | {"num_prompts": len(prompts)}
+    settings = redacted(vars(arguments)) | {"num_prompts": len(prompts)}
     return {"settings": settings, "reference": reference, "points": describe(rewards, values, arguments.betas)}
 
 
@@ -131,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         make_folder(Path(arguments.output).parent)
         results = compute(arguments)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     write_text(Path(arguments.output), json.dumps(results, indent=2) + "\n")
     if arguments.plot is not None:

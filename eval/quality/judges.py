@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Who says which of two answers is better: any reward function, or a language model behind an HTTP endpoint."""
 
+import base64
 import http.client
 import json
 import os
@@ -17,7 +18,9 @@ from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
+from trl_ext.printable import error_text, one_line
 from trl_ext.rewards.base import Batch, Text, completion_text, prompt_text, reward_name
+from trl_ext.rewards.calling import start
 from trl_ext.rewards.retry import run_reward
 
 Outcome = int | None
@@ -47,6 +50,7 @@ _VERDICT = re.compile(r"\[\[\s*(a|b|c|tie)\s*\]\]", re.IGNORECASE)
 _SIGNS = {"a": 1, "b": -1, "c": 0, "tie": 0}
 _TEMPORARY = (408, 409, 425, 429)
 _NO_JSON = (json.JSONDecodeError, UnicodeDecodeError)
+_LARGEST_REPLY = 2**20  # bytes
 
 
 class Judge(Protocol):
@@ -97,7 +101,7 @@ class RewardJudge:
             error = next(reversed(result.failures.values()))
             warnings.warn(
                 f"The judge '{reward_name(self.reward)}' failed on {len(result.failures)} of {len(batch)} answers, "
-                f"which are left out ({type(error).__name__}: {error}).",
+                f"which are left out ({error_text(error)}).",
                 stacklevel=3,
             )
         return result.rewards
@@ -111,14 +115,15 @@ class EndpointJudge:
     verdicts after all retries is not judged.
 
     Args:
-        url: Base URL, such as "https://api.openai.com/v1" or "http://localhost:8000/v1".
+        url: Base URL, such as "https://api.openai.com/v1" or "http://localhost:8000/v1". A query string in it is sent
+            along, and a user name and password as basic authentication; no message shows either.
         model: Name of the judging model.
         api_key_env: Environment variable that holds the API key; where it is not set, none is sent.
         criteria: What makes an answer better, as a sentence of the question.
         options: Further fields of the request, and replacements of `temperature=0` and `max_tokens=1024`; None removes
             one that a model does not take.
         retries: How often a request that fails, or whose answer has no verdict, is sent again.
-        timeout: Seconds for each request.
+        timeout: Seconds for each request and its whole reply, of which a megabyte is read.
         backoff: Seconds before the first retry, twice as many before each further one.
         concurrency: Requests under way at a time.
         give_up_after: After so many failed requests in a row the rest is not tried any more.
@@ -144,9 +149,15 @@ class EndpointJudge:
         concurrency: int = 8,
         give_up_after: int = 10,
     ):
-        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError(f"The judge's URL is {url!r}; it must begin with http:// or https://.")
-        self.url, self.model, self.api_key_env, self.criteria = url.rstrip("/"), model, api_key_env, criteria
+        parts = urllib.parse.urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        self.url = one_line(f"{parts.scheme}://{host}{parts.path.rstrip('/')}")  # as it may be shown
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"The judge's URL is '{self.url}'; it must begin with http:// or https:// and a host.")
+        path = f"{parts.path.rstrip('/')}/chat/completions"
+        self._address = urllib.parse.urlunsplit((parts.scheme, host, path, parts.query, ""))
+        self._user = (parts.username, parts.password)
+        self.model, self.api_key_env, self.criteria = model, api_key_env, criteria
         fields = {"temperature": 0, "max_tokens": 1024} | dict(options or {})
         self.options = {key: value for key, value in fields.items() if value is not None}
         self.retries, self.timeout, self.backoff = retries, timeout, backoff
@@ -167,7 +178,7 @@ class EndpointJudge:
         questions += [self._question(prompt, second, first) for prompt, first, second in texts]
         with (
             ThreadPoolExecutor(self.concurrency) as pool,
-            tqdm(total=len(questions), desc=f"Asking {self.model}", leave=False, disable=None) as bar,
+            tqdm(total=len(questions), desc=f"Asking {one_line(self.model, 40)}", leave=False, disable=None) as bar,
         ):
             verdicts = []
             try:
@@ -206,17 +217,18 @@ class EndpointJudge:
                     with self._lock:
                         self._failed_in_a_row = 0
                     return _SIGNS[found[-1].lower()]
-                failure = f"no verdict in {reply!r:.80}"
+                failure = "no verdict in the reply"
             except urllib.error.HTTPError as error:
+                error.close()
                 if error.code < 500 and error.code not in _TEMPORARY:
-                    said = error.read(300).decode("utf-8", "replace")
+                    # What the server says may repeat the request, and the key in it; so may the error itself.
                     raise ValueError(
-                        f"The judge at {self.url} refuses requests with HTTP {error.code}: {said!r}; check the URL, "
-                        f"the model's name and the key in ${self.api_key_env}."
-                    ) from error
+                        f"The judge at {self.url} refuses requests with HTTP {error.code}; check the URL, the model's "
+                        f"name and the key in ${self.api_key_env}."
+                    ) from None
                 failure = f"HTTP {error.code}"
             except (OSError, http.client.HTTPException, TypeError, LookupError, *_NO_JSON) as error:
-                failure = f"{type(error).__name__}: {error}"
+                failure = _kind(error)
             with self._lock:
                 self._failed_in_a_row += 1
                 self._last_failure = failure
@@ -227,12 +239,37 @@ class EndpointJudge:
         headers = {"Content-Type": "application/json"}
         if os.environ.get(self.api_key_env):
             headers["Authorization"] = f"Bearer {os.environ[self.api_key_env]}"
-        request = urllib.request.Request(
-            f"{self.url}/chat/completions", json.dumps(body).encode(), headers, method="POST"
-        )
-        with self._opener.open(request, timeout=self.timeout) as response:
-            reply = json.loads(response.read())
+        elif self._user[0] is not None:
+            user = ":".join(urllib.parse.unquote(part or "") for part in self._user)
+            headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+        request = urllib.request.Request(self._address, json.dumps(body).encode(), headers, method="POST")
+        # Sockets limit the seconds between two bytes; a thread limits those of the whole reply.
+        reply = json.loads(start(lambda: self._send(request))(self.timeout))
         return str(reply["choices"][0]["message"]["content"])
+
+    def _send(self, request: urllib.request.Request) -> bytes:
+        deadline = time.monotonic() + self.timeout
+        with self._opener.open(request, timeout=self.timeout) as response:
+            reply = b""
+            while chunk := response.read1(2**16):
+                reply += chunk
+                if len(reply) > _LARGEST_REPLY:
+                    raise _TooLarge(f"the reply is larger than {_LARGEST_REPLY} bytes")
+                if time.monotonic() > deadline:  # nobody waits any more
+                    raise TimeoutError
+        return reply
+
+
+class _TooLarge(OSError):
+    """The endpoint does not stop talking."""
+
+
+def _kind(error: BaseException) -> str:
+    """What went wrong, in our words: a message may repeat what the server said, or where it was asked."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    known: dict[type, str] = {TimeoutError: "timeout", _TooLarge: f"a reply of more than {_LARGEST_REPLY} bytes"}
+    said = known.get(type(cause)) or (os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

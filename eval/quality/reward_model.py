@@ -10,9 +10,10 @@ from typing import Any
 from eval.files import write_text
 from trl_ext.monitoring import write_report
 from trl_ext.monitoring.reward_model import RewardModelReport, describe_reward_model, reward_model_plots
+from trl_ext.redaction import redacted
 from trl_ext.rewards import PreferenceReward
 
-from .cli import check_positive, make_folder
+from .cli import check_positive, make_folder, print_error
 
 DESCRIPTION = """Report on a reward model, from pairs of a chosen and a rejected answer that it was not trained on:
 accuracy with a 95% interval, calibration, margins, and how much it goes by length. Writes reward_model.json and
@@ -81,10 +82,10 @@ def main(argv: list[str] | None = None) -> int:
         reward = PreferenceReward(arguments.model, batch_size=arguments.batch_size, append_eos=arguments.append_eos)
         report = evaluate_reward_model(reward, rows)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     folder, rate = Path(arguments.output), report.accuracy
-    results = {"settings": vars(arguments), **report.as_dict()}
+    results = {"settings": redacted(vars(arguments)), **report.as_dict()}
     write_text(folder / "reward_model.json", json.dumps(results, indent=2) + "\n")
     _write_page(folder / "reward_model.html", arguments.model, report)
     print(

@@ -13,12 +13,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from eval.files import write_text
 from trl_ext.monitoring.intervals import Interval, bootstrap_mean, wilson
+from trl_ext.printable import one_line
+from trl_ext.redaction import redacted
 from trl_ext.rewards import PreferenceReward
 
-from .cli import make_folder
+from .cli import make_folder, print_error
 from .judges import EndpointJudge, Judge, Outcome, RewardJudge
 
 DESCRIPTION = """Compare a model's answers with a baseline's, as `python -m eval.quality` has sampled them: JSON lines
@@ -104,7 +107,7 @@ def build_table(total: Comparisons, categories: dict[str, Comparisons]) -> Table
     for name, row in {**categories, "all": total}.items():
         rate = row.rate
         shown = f"{rate.estimate:.1%} \\[{rate.low:.1%}, {rate.high:.1%}]" if math.isfinite(rate.low) else "-"
-        table.add_row(name, shown, *(str(n) for n in (row.wins, row.ties, row.losses, row.left_out)))
+        table.add_row(Text(one_line(name)), shown, *(str(n) for n in (row.wins, row.ties, row.losses, row.left_out)))
     return table
 
 
@@ -195,12 +198,12 @@ def main(argv: list[str] | None = None) -> int:
         if outcomes.count(None) == len(outcomes):
             raise ValueError(f"None of the {len(outcomes)} comparisons could be judged.")
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     total = count(outcomes)
     categories = by_category(outcomes, [row[column] for row in rows]) if column is not None else {}
     results: dict[str, Any] = {
-        "settings": vars(arguments),
+        "settings": redacted(vars(arguments)),
         "all": total.as_dict() | {"bootstrap": bootstrap_win_rate(outcomes).as_dict()},
         "categories": {name: row.as_dict() for name, row in categories.items()},
         "outcomes": outcomes,

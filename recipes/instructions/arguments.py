@@ -4,6 +4,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trl_ext.printable import is_plain_name, one_line
+
 STAGES = ("sft", "reward", "ppo", "eval")
 
 
@@ -132,7 +134,14 @@ class InstructArguments:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.calibration_prompts < 2:
             raise ValueError(f"`calibration_prompts` must be at least 2, got {self.calibration_prompts}.")
-        if self.ppo_folder in ("", "sft", "reward") or "/" in self.ppo_folder:
-            raise ValueError(f"`ppo_folder` must be a plain name other than sft and reward, got '{self.ppo_folder}'.")
+        if self.ppo_folder in ("sft", "reward") or not is_plain_name(self.ppo_folder):
+            raise ValueError(
+                f"`ppo_folder` must be a plain name other than sft and reward, got '{one_line(self.ppo_folder)}'."
+            )
+        if self.compare_with is not None and not is_plain_name(self.compare_with):
+            raise ValueError(
+                f"`compare_with` must be the plain name of a `ppo_folder` in the output directory, got "
+                f"'{one_line(self.compare_with)}'."
+            )
         if self.reward_model is not None and self.num_reward_models > 1:
             raise ValueError("`reward_model` is one model that exists; leave `num_reward_models` at 1.")

@@ -8,6 +8,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from trl_ext.printable import one_line
+
 Message = dict[str, str]
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -54,7 +56,7 @@ def convert_preferences(dataset: Dataset, name: str, *, chat: bool, skip_bad: bo
             continue
         rows.append(pair | {column: row[column] for column in kept})
     if errors:
-        print(f"{len(errors)} of {len(dataset)} preference pairs are left out; the first: {errors[0]}.")
+        print(f"{len(errors)} of {len(dataset)} preference pairs are left out; the first: {one_line(errors[0])}.")
     if not rows:
         raise ValueError(f"The preference data '{name}' hold no pair that can be used.")
     return Dataset.from_list(rows)

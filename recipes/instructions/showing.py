@@ -7,11 +7,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from trl_ext.monitoring.hacking_plots import overoptimization_plot
 from trl_ext.monitoring.report import write_report
 from trl_ext.monitoring.reward_hacking import Alarm
 from trl_ext.monitoring.reward_model import RewardModelReport, reward_model_plots
+from trl_ext.printable import one_line
 
 from .comparison import Measured
 
@@ -41,7 +43,7 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
         table = Table("kind", "before", "after", "win rate", "prompts", title="Gold reward before and after PPO")
         for kind, row in summary.get("by_kind", {}).items():
             numbers = (f"{row[key]:.2f}" for key in ("before", "after", "win_rate"))
-            table.add_row(kind.replace("_", " "), *numbers, str(row["prompts"]))
+            table.add_row(Text(one_line(kind.replace("_", " "))), *numbers, str(row["prompts"]))
         interval = (
             f"{summary['gold_win_rate']:.3f} [{summary['gold_win_rate_low']:.3f}, {summary['gold_win_rate_high']:.3f}]"
         )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from recipes.folders import is_whole_model, set_aside
 from recipes.interrupts import Interrupted
 from trl_ext.checkpoint import recover, write_json
+from trl_ext.redaction import redacted
 
 _RECORD, _STARTED = "stage.json", "started.json"
 
@@ -40,8 +41,8 @@ class Record(NamedTuple):
 
 
 def fingerprint(settings: Mapping[str, Any], upstream: Iterable[str] = ()) -> str:
-    """Changes with the settings of a stage and with what it is made from."""
-    text = json.dumps([dict(settings), list(upstream)], sort_keys=True, default=str)
+    """Changes with the settings of a stage and with what it is made from, but not with a password."""
+    text = json.dumps([redacted(dict(settings)), list(upstream)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -103,7 +104,7 @@ def run_stage(
         ValueError: if the folder holds files that no stage has made.
     """
     key = fingerprint(settings, upstream)
-    kept: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
+    kept: dict[str, Any] = json.loads(json.dumps(redacted(dict(settings)), default=str))
     record = read_record(folder)
     if record is not None and record.fingerprint == key:
         missing = record.missing(folder)

@@ -195,9 +195,82 @@ def test_an_endpoint_that_is_too_slow(serve):
 def test_a_refused_request_ends_it_at_once(status, serve, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     url, requests = serve(lambda question, body: (status, "no such model"))
-    with pytest.raises(ValueError, match=rf"HTTP {status}: 'no such model'; check .* \$OPENAI_API_KEY") as raised:
+    with pytest.raises(ValueError, match=rf"HTTP {status}; check .* \$OPENAI_API_KEY") as raised:
         endpoint(url, concurrency=1)(PROMPTS, ANSWERS, BASELINES)
     assert len(requests) < 8 and "sk-secret" not in str(raised.value)
+    assert raised.value.__cause__ is None and raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_no_message_shows_a_secret_or_what_the_server_repeats(status, serve, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    url, requests = serve(lambda question, body: (status, "you sent Basic bWU6cHc= \x1b[2J and key=k3y, me:pw"))
+    judge = endpoint(url.replace("127", "me:p%77@127") + "?key=k3y&api-version=2", concurrency=1, give_up_after=3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            judge(PROMPTS, ANSWERS, BASELINES)
+            [message] = [str(w.message) for w in caught]
+        except ValueError as error:
+            message = str(error)
+    assert f"The judge at {url} " in message
+    assert not [
+        secret for secret in ("k3y", "me:", "pw", "p%77", "api-version", "\x1b", "you sent") if secret in message
+    ]
+    # but both reach the server
+    assert requests[0]["path"] == "/v1/chat/completions?key=k3y&api-version=2"
+    assert requests[0]["headers"]["Authorization"] == "Basic bWU6cHc="
+
+
+def test_wrong_urls_are_refused_without_what_is_secret_in_them():
+    for url in ("ftp://me:pw@host/v1?key=k3y", "https://", "me:pw@host"):
+        with pytest.raises(ValueError, match="must begin with http:// or https:// and a host") as raised:
+            endpoint(url)
+        assert "pw" not in str(raised.value) and "k3y" not in str(raised.value)
+
+
+class Endless(BaseHTTPRequestHandler):
+    """Replies for ever: a lot at a time, or a byte now and then, from the first line on or after the headers."""
+
+    kind = "large"
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        try:
+            if self.kind != "headers":
+                self.send_response(200)
+                self.end_headers()
+            for i in range(10**6):
+                piece = {"large": b" " * 2**16, "slow": b" ", "headers": b"HTTP/1.1 200 OK"[i : i + 1] or b"!"}[
+                    self.kind
+                ]
+                self.wfile.write(piece)
+                self.wfile.flush()
+                if self.kind != "large":
+                    time.sleep(0.05)
+        except OSError:
+            pass
+
+    def log_message(self, *args):
+        pass
+
+
+ENDLESS = [("large", "a reply of more than 1048576 bytes"), ("slow", "timeout"), ("headers", "timeout")]
+
+
+@pytest.mark.parametrize(("kind", "said"), ENDLESS)
+def test_a_reply_without_an_end(kind, said, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Endless,), {"kind": kind}))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    seconds = time.monotonic()
+    with pytest.warns(UserWarning, match=f"no verdict on 1 of 1 .* the last failure was: [A-Za-z_]+: {said}"):
+        judge = endpoint(f"http://127.0.0.1:{server.server_port}/v1", timeout=0.4 if kind != "large" else 20, retries=0)
+        assert judge(["p"], ["good"], ["bad"]) == [None]
+    assert time.monotonic() - seconds < 10
+    server.shutdown()
+    server.server_close()
 
 
 def test_on_the_command_line(serve, tmp_path, capsys, monkeypatch):

@@ -86,7 +86,7 @@ def test_control_characters_cannot_touch_the_terminal():
     table = _table(completions=["\x1b[2Jcleared", "bell\x07", "half an emoji \ud83d"])
     output = _printed(table)
     assert "\x1b" not in output and "\x07" not in output
-    assert "\\x1b[2Jcleared" in output
+    assert "[2J" not in output and "cleared" in output
     output.encode("utf-8")
 
 

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
+from ..printable import one_line
 from .adapters import ADAPTER_WEIGHTS, QUANTIZATION_FILE, resize_for_adapter
 
 
@@ -233,7 +234,7 @@ def main() -> None:
             base_model=arguments.base_model,
         )
     except (ImportError, OSError, ValueError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + one_line(error, 4000), file=sys.stderr)
         raise SystemExit(2) from None
     print(arguments.output)
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from ..printable import one_line
 from .footprint import (
     OPTIMIZERS,
     QUANTIZATIONS,
@@ -384,7 +385,7 @@ def main(argv: list[str] | None = None) -> int:
                 models = largest_model(setup, cards)
                 print(json.dumps({"largest_model": models}) if arguments.json else _by_card("Largest model", models))
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error, 4000)}", file=sys.stderr)
         return 2
     return 0
 

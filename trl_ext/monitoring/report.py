@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from trl_ext.monitoring.metrics import finite
 from trl_ext.monitoring.samples import as_text
+from trl_ext.printable import printable
+from trl_ext.redaction import redacted, redacted_text
 
 if TYPE_CHECKING:
     from trl_ext.monitoring.plots import Plot
@@ -104,7 +106,7 @@ def write_report(
         kl_target: Target of the KL controller, in nats per completion.
         frontier: (KL, reward) pairs of the optimum.
         path_points: (KL, reward) pairs of the run, first to last; by default those in `log_history`.
-        config: Settings of the run. Values whose names end in `token` or `key` are hidden.
+        config: Settings of the run. Secrets are hidden.
         notes: One or several paragraphs of text.
         thresholds: What was to be reached: `{"kl": ("<=", 1.5), "mean_length_after": (">=", 7.5)}`, by name in
             `summary`. A value that is missing or NaN has failed.
@@ -131,7 +133,7 @@ def write_report(
     ]
     paragraphs = [notes] if isinstance(notes, str) else notes or ()
     sections = [
-        *(f'<p class="text" dir="auto">{_escape(paragraph)}</p>' for paragraph in paragraphs),
+        *(f'<p class="text" dir="auto">{_escape(redacted_text(paragraph))}</p>' for paragraph in paragraphs),
         _summary_section(summary or {}, thresholds or {}, signed),
         _plots_section([figure for figure in figures if figure is not None]),
         _samples_section(samples, score_name),
@@ -236,13 +238,12 @@ def _text(entry: Any) -> str:
 def _config_section(config: Mapping[str, Any]) -> str:
     if not config:
         return ""
-    rows = [f"<tr><td>{_escape(key)}</td><td>{_escape(_setting(str(key), config[key]))}</td></tr>" for key in config]
+    shown = redacted(config)
+    rows = [f"<tr><td>{_escape(key)}</td><td>{_escape(_setting(shown[key]))}</td></tr>" for key in shown]
     return f"<details><summary>Configuration</summary>{_table('<th>field</th><th>value</th>', rows)}</details>"
 
 
-def _setting(key: str, value: Any) -> str:
-    if value is not None and key.endswith(("token", "key")) and isinstance(value, str):
-        return "(hidden)"
+def _setting(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
@@ -265,7 +266,7 @@ def _number(value: Any) -> str:
 
 
 def _escape(value: Any) -> str:
-    return html.escape(as_text(value))
+    return html.escape(printable(as_text(value)))
 
 
 def _write_atomically(path: Path, page: str) -> Path:

@@ -25,11 +25,11 @@ from rich.text import Text
 from tqdm.auto import tqdm
 from transformers.integrations import TensorBoardCallback
 
+from trl_ext.printable import one_line, printable
+
 PromptOrCompletion = str | list[dict[str, Any]]
 
 _OWN_COLUMNS = ("step", "prompt", "completion", "advantage")
-# Control characters could move the cursor or clear the screen; lone surrogates cannot be encoded at all.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class SampleTable:
@@ -157,7 +157,7 @@ class SampleTable:
         for name in numbers:
             header = "Advantage" if name == "advantage" else name
             # Text, here and for prompts and completions, because rich reads a plain string as markup.
-            table.add_column(Text(_visible(header)), justify="right", min_width=5, overflow="fold")
+            table.add_column(Text(printable(header)), justify="right", min_width=5, overflow="fold")
         for index in range(self._num_shown()):
             texts = [_rich_entry(self._columns[name][index]) for name in ("prompt", "completion")]
             table.add_row(*texts, *(_number(self._columns[name][index]) for name in numbers))
@@ -229,7 +229,7 @@ def _log_frame(logger: Any, frame: pd.DataFrame, step: int) -> None:
         logger.log({"completions": logger.Table(dataframe=frame), "train/global_step": step})
     except RuntimeError as error:
         # Trackio has no public way to ask whether a run is active; it raises when none is.
-        warnings.warn(f"The samples were not logged to {logger.__name__}: {error}", stacklevel=3)
+        warnings.warn(f"The samples were not logged to {logger.__name__}: {one_line(error)}", stacklevel=3)
 
 
 def _import(name: str) -> Any:
@@ -246,20 +246,20 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def _markdown_cell(value: Any) -> str:
-    text = shorten(_visible(value)) if isinstance(value, str) else _number(value)
+    text = shorten(printable(value)) if isinstance(value, str) else _number(value)
     escaped = re.sub(r"([\\`*_{}\[\]()#+.!|~-])", r"\\\1", html.escape(text, quote=False))
     return escaped.replace("\n", "<br>")
 
 
 def _rich_entry(entry: PromptOrCompletion) -> Text:
     if not entry or not _is_conversation(entry):
-        text = _visible(shorten(as_text(entry)))
+        text = printable(shorten(as_text(entry)))
         return Text(text) if text.strip() else Text("(empty)", style="dim italic")
     lines = Text()
     for index, message in enumerate(entry):
         lines.append("\n" * (index > 0))
-        lines.append(f"{_visible(str(message.get('role', 'message')))}: ", style="bold")
-        lines.append(_visible(shorten(_content(message))))
+        lines.append(f"{printable(str(message.get('role', 'message')))}: ", style="bold")
+        lines.append(printable(shorten(_content(message))))
     return lines
 
 
@@ -284,10 +284,6 @@ def _block(block: Any) -> str:
     if not isinstance(block, dict):
         return str(block)
     return str(block["text"]) if "text" in block else f"[{block.get('type', 'block')}]"
-
-
-def _visible(text: str) -> str:
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
 
 
 def _number(value: Any) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..printable import brief, error_text
+from ..printable import brief, error_text, one_line
 from .base import Batch, Stateful, Text, completion_text, iter_parts, prompt_text, reward_name
 from .combine import check_weights
 from .logged import CallLog, combined
@@ -294,7 +294,8 @@ def _scorers(functions: Sequence[Any]) -> Iterator[SequenceScorer]:
 def _shown(batch: Batch, index: int) -> str:
     """One sample, short enough for a message."""
     prompt, completion = batch.prompts[index], batch.completions[index]
-    return f"prompt {prompt_text(prompt)!r:.60}, completion {completion_text(completion)!r:.60}"
+    texts = one_line(prompt_text(prompt), 58), one_line(completion_text(completion), 58)
+    return f"prompt {texts[0]!r}, completion {texts[1]!r}"
 
 
 def _unique(names: list[str]) -> list[str]:

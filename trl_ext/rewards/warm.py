@@ -25,6 +25,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..printable import one_line
+
 Folder = str | os.PathLike
 
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -292,7 +294,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         print(average_reward_models(arguments.models, arguments.output))
     except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error, 4000)}", file=sys.stderr)
         return 2
     return 0
 
