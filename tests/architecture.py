@@ -18,7 +18,7 @@ PACKAGES = ("trl_ext", "recipes", "eval")
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"redaction"}),
     frozenset({"printable"}),
-    frozenset({"_compat", "decoding", "micro_batches", "processes", "fields"}),
+    frozenset({"_compat", "decoding", "rows", "tokens", "micro_batches", "processes", "fields"}),
     frozenset({"training_arguments", "advice"}),
     frozenset({"objectives", "kl_control", "rewards.base"}),
     frozenset({"rewards", "actor_critic", "rollout", "combinations"}),

@@ -107,8 +107,8 @@ class Collector:
         """
         progress.take_seconds()
         prompts = [row["prompt"] for row in rows]
-        rollout, completions, completion_ids, engine_logps = self._generate(prompts, progress)
         columns = {key: [row[key] for row in rows] for key in rows[0]}
+        rollout, completions, completion_ids, engine_logps = self._generate(prompts, columns, progress)
         scores = self._score(rollout, prompts, completions, completion_ids, columns, progress, state, training)
         entropy, last_values = self._forward_passes(rollout, progress)
         check_finite(rollout, self.reduce, state.global_step)
@@ -127,10 +127,10 @@ class Collector:
         return Experience(rollout, metrics, tokens, sum(seconds.values()), batch, scores)
 
     def _generate(
-        self, prompts: list[Any], progress: PhaseProgress
+        self, prompts: list[Any], columns: dict[str, list], progress: PhaseProgress
     ) -> tuple[Rollout, list[Any], list[list[int]], list[list[float]] | None]:
         """Sample one completion for each prompt."""
-        prompt_ids = tokenize_prompts(prompts, self.tokenizer, self.chat_template_kwargs)
+        prompt_ids = tokenize_prompts(prompts, self.tokenizer, self.chat_template_kwargs, columns)
         with progress.phase("generate", total=len(prompts)) as advance:
             out = self.sample(prompt_ids, advance)
         texts = decode_answers(self.tokenizer, prompts, prompt_ids, out.ids, self.chat_template_kwargs)

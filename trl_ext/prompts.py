@@ -1,7 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Prompts: what a dataset must look like, how prompts become tokens, in which order they are drawn."""
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,28 +10,55 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, TrainerCallback
-from trl import apply_chat_template, is_conversational
+
+from .rows import (
+    TEMPLATE_COLUMNS,
+    check_dataset,
+    conversation_fault,
+    first_line,
+    is_conversation,
+    missing_prompt,
+    options_fault,
+    render,
+    template_options,
+    template_source,
+    value_fault,
+)
+from .tokens import appended_tokens, encode, unknown_token
 
 Prompt = str | list[dict[str, Any]]
 
+_CHUNK = 1000  # rows that are checked at a time
+
 
 def tokenize_prompts(
-    prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: dict[str, Any] | None = None
+    prompts: Sequence[Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template_kwargs: dict[str, Any] | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> list[list[int]]:
     """
     Token ids of each prompt, unpadded, ready to be continued.
 
     Conversations go through the tokenizer's chat template, with the header of the assistant's turn (or continuing it,
-    when the last message is the assistant's). Text is tokenized as it is; an EOS that the tokenizer appends is
+    when the last message is the assistant's). Text is tokenized as it is; an EOS or [SEP] that the tokenizer appends is
     taken off again, since the completion follows.
+
+    Args:
+        prompts: N texts or conversations.
+        tokenizer: Tokenizer of the policy.
+        chat_template_kwargs: Extra arguments of the chat template.
+        columns: Further columns of the dataset, N values each. A conversation is rendered with its row's "tools" and
+            "chat_template_kwargs", as TRL's trainers do.
     """
-    if is_conversational({"prompt": prompts[0]}):
-        kwargs = chat_template_kwargs or {}
-        texts = [apply_chat_template({"prompt": p}, tokenizer, **kwargs)["prompt"] for p in prompts]
-        return tokenizer(text=texts, add_special_tokens=False)["input_ids"]
-    ids = tokenizer(text=list(prompts))["input_ids"]
-    appends_eos = tokenizer(text="a")["input_ids"][-1] == tokenizer.eos_token_id
-    return [row[:-1] for row in ids] if appends_eos else ids
+    if not is_conversation(prompts[0]):
+        appended = appended_tokens(tokenizer)
+        return [row[: len(row) - appended] for row in encode(prompts, tokenizer)]  # type: ignore[arg-type]
+    texts = []
+    for i, prompt in enumerate(prompts):
+        options = {**(chat_template_kwargs or {}), **template_options(_row(columns or {}, i))}
+        texts.append(render(prompt, tokenizer, options))  # type: ignore[arg-type]
+    return encode(texts, tokenizer, rendered=True)
 
 
 def check_prompts(
@@ -39,55 +67,125 @@ def check_prompts(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     chat_template_kwargs: dict[str, Any] | None = None,
+    num_embeddings: int | None = None,
 ) -> None:
     """
     Check a whole dataset of prompts before a run, so that none fails in the middle of it.
 
     Args:
         dataset: What the user gave.
-        name: What to call it in messages, `train_dataset` or `eval_dataset`.
+        name: What to call it in messages, `train_dataset` or `eval_dataset['name']`.
         max_length: Longest prompt allowed, in tokens.
+        num_embeddings: Tokens that the model has embeddings for; None to leave them unchecked.
 
     Raises:
         TypeError: when it is not a `datasets.Dataset`.
-        ValueError: when it is empty, has no column "prompt", or has a prompt that is empty, too long, or a conversation
-            for which the tokenizer has no chat template.
+        ValueError: when it is empty, has no column "prompt", or has a prompt that is empty, too long, of another kind
+            than the first, or a conversation that cannot be rendered.
     """
-    if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"`{name}` must be a `datasets.Dataset` with a column 'prompt', got {type(dataset).__name__}; a stream can "
-            "be cut into one with `Dataset.from_list(list(stream.take(n)))`."
-        )
-    if "prompt" not in dataset.column_names:
-        raise ValueError(
-            f"`{name}` has no column 'prompt' (it has {', '.join(dataset.column_names) or 'none'}); rename the one "
-            "that holds the prompts."
-        )
-    if len(dataset) == 0:
-        raise ValueError(f"`{name}` is empty; PPO needs at least one prompt.")
-    conversational = is_conversational({"prompt": dataset[0]["prompt"]})
+    check_prompt_column(dataset, name)
+    conversational = is_conversation(dataset[0]["prompt"])
     if conversational and tokenizer.chat_template is None:
         raise ValueError(
             f"`{name}` holds conversations but the tokenizer has no chat template; set `tokenizer.chat_template`, use "
             "an instruction-tuned model, or give prompts as text."
         )
-    rows = range(0, len(dataset), 1000)
-    for start in tqdm(rows, desc=f"checking {name}", leave=False, disable=None if len(rows) > 5 else True):
-        prompts = dataset[start : start + 1000]["prompt"]
-        for i, prompt in enumerate(prompts, start):
-            if not isinstance(prompt, list if conversational else str):
-                raise ValueError(
-                    f"`{name}` row {i}: the prompt is {prompt!r:.60}; every prompt must be "
-                    f"{'a list of messages' if conversational else 'a text'}, as in row 0."
-                )
-            if not prompt or (isinstance(prompt, str) and not prompt.strip()):
-                raise ValueError(f"`{name}` row {i}: the prompt is empty; filter such rows out.")
-        for i, ids in enumerate(tokenize_prompts(prompts, tokenizer, chat_template_kwargs), start):
-            if max_length is not None and len(ids) > max_length:
-                raise ValueError(
-                    f"`{name}` row {i}: the prompt has {len(ids)} tokens, more than the {max_length} allowed; filter "
-                    "or shorten it, or change `max_prompt_length` or `max_completion_length`."
-                )
+    template = template_source(tokenizer)
+    kept = [column for column in ("prompt", *TEMPLATE_COLUMNS) if column in dataset.column_names]
+    rows = dataset.select_columns(kept)
+    warned = False
+    starts = range(0, len(rows), _CHUNK)
+    for start in tqdm(starts, desc=f"checking {name}", leave=False, disable=None if len(starts) > 5 else True):
+        columns = rows[start : start + _CHUNK]
+        for i, prompt in enumerate(columns["prompt"], start):
+            fault = value_fault(prompt, conversational, i)
+            if fault is None and conversational:
+                fault = conversation_fault(prompt, template) or options_fault(_row(columns, i - start))
+            if fault is not None:
+                raise ValueError(f"`{name}` row {i}: {fault}")
+        ids = _tokenized(columns, start, name, tokenizer, chat_template_kwargs)
+        for i, row in enumerate(ids, start):
+            fault = _tokens_fault(row, max_length) or unknown_token(row, tokenizer, num_embeddings)
+            if fault is not None:
+                raise ValueError(f"`{name}` row {i}: {fault}")
+        if not warned and conversational and "tools" in columns:
+            warned = _warn_of_unread_tools(columns, start, name, ids, tokenizer, chat_template_kwargs)
+
+
+def check_prompt_column(dataset: Any, name: str) -> None:
+    """What can be told before there is a model or a tokenizer; raises what `check_prompts` raises."""
+    check_dataset(dataset, name, "a column 'prompt'")
+    if "prompt" not in dataset.column_names:
+        columns = dataset.column_names
+        raise ValueError(
+            f"`{name}` has no column 'prompt' (it has {', '.join(columns) or 'none'}); {missing_prompt(columns)}."
+        )
+    images = [column for column in ("image", "images") if column in dataset.column_names]
+    if images and is_conversation(dataset[0]["prompt"]):
+        raise ValueError(
+            f"`{name}` has a column {images[0]!r}; PPOTrainer trains on text alone, so remove it, or rename it when it "
+            "is for a reward function."
+        )
+
+
+def _row(columns: Mapping[str, Sequence[Any]], i: int) -> dict[str, Any]:
+    """What row `i` brings for its chat template."""
+    return {name: columns[name][i] for name in TEMPLATE_COLUMNS if name in columns}
+
+
+def _tokens_fault(ids: list[int], max_length: int | None) -> str | None:
+    if not ids:
+        return "the tokenizer makes no token of the prompt; filter such rows out."
+    if max_length is not None and len(ids) > max_length:
+        return (
+            f"the prompt has {len(ids)} tokens, more than the {max_length} allowed; filter or shorten it, or change "
+            "`max_prompt_length` or `max_completion_length`."
+        )
+    return None
+
+
+def _tokenized(
+    columns: dict[str, list],
+    start: int,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template_kwargs: dict[str, Any] | None,
+) -> list[list[int]]:
+    try:
+        return tokenize_prompts(columns["prompt"], tokenizer, chat_template_kwargs, columns)
+    except Exception:
+        pass  # a template may raise anything; the row that it is about is found below
+    for i in range(len(columns["prompt"])):
+        one = {column: [values[i]] for column, values in columns.items()}
+        try:
+            tokenize_prompts(one["prompt"], tokenizer, chat_template_kwargs, one)
+        except Exception as error:
+            what = "the text" if isinstance(one["prompt"][0], str) else "the conversation"
+            who = "tokenizer" if isinstance(one["prompt"][0], str) else "chat template"
+            raise ValueError(f"`{name}` row {start + i}: the {who} refuses {what} ({first_line(error)}).") from None
+    raise AssertionError("each row alone can be tokenized")
+
+
+def _warn_of_unread_tools(
+    columns: dict[str, list],
+    start: int,
+    name: str,
+    ids: list[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template_kwargs: dict[str, Any] | None,
+) -> bool:
+    """Whether a row has tools; a template that leaves them out gives the policy no notice of them."""
+    i = next((i for i, tools in enumerate(columns["tools"]) if template_options({"tools": tools})), None)
+    if i is None:
+        return False
+    without = {column: [values[i]] for column, values in columns.items() if column != "tools"}
+    if tokenize_prompts(without["prompt"], tokenizer, chat_template_kwargs, without) == [ids[i]]:
+        warnings.warn(
+            f"`{name}` row {start + i} has tools that the chat template does not write, so the policy will not know "
+            "of them; use a template that writes `tools`, or remove the column.",
+            stacklevel=2,
+        )
+    return True
 
 
 PLACEHOLDER = -1  # stands for a row whose rollout has been made already

@@ -17,9 +17,10 @@ from .actor_critic.names import find_policy, load_tokenizer
 from .config import PPOConfig
 from .generation import ContinuousBatchingEngine, GenerationEngine, TransformersEngine, eos_token_ids
 from .kl_control import PIDKL, AdaptiveKL, FixedKL, KLController, ScheduledKL
-from .prompts import check_prompts
+from .prompts import check_prompt_column, check_prompts
 from .rewards import PreferenceReward
-from .supervised import SupervisedData
+from .supervised import SupervisedData, text_columns
+from .tokens import check_tokenizer, check_vocabulary
 
 # For the model card.
 PAPER = {
@@ -101,18 +102,44 @@ def max_prompt_length(args: PPOConfig, config: Any) -> int | None:
     return room if args.max_prompt_length is None else min(room, args.max_prompt_length)
 
 
+def check_inputs(train: Any, evaluation: Any, ptx: Any, processing_class: Any) -> None:
+    """Refuse datasets and tokenizers of a wrong kind before any model is loaded."""
+    if processing_class is not None:
+        check_tokenizer(processing_class)
+    for name, dataset in _named(train, evaluation).items():
+        check_prompt_column(dataset, name)
+    if ptx is not None:
+        text_columns(ptx)
+
+
 def check_datasets(
     train: Any,
     evaluation: Any,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     chat_template_kwargs: dict[str, Any],
+    model: ActorCritic,
 ) -> None:
-    """Check every prompt of every dataset; raises what `check_prompts` raises."""
-    named = evaluation if isinstance(evaluation, dict) else {"eval_dataset": evaluation}
-    for name, dataset in {"train_dataset": train, **named}.items():
-        if dataset is not None:
-            check_prompts(dataset, name, tokenizer, max_length, chat_template_kwargs)
+    """Check the tokenizer against the model, and every prompt of every dataset; raises what `check_prompts` raises."""
+    num_embeddings = count_embeddings(model)
+    check_vocabulary(tokenizer, num_embeddings)
+    for name, dataset in _named(train, evaluation).items():
+        check_prompts(dataset, name, tokenizer, max_length, chat_template_kwargs, num_embeddings)
+
+
+def count_embeddings(model: ActorCritic) -> int:
+    """Tokens that the policy has embeddings for."""
+    return model.causal_lm.get_input_embeddings().weight.shape[0]
+
+
+def _named(train: Any, evaluation: Any) -> dict[str, Any]:
+    """The datasets with prompts, by what to call them in messages."""
+    if train is None:
+        raise ValueError("`train_dataset` is missing; give a `datasets.Dataset` with a column 'prompt'.")
+    named = {"train_dataset": train, "eval_dataset": evaluation}
+    if isinstance(evaluation, dict):
+        named = {"train_dataset": train} | {f"eval_dataset[{key!r}]": value for key, value in evaluation.items()}
+    return {name: dataset for name, dataset in named.items() if dataset is not None}
 
 
 def count_episodes(args: PPOConfig, dataset: Dataset) -> int:
@@ -164,7 +191,7 @@ def build_kl_controller(args: PPOConfig, total_episodes: int) -> KLController:
 
 
 def build_supervised_data(
-    args: PPOConfig, dataset: Dataset | None, tokenizer: PreTrainedTokenizerBase
+    args: PPOConfig, dataset: Dataset | None, tokenizer: PreTrainedTokenizerBase, model: ActorCritic
 ) -> SupervisedData | None:
     """The texts of PPO-ptx, where there are any."""
     if dataset is None:
@@ -175,6 +202,7 @@ def build_supervised_data(
         max_length=args.ptx_max_length,
         seed=args.seed,
         chat_template_kwargs=mapping(args.chat_template_kwargs),
+        num_embeddings=count_embeddings(model),
     )
 
 

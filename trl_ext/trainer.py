@@ -45,6 +45,7 @@ from .setup import (
     build_supervised_data,
     check_datasets,
     check_devices,
+    check_inputs,
     check_output_dir,
     count_episodes,
     loading_device,
@@ -54,6 +55,7 @@ from .setup import (
     run_configuration,
 )
 from .supervised import SupervisedBatch
+from .tokens import set_padding
 
 logger = logging.get_logger(__name__)
 
@@ -115,6 +117,7 @@ class PPOTrainer(BaseTrainer):
         check_devices(args.n_gpu)
         check_output_dir(args.output_dir)
         check_reward_models(reward_funcs, reward_processing_classes)
+        check_inputs(train_dataset, eval_dataset, ptx_dataset, processing_class)
         set_seed(args.seed)  # adapters and heads are initialised at random
         init_kwargs = {"trust_remote_code": args.trust_remote_code, **mapping(args.model_init_kwargs)}
         tokenizer = processing_class or policy_tokenizer(model, init_kwargs)
@@ -130,11 +133,10 @@ class PPOTrainer(BaseTrainer):
         )
         if args.use_liger_kernel:
             actor_critic.apply_liger_kernel(args.liger_kernel_config)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        set_padding(tokenizer)
         self.chat_template_kwargs = mapping(args.chat_template_kwargs)
         limit = max_prompt_length(args, actor_critic.config)
-        check_datasets(train_dataset, eval_dataset, tokenizer, limit, self.chat_template_kwargs)
+        check_datasets(train_dataset, eval_dataset, tokenizer, limit, self.chat_template_kwargs, actor_critic)
 
         total_episodes = count_episodes(args, train_dataset)
         self._sampler: RolloutSampler | None = None
@@ -170,7 +172,7 @@ class PPOTrainer(BaseTrainer):
             policy=actor_critic,
         )
         self.kl_controller = kl_controller or build_kl_controller(args, total_episodes)
-        self.supervised = build_supervised_data(args, ptx_dataset, tokenizer)
+        self.supervised = build_supervised_data(args, ptx_dataset, tokenizer, actor_critic)
         self.generation_engine: GenerationEngine = build_generation_engine(args, actor_critic, tokenizer)
         self.progress = PhaseProgress(enabled=self.is_world_process_zero() and not args.disable_tqdm)
         self.samples = SampleTable(args.num_completions_to_print)

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_ext.decoding import decode_completions
 from trl_ext.generation import TransformersEngine, eos_token_ids
+from trl_ext.tokens import appended_tokens, encode
 
 from .loading import Prompt, render
 
@@ -64,7 +65,9 @@ def sample_completions(
         ValueError: If a prompt has no token, or leaves no room for `max_new_tokens` in the model's context.
     """
     texts, add_special_tokens = render(prompts, tokenizer)
-    unique_ids = [tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"] for text in texts]
+    unique_ids = encode(texts, tokenizer, rendered=not add_special_tokens)
+    appended = appended_tokens(tokenizer) if add_special_tokens else 0
+    unique_ids = [ids[: len(ids) - appended] for ids in unique_ids]
     _check_lengths(unique_ids, max_new_tokens, getattr(model.config, "max_position_embeddings", None))
     prompt_ids = [ids for ids in unique_ids for _ in range(num_samples)]
     eos_ids = eos_token_ids(model, tokenizer)

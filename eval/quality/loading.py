@@ -12,6 +12,8 @@ from datasets.exceptions import DatasetGenerationError
 from peft import AutoPeftModelForCausalLM, PeftConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from trl_ext.rows import render as render_conversation
+
 ADAPTER_CONFIG = "adapter_config.json"
 
 Prompt = str | list[dict[str, str]]
@@ -101,10 +103,7 @@ def render(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase) -> tuple[l
         )
     if tokenizer.chat_template is None:
         raise ValueError("The prompts are conversations, but the tokenizer has no chat template; give text prompts.")
-    return [
-        str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        for messages in conversations
-    ], False
+    return [render_conversation(messages, tokenizer, {}) for messages in conversations], False
 
 
 def _read_rows(source: str, split: str) -> Dataset:
