@@ -88,14 +88,15 @@ def write(path, rows):
     return str(path)
 
 
-def test_command_line(reward_model, tmp_path, capsys):
+@pytest.mark.parametrize(("flags", "ending"), [([], "<eos>"), (["--no-append_eos"], "")])
+def test_command_line(reward_model, tmp_path, capsys, flags, ending):
     rows = [
         {"prompt": "the cat", "chosen": " sat", "rejected": " ran"},
         {"chosen": "the cat sat on the mat", "rejected": "the cat"},
         {"prompt": "the", "chosen": " dog", "rejected": " house and more"},
     ]
     command = [reward_model, "--pairs", write(tmp_path / "pairs.jsonl", rows), "--output", str(tmp_path / "out")]
-    assert main([*command, "--batch_size", "2"]) == 0
+    assert main([*command, *flags, "--batch_size", "2"]) == 0
     assert "on 3 pairs" in capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "reward_model.json").read_text())
     model, tokenizer = tiny_classifier(("reward",), arch="llama", layers=1), tiny_tokenizer()
@@ -103,7 +104,7 @@ def test_command_line(reward_model, tmp_path, capsys):
     for row in rows:
         with torch.no_grad():
             scores = [
-                model(**tokenizer(row.get("prompt", "") + row[side], return_tensors="pt")).logits.item()
+                model(**tokenizer(row.get("prompt", "") + row[side] + ending, return_tensors="pt")).logits.item()
                 for side in ("chosen", "rejected")
             ]
         right += scores[0] > scores[1]
