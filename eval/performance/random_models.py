@@ -22,9 +22,9 @@ from transformers import (
 )
 from transformers.utils.quantization_config import QuantizationMethod
 
-from trl_ext.actor_critic.footprint import linear_layers
 from trl_ext.actor_critic.loading import keep_differentiable
 from trl_ext.actor_critic.trunk import disable_randomness
+from trl_ext.actor_critic.weights import linear_layers
 
 SPECIAL = ("<pad>", "<unk>", "<eos>")  # ids 0, 1 and 2
 EOS_ID = 2

@@ -14,15 +14,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache
 
 from tests.tiny_models import VOCAB_SIZE, save_tiny, tiny_causal_lm
 from trl_ext.actor_critic import build_actor_critic, footprint
-from trl_ext.actor_critic.footprint import (
-    DryRun,
-    Meter,
-    base_bytes,
-    lora_parameters,
-    meta_model,
-    optimizer_bytes,
-    quantized_bytes,
-)
+from trl_ext.actor_critic.footprint import DryRun, Meter
+from trl_ext.actor_critic.weights import base_bytes, lora_parameters, meta_model, optimizer_bytes, quantized_bytes
 
 FAMILIES = ["llama", "qwen2", "mistral", "gemma2", "phi", "gpt_neox", "gpt2"]
 PROMPT, COMPLETION = 24, 40

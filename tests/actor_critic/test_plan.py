@@ -14,7 +14,6 @@ from transformers import AutoConfig, BitsAndBytesConfig
 from tests.tiny_models import save_tiny, tiny_causal_lm
 from trl_ext.actor_critic import ActorCritic, build_actor_critic
 from trl_ext.actor_critic import plan as module
-from trl_ext.actor_critic.footprint import base_bytes, meta_model
 from trl_ext.actor_critic.plan import (
     GIB,
     SHAPES,
@@ -27,6 +26,7 @@ from trl_ext.actor_critic.plan import (
     main,
     plan,
 )
+from trl_ext.actor_critic.weights import base_bytes, meta_model
 
 PUBLISHED = {
     "qwen2.5-0.5b": 494_032_768,
@@ -92,7 +92,7 @@ def test_roles_are_those_of_a_real_actor_critic(arch):
     assert plan(tiny(arch), setup).phases["learn"]["gradients"] == 4 * trained
 
 
-def test_adapters_on_a_quantized_base_have_the_dtype_it_computes_in(tmp_path):
+def test_adapters_on_a_quantized_base_are_float32(tmp_path):
     name = save_tiny(tmp_path, tiny_causal_lm(hidden_size=64, layers=3).to(torch.bfloat16))
     settings = BitsAndBytesConfig(
         load_in_4bit=True,

@@ -11,123 +11,26 @@ import copy
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from peft.functional import set_requires_grad
 from torch import Tensor, autograd, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from .._compat import AdapterSwitch
-from .trunk import causal_lm, disable_randomness, logits, token_scores
+from .adapters import add_policy_adapter, with_rank
+from .trunk import causal_lm, disable_randomness, logits, text_trunk, token_scores
+from .weights import linear_layers, meta_model, states_width
 
-QUANTIZATIONS = ("nf4", "int8", "none")
-# Optimizers by what they keep of each parameter: torch's two moments have the parameter's own dtype.
-_TWO_MOMENTS = ("adamw_torch", "adamw_torch_fused")
-_BYTES_OF_STATE = {"adamw_8bit": 2, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, "paged_adamw_32bit": 8, "sgd": 0}
-OPTIMIZERS = (*_TWO_MOMENTS, *_BYTES_OF_STATE)
 _DEPTHS = (1, 2)  # layers of the dry run, times the length of the pattern in which kinds of layers take turns
 
 Parts = dict[str, int]  # bytes by what takes them
-
-
-def meta_model(
-    config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16, layers: int | None = None
-) -> PreTrainedModel:
-    """
-    A causal LM without weights, on the meta device.
-
-    Args:
-        config: Its configuration.
-        dtype: Of its parameters.
-        layers: Keep only the first so many, and plain rotary embeddings.
-
-    Raises:
-        ValueError: when it is of no causal LM.
-    """
-    config = copy.deepcopy(config)
-    if layers is not None:
-        config.num_hidden_layers = layers
-        for name in ("layer_types", "attention_layers"):
-            if isinstance(getattr(config, name, None), list):
-                setattr(config, name, getattr(config, name)[:layers])
-        _plain_positions(getattr(config, "rope_parameters", None))
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    except ValueError as error:
-        raise ValueError(f"A model of type {config.model_type!r} is no causal language model.") from error
-    model.tie_weights()
-    return model
-
-
-def _plain_positions(rope: Any) -> None:
-    """Scaled rotary embeddings look at the values of positions, and there are none; the sizes stay the same."""
-    for key, value in rope.items() if isinstance(rope, dict) else ():
-        _plain_positions(value)
-        rope[key] = "default" if key == "rope_type" else value
-
-
-# ---- what lasts: weights, adapters, optimizer ----
-
-
-def linear_layers(model: PreTrainedModel) -> dict[str, tuple[nn.Linear | Conv1D, int, int]]:
-    """Every linear layer but the head, which are what gets quantized and LoRA: name -> module, inputs, outputs."""
-    head = model.get_output_embeddings()
-    found = {}
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head:
-            rows, columns = module.weight.shape
-            found[name] = (module, rows, columns) if isinstance(module, Conv1D) else (module, columns, rows)
-    return found
-
-
-def quantized_bytes(n: int, outputs: int, quantization: str) -> int:
-    """
-    Bytes of a quantized weight of `n` elements and `outputs` rows, as bitsandbytes stores it.
-
-    NF4 with double quantization (arXiv 2305.14314, section 3) has 4 bits an element, an 8-bit scale for every 64 of
-    them, a float32 scale for every 256 of those, an offset, and two code books of 16 and 256 float32 values. int8
-    (arXiv 2208.07339) has a float32 scale for each row.
-    """
-    if quantization == "int8":
-        return n + 4 * outputs
-    blocks = -(-n // 64)
-    return -(-n // 2) + blocks + 4 * (-(-blocks // 256)) + 4 * (16 + 256 + 1)
-
-
-def base_bytes(model: PreTrainedModel, quantization: str) -> int:
-    """Bytes of a model's weights; tied ones count once."""
-    total = sum(p.numel() * p.itemsize for p in model.parameters())
-    if quantization != "none":
-        for module, _, outputs in linear_layers(model).values():
-            n, itemsize = module.weight.numel(), module.weight.itemsize
-            total += quantized_bytes(n, outputs, quantization) - n * itemsize
-    return total
-
-
-def lora_parameters(model: PreTrainedModel, rank: int) -> int:
-    """Parameters of a LoRA adapter on every linear layer but the head."""
-    return sum(rank * (inputs + outputs) for _, inputs, outputs in linear_layers(model).values())
-
-
-def optimizer_bytes(n: int, itemsize: int, optimizer: str) -> int:
-    """Bytes that an optimizer keeps about `n` parameters of `itemsize` bytes each."""
-    return n * (2 * itemsize if optimizer in _TWO_MOMENTS else _BYTES_OF_STATE[optimizer])
-
-
-def step_bytes(n: int, itemsize: int, optimizer: str) -> int:
-    """Bytes of an optimizer's step beside its state: AdamW without fusion takes the roots of all moments at once."""
-    return n * itemsize if optimizer == "adamw_torch" else 0
-
-
-# ---- what comes and goes: the dry run ----
 
 
 class Meter(TorchDispatchMode):
@@ -224,12 +127,18 @@ class _Attention(autograd.Function):
 
 
 @contextmanager
-def _fused_attention() -> Iterator[None]:
-    """On the meta device torch would take the kernel that keeps all scores; a GPU has no reason to."""
+def _as_on_a_gpu() -> Iterator[None]:
+    """
+    Take the ways through torch that a GPU takes.
+
+    On the meta device torch would choose the attention kernel that keeps all scores, and it has no autocast there,
+    which PEFT turns off around the experts of a mixture.
+    """
     # Not by a TorchFunctionMode: a checkpoint's recomputation in the backward pass runs outside of it.
-    with mock.patch.object(
+    functions = mock.patch.object(
         nn.functional, "scaled_dot_product_attention", lambda q, k, v, **_: _Attention.apply(q, k, v)
-    ):
+    )
+    with functions, mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext()):
         yield
 
 
@@ -240,14 +149,14 @@ def _with_adapters(model: PreTrainedModel, quantization: str, ranks: dict[str, i
         layer.is_int8 = quantization == "int8"
         model.set_submodule(name, layer)
     model.requires_grad_(False)
-    configs = {name: LoraConfig(r=rank, target_modules="all-linear") for name, rank in ranks.items()}
     with torch.device("meta"):
-        policy = get_peft_model(model, configs.pop("actor"), adapter_name="actor")
-        for name, config in configs.items():
-            policy.add_adapter(name, config)
+        policy, _ = add_policy_adapter(model, LoraConfig(r=ranks["actor"]))
+        for name, rank in ranks.items():
+            if name != "actor":
+                policy.add_adapter(name, with_rank(policy.peft_config["default"], rank))
     for name in ranks:
-        set_requires_grad(policy, name, True)
-    # Where the base is not quantized they are float32, and autocast takes them down to `dtype` all the same.
+        set_requires_grad(policy, "default" if name == "actor" else name, True)
+    # They are float32, and autocast takes them down to `dtype`.
     return policy.to(dtype)
 
 
@@ -289,18 +198,18 @@ class DryRun:
         dtype: torch.dtype,
     ):
         text = config.get_text_config()
-        self.num_layers, self.vocab_size, self.hidden_size = text.num_hidden_layers, text.vocab_size, text.hidden_size
+        self.num_layers, self.vocab_size = text.num_hidden_layers, text.vocab_size
         self.critic, self.prompt, self.completion, self.chunk_size = critic, prompt, completion, logits_chunk_size
         self.dtype = dtype
         self._models: dict[int, tuple[nn.Module, nn.Module]] = {}
         for layers in {min(_period(text) * depth, self.num_layers) for depth in _DEPTHS}:
             policy: nn.Module = meta_model(config, dtype, layers)
-            trunk: Any = copy.deepcopy(policy.base_model)
+            trunk: Any = copy.deepcopy(text_trunk(policy))
             if rank:
                 ranks = {"actor": rank} | ({"critic": critic_rank} if critic == "adapter" else {})
                 policy = _with_adapters(policy, quantization, ranks, dtype)
             if critic != "copy":
-                trunk = causal_lm(policy).base_model
+                trunk = text_trunk(causal_lm(policy))
             options = {"use_reentrant": False, "context_fn": AdapterSwitch(policy).checkpoint_contexts}
             for model in (policy, trunk):
                 disable_randomness(model)
@@ -334,15 +243,17 @@ class DryRun:
         policy, trunk = self._models[layers]
         for model in (policy, trunk):
             model.train(training)
-        with torch.set_grad_enabled(training), _fused_attention(), Meter(self.vocab_size) as meter:
+        with torch.set_grad_enabled(training), _as_on_a_gpu(), Meter(self.vocab_size) as meter:
             phase(policy, trunk, meter, batch)
         return meter.peaks
 
     def _learn(self, policy: nn.Module, trunk: nn.Module, meter: Meter, batch: int) -> None:
-        value_head = nn.Linear(self.hidden_size, 1, device="meta")  # `ValueHead` without autocast, unknown there
-        adapter = "critic" if self.critic == "adapter" else "actor"
+        value_head = nn.Linear(
+            states_width(causal_lm(policy)), 1, device="meta"
+        )  # `ValueHead` without autocast, unknown there
+        adapter = "critic" if self.critic == "adapter" else "default"
         with meter.moment("actor's forward pass"):
-            states = self._states(causal_lm(policy).base_model, batch)[:, -self.completion - 1 :]
+            states = self._states(text_trunk(causal_lm(policy)), batch)[:, -self.completion - 1 :]
             leaf = states.detach().requires_grad_()  # here the backward pass is cut into moments
         with meter.moment("log-probabilities"):
             logps, _ = self._logprobs(policy, leaf, batch)
@@ -358,7 +269,7 @@ class DryRun:
 
     def _evaluate(self, policy: nn.Module, trunk: nn.Module, meter: Meter, batch: int) -> None:
         with meter.moment("forward"):
-            states = self._states(causal_lm(policy).base_model, batch)[:, -self.completion - 1 :]
+            states = self._states(text_trunk(causal_lm(policy)), batch)[:, -self.completion - 1 :]
         with meter.moment("log-probabilities"):
             self._logprobs(policy, states, batch)
 
@@ -370,7 +281,7 @@ class DryRun:
             for i, sizes in enumerate(shapes):
                 cache.update(*(torch.empty(*n[:2], past, n[3], dtype=self.dtype, device="meta") for n in sizes), i)
             with meter.moment(moment):
-                states = self._states(model.base_model, batch, new, cache)
+                states = self._states(text_trunk(model), batch, new, cache)
                 self._sample(logits(model, states[:, -1:]))
             shapes = [(layer.keys.shape, layer.values.shape) for layer in cache.layers]
             kept = sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
@@ -390,7 +301,7 @@ class DryRun:
 
     def _logprobs(self, policy: nn.Module, states: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         model, targets = causal_lm(policy), torch.empty(batch * self.completion, dtype=torch.long, device="meta")
-        hidden = states[:, :-1].reshape(-1, self.hidden_size).clone()
+        hidden = states[:, :-1].flatten(0, 1).clone()
         return token_scores(model, hidden, targets, chunk_size=self.chunk_size, entropy="value")
 
     @staticmethod

@@ -16,16 +16,20 @@ from rich.table import Table
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from ..printable import one_line
-from .footprint import (
+from .footprint import DryRun, Parts
+from .shapes import SHAPES
+from .trunk import text_trunk
+from .weights import (
     OPTIMIZERS,
     QUANTIZATIONS,
-    DryRun,
-    Parts,
     base_bytes,
+    count,
     lora_parameters,
     meta_model,
     optimizer_bytes,
+    states_width,
     step_bytes,
+    trained_parameters,
 )
 
 DESCRIPTION = """Plan the memory of a PPO run from a model's configuration, without its weights: by role and by phase,
@@ -37,27 +41,6 @@ USABLE_FRACTION = 0.95  # of a card; the rest goes to gaps between torch's block
 CARDS = (8.0, 12.0, 16.0, 24.0)  # GiB
 CHOICES = {"quantization": QUANTIZATIONS, "critic": ("head", "adapter", "copy"), "optimizer": OPTIMIZERS}
 CHOICES["dtype"] = ("bfloat16", "float32")
-
-_QWEN = {"model_type": "qwen2", "rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 32768}
-_LLAMA = {"model_type": "llama", "vocab_size": 128256, "rope_theta": 5e5, "max_position_embeddings": 8192}
-_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-
-
-def _shape(family: dict[str, Any], *sizes: int, **fields: Any) -> dict[str, Any]:
-    return family | dict(zip(_FIELDS, sizes, strict=True)) | fields
-
-
-# Published configurations, from small to large.
-SHAPES: dict[str, dict[str, Any]] = {
-    "qwen2.5-0.5b": _shape(_QWEN, 896, 4864, 24, 14, 2, vocab_size=151936, tie_word_embeddings=True),
-    "llama-3.2-1b": _shape(_LLAMA, 2048, 8192, 16, 32, 8, tie_word_embeddings=True),
-    "llama-3.2-3b": _shape(_LLAMA, 3072, 8192, 28, 24, 8, head_dim=128, tie_word_embeddings=True),
-    "qwen2.5-7b": _shape(_QWEN, 3584, 18944, 28, 28, 4, vocab_size=152064, tie_word_embeddings=False),
-    "llama-3-8b": _shape(_LLAMA, 4096, 14336, 32, 32, 8, tie_word_embeddings=False),
-    "phi-4": _shape({"model_type": "phi3"}, 5120, 17920, 40, 40, 10, vocab_size=100352, pad_token_id=100349),
-    "qwen2.5-14b": _shape(_QWEN, 5120, 13824, 48, 40, 8, vocab_size=152064, tie_word_embeddings=False),
-    "qwen2.5-32b": _shape(_QWEN, 5120, 27648, 64, 40, 8, vocab_size=152064, tie_word_embeddings=False),
-}
 
 
 def _option(default: Any, help: str) -> Any:
@@ -94,7 +77,7 @@ class Setup:
     optimizer: str = _option("adamw_torch_fused", "called optim in PPOConfig")
     logits_chunk_size: int = _option(512, "as in PPOConfig")
     gradient_checkpointing: bool = _option(True, "as in PPOConfig")
-    dtype: str = _option("bfloat16", "what is computed in, and kept of what is not quantized")
+    dtype: str = _option("bfloat16", "what is computed in, and kept of frozen weights that are not quantized")
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -104,6 +87,8 @@ class Setup:
         smallest |= dict.fromkeys(("critic_rank", "generation_batch", "reward_batch"), 1)
         smallest |= dict.fromkeys(("rank", "reward_adapters"), 0)
         for name, least in smallest.items():
+            if not isinstance(getattr(self, name), int | None):
+                raise ValueError(f"`{name}` must be a whole number, got {getattr(self, name)!r}.")
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
         if self.rank == 0 and self.quantization != "none":
@@ -190,19 +175,23 @@ def _plans(config: PretrainedConfig, setup: Setup, micro_batches: list[int]) -> 
     options = {name: getattr(setup, name) for name in names}
     dry_run = DryRun(config, critic_rank=setup.critic_rank or setup.rank, dtype=dtype, **options)
     gradients = {"gradients": sum(n * itemsize for n, itemsize in trained)}
+    # Autocast keeps what it has taken down to `dtype` of every trained matrix while it is on, and the
+    # backward pass keeps it on.
+    held = sum(n for n, _ in trained[1:]) * dtype.itemsize if dtype.itemsize < 4 else 0
+    copies = {"autocast copies": held}
     step = {"optimizer step": sum(step_bytes(n, itemsize, setup.optimizer) for n, itemsize in trained)}
     for micro_batch in micro_batches:
         try:
-            learn = gradients | _largest([*dry_run.learn(micro_batch).values(), step])
+            learn = gradients | copies | _largest([*dry_run.learn(micro_batch).values(), step])
             evaluate = _largest(dry_run.evaluate(micro_batch).values())
-            free = max(sum(learn.values()), sum(evaluate.values()))
+            free = max(sum(learn.values()), sum(evaluate.values()) + held) - held
             most = min(setup.rollout, 64)
             if setup.reward_adapters and setup.reward_batch is None:
                 most = _affordable(lambda batch: _forward(dry_run, batch), None, most, free)[0]
             generation_batch, generate = _affordable(dry_run.generate, setup.generation_batch, most, free)
             reward_batch = setup.reward_batch or generation_batch
             score = {"score": _forward(dry_run, reward_batch)["forward"]} if setup.reward_adapters else {}
-            phases = {"generate": generate, **score, "evaluate": evaluate, "learn": learn}
+            phases = {"generate": copies | generate, **score, "evaluate": copies | evaluate, "learn": learn}
         except RuntimeError as error:
             reason = str(error).splitlines()[0][:120]
             raise ValueError(f"A model of type {config.model_type!r} cannot be planned ({reason}).") from error
@@ -232,20 +221,23 @@ def _affordable(phase: Any, batch: int | None, most: int, free: int) -> tuple[in
 
 
 def _resident(model: PreTrainedModel, setup: Setup) -> tuple[Parts, list[tuple[int, int]]]:
-    """What is always there, by role; and number and bytes of the parameters that are trained."""
-    hidden = model.config.get_text_config().hidden_size
-    head, width = hidden + 1, model.dtype.itemsize
-    trained = [(head, 4)]
-    parts: Parts = {"base": base_bytes(model, setup.quantization), "value head": head * 4}
+    """
+    What is always there, by role; and number and bytes of the parameters that are trained.
+
+    Whatever is trained is float32, with its gradients and moments; autocast computes in `setup.dtype`.
+    """
+    head, width = states_width(model) + 1, torch.float32.itemsize
+    trained = [(head, width)]
+    parts: Parts = {"base": base_bytes(model, setup.quantization), "value head": head * width}
     if setup.rank == 0:
-        trained.append((sum(p.numel() for p in model.parameters()), width))
-        parts["reference"] = parts["base"]
+        whole = trained_parameters(model)
+        trained.append((whole, width))
+        parts["base"] = count(model) * width
+        parts["reference"] = whole * width  # shares what is not trained
         if setup.critic == "copy":
-            trained.append((sum(p.numel() for p in model.base_model.parameters()), width))
+            trained.append((count(text_trunk(model)), width))
             parts["critic"] = trained[-1][0] * width
     else:
-        # On a quantized base adapters have the dtype that it computes in, otherwise PEFT's float32.
-        width = width if setup.quantization != "none" else 4
         actor = lora_parameters(model, setup.rank)
         trained.append((actor, width))
         parts["actor adapter"] = actor * width
@@ -255,7 +247,7 @@ def _resident(model: PreTrainedModel, setup: Setup) -> tuple[Parts, list[tuple[i
         if setup.reference_adapter:
             parts["reference adapter"] = actor * width
         if setup.reward_adapters:
-            parts["reward adapters"] = setup.reward_adapters * (actor * width + head * 4)
+            parts["reward adapters"] = setup.reward_adapters * (actor + head) * width
     parts["optimizer"] = sum(optimizer_bytes(n, itemsize, setup.optimizer) for n, itemsize in trained)
     return parts, trained
 
@@ -376,6 +368,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     cards = CARDS if arguments.card is None else (arguments.card,)
     try:
+        if arguments.card is not None and not arguments.card > 0:
+            raise ValueError(f"`card` must be more than 0, got {arguments.card}.")
         setup = setup_from(arguments)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # one of transformers, at a call of peft's
