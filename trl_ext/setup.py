@@ -177,6 +177,18 @@ def add_adapter_rewards(
     return functions + adapters, processing_classes
 
 
+def leaves_parameters_unused(config: Any, args: PPOConfig) -> bool:
+    """
+    Whether a backward pass may reach only a part of the trained parameters, which DDP must then search for.
+
+    A pass over completions gives log-probabilities and values, and so reaches every trained parameter of every kind of
+    critic. The language-model loss of PPO-ptx does not reach the critic, and the router of a mixture of experts may
+    pass an expert over.
+    """
+    experts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return args.ptx_coef > 0 or any(getattr(config.get_text_config(), name, None) for name in experts)
+
+
 def build_kl_controller(args: PPOConfig, total_episodes: int) -> KLController:
     """The controller that `args.kl_controller` names."""
     # `PPOConfig` has checked that a controller with a target or an end was given one.

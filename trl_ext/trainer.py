@@ -48,6 +48,7 @@ from .setup import (
     check_inputs,
     check_output_dir,
     count_episodes,
+    leaves_parameters_unused,
     loading_device,
     mapping,
     max_prompt_length,
@@ -154,6 +155,9 @@ class PPOTrainer(BaseTrainer):
             compute_loss_func=_identity,
         )
         args.use_liger_kernel = liger
+        ddp = self.accelerator.ddp_handler
+        if ddp is not None and args.ddp_find_unused_parameters is None:
+            ddp.find_unused_parameters = leaves_parameters_unused(actor_critic.config, args)
         checkpoint.set_aside_incomplete(Path(args.output_dir), leader=self.args.should_save)
         reward_funcs, reward_processing_classes = add_adapter_rewards(
             reward_funcs, reward_processing_classes, actor_critic.reward_models, tokenizer, args

@@ -206,7 +206,7 @@ def test_rloo_subtracts_the_coefficient_times_the_kl_from_the_rewards(tmp_path: 
 def test_pid_holds_the_kl_nearer_its_target_than_a_fixed_beta(tmp_path: Path) -> None:
     """Both start at the same coefficient; a reward that grows without bound pulls the policy away."""
     target, errors = 4.0, {}
-    for controller in (FixedKL(0.05), PIDKL(target, init_coef=0.05, ki=0.1)):
+    for controller in (FixedKL(0.05), PIDKL(target=target, init_coef=0.05, ki=0.1)):
         made, _ = driven(
             "grpo",
             tmp_path / type(controller).__name__,
