@@ -2,6 +2,7 @@
 """Rollouts beside evaluation, what is recorded of the arguments, and the speeds that are logged."""
 
 import json
+import math
 import time
 
 import pytest
@@ -127,3 +128,12 @@ def test_samples_per_second_count_completions_and_those_of_this_call(tmp_path):
     seconds = result.metrics["train_runtime"]
     assert result.metrics["train_samples_per_second"] == pytest.approx(16 / seconds, rel=0.02)
     assert resumed.state.log_history[-1]["train_samples_per_second"] == result.metrics["train_samples_per_second"]
+
+
+def test_an_evaluation_in_bf16_leaves_weights_and_buffers_as_they_were(tmp_path):
+    made = scripted.trainer(tmp_path, eval_dataset=scripted.prompts(4), bf16_full_eval=True)
+    tensors = [*made.model.parameters(), *made.model.buffers()]
+    before = [tensor.clone() for tensor in tensors]
+    assert math.isfinite(made.evaluate()["eval_loss"])
+    for tensor, was in zip([*made.model.parameters(), *made.model.buffers()], before, strict=True):
+        assert tensor.dtype == was.dtype and tensor.equal(was)

@@ -448,7 +448,15 @@ class PPOTrainer(BaseTrainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any):
         """The Trainer's loop, with PPO's metrics added under its prefix (`eval_reward`, ...)."""
         prefix = kwargs.get("metric_key_prefix", "eval")
-        output = super().evaluation_loop(*args, **kwargs)
+        # `bf16_full_eval` casts weights and buffers in place, and nothing casts them back for the training that follows.
+        casts = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
+        tensors = [*self.model.parameters(), *self.model.buffers()] if casts else []
+        before = [tensor.data for tensor in tensors]
+        try:
+            output = super().evaluation_loop(*args, **kwargs)
+        finally:
+            for tensor, data in zip(tensors, before, strict=True):
+                tensor.data = data
         output.metrics.update({f"{prefix}_{name}": value for name, value in self._eval_metrics.flush().items()})
         return output
 
