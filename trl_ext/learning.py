@@ -1,7 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """PPO's loss of one micro-batch, token by token, and whether an optimizer step counts."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -179,3 +180,21 @@ def gradients_are_finite(parameters: Iterable[nn.Parameter], reduce: Callable[[T
         return True
     norm = torch.nn.utils.get_total_norm(gradients)
     return not reduce((~torch.isfinite(norm)).float())
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """
+    Put back the weights and buffers that a model has now, whatever they are cast to in a block.
+
+    The Trainer's evaluation in half precision casts them in place, and training would go on with what was rounded.
+    """
+    weights = [(parameter, parameter.data) for parameter in model.parameters()]
+    buffers = [(m, name, buffer) for m in model.modules() for name, buffer in m.named_buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for parameter, data in weights:
+            parameter.data = data
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)

@@ -2,6 +2,7 @@
 """`PPOTrainer`: PPO inside the Hugging Face Trainer's own loop."""
 
 import copy
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from .config import PPOConfig
 from .experience import ADVANTAGE_OPTIONS, add_logged, named_rewards
 from .generation import Completions, GenerationEngine
 from .kl_control import KLController
-from .learning import LOSS_OPTIONS, StepGate, drop_gradients, gradients_are_finite, token_losses
+from .learning import LOSS_OPTIONS, StepGate, drop_gradients, gradients_are_finite, restored, token_losses
 from .micro_batches import MicroBatches
 from .monitoring import MetricBuffer, PhaseProgress, SampleTable, TokenMeans, log_samples, observe_rollout
 from .objectives import masked_mean, masked_sum
@@ -448,15 +449,9 @@ class PPOTrainer(BaseTrainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any):
         """The Trainer's loop, with PPO's metrics added under its prefix (`eval_reward`, ...)."""
         prefix = kwargs.get("metric_key_prefix", "eval")
-        # `bf16_full_eval` casts weights and buffers in place, and nothing casts them back for the training that follows.
         casts = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
-        tensors = [*self.model.parameters(), *self.model.buffers()] if casts else []
-        before = [tensor.data for tensor in tensors]
-        try:
+        with restored(self.model) if casts else nullcontext():
             output = super().evaluation_loop(*args, **kwargs)
-        finally:
-            for tensor, data in zip(tensors, before, strict=True):
-                tensor.data = data
         output.metrics.update({f"{prefix}_{name}": value for name, value in self._eval_metrics.flush().items()})
         return output
 
