@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import traceback
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentError, RawDescriptionHelpFormatter
@@ -328,6 +329,8 @@ def newest_checkpoint(given: str | None, output_dir: Path) -> str | None:
 
 def run(main: Callable[[], None]) -> None:
     """Call `main`, and end with one line: with status 2 where it raises what the user can mend, 130 after Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the script has switched it off for its imports
     try:
         main()
     except KeyboardInterrupt as stop:

@@ -1,4 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+# ruff: noqa: E402
 """
 Detoxify a language model with PPO, and measure what it cost.
 
@@ -9,6 +10,7 @@ Writes into the output directory: the model, `summary.json` (its path is printed
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +18,9 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load needs no traceback; `run` takes over
 
 import torch
 from datasets import Dataset
@@ -26,20 +31,20 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__" and str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # a clone works without being installed
 
-from recipes.cli import RecipeParser, check_launch, check_output_dir, newest_checkpoint, run  # noqa: E402
-from recipes.data import cut_prompts, load_prompts, split_prompts, wrap_in_conversation  # noqa: E402
-from recipes.evaluation import Measured, goals, measure, print_summary, write_summary  # noqa: E402
-from recipes.folders import locked, set_aside_run  # noqa: E402
-from recipes.interrupts import Interrupted, OrderlyStop  # noqa: E402
-from recipes.names import check_classifier, check_critic, check_distinct, check_model  # noqa: E402
-from recipes.offline import OfflineAssets, prepare  # noqa: E402
-from trl_ext.checkpoint import checkpoints  # noqa: E402
-from trl_ext.config import PPOConfig  # noqa: E402
-from trl_ext.monitoring.frontier import kl_at_reward, optimal_frontier  # noqa: E402
-from trl_ext.monitoring.progress import PhaseProgress  # noqa: E402
-from trl_ext.monitoring.report import write_report  # noqa: E402
-from trl_ext.rewards import LengthReward, ToxicityReward  # noqa: E402
-from trl_ext.trainer import PPOTrainer  # noqa: E402
+from recipes.cli import RecipeParser, check_launch, check_output_dir, newest_checkpoint, run
+from recipes.data import cut_prompts, load_prompts, split_prompts, wrap_in_conversation
+from recipes.evaluation import Measured, goals, measure, print_summary, write_summary
+from recipes.folders import locked, set_aside_run
+from recipes.interrupts import Interrupted, OrderlyStop
+from recipes.names import check_classifier, check_critic, check_distinct, check_model
+from recipes.offline import OfflineAssets, prepare
+from trl_ext.checkpoint import checkpoints
+from trl_ext.config import PPOConfig
+from trl_ext.monitoring.frontier import kl_at_reward, optimal_frontier
+from trl_ext.monitoring.progress import PhaseProgress
+from trl_ext.monitoring.report import write_report
+from trl_ext.rewards import LengthReward, ToxicityReward
+from trl_ext.trainer import PPOTrainer
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "detoxification"
 EXAMPLES = """

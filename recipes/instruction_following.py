@@ -1,4 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+# ruff: noqa: E402
 """
 Teach a language model to follow instructions, in InstructGPT's three steps, and measure what came of it.
 
@@ -10,11 +11,15 @@ and what was interrupted goes on. The comparison leaves `summary.json` (its path
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load needs no traceback; `run` takes over
 
 import datasets
 import torch
@@ -27,28 +32,28 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__" and str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # a clone works without being installed
 
-from recipes.cli import RecipeParser, check_output_dir, run  # noqa: E402
-from recipes.evaluation import write_summary  # noqa: E402
-from recipes.folders import content_of, locked, model_content  # noqa: E402
-from recipes.instructions import comparison, policy, reward_stage, showing, training  # noqa: E402
-from recipes.instructions.arguments import STAGES, InstructArguments  # noqa: E402
-from recipes.instructions.data import StageData  # noqa: E402
-from recipes.instructions.stages import (  # noqa: E402
+from recipes.cli import RecipeParser, check_output_dir, run
+from recipes.evaluation import write_summary
+from recipes.folders import content_of, locked, model_content
+from recipes.instructions import comparison, policy, reward_stage, showing, training
+from recipes.instructions.arguments import STAGES, InstructArguments
+from recipes.instructions.data import StageData
+from recipes.instructions.stages import (
     Record,
     fingerprint,
     read_record,
     require,
     run_stage,
 )
-from recipes.interrupts import Interrupted  # noqa: E402
-from recipes.names import CRITIC_KINDS, check_critic, check_model, check_reward_model  # noqa: E402
-from recipes.offline.instructions import InstructionJudge  # noqa: E402
-from recipes.offline.instructions_models import prepare_instructions  # noqa: E402
-from trl_ext.config import PPOConfig  # noqa: E402
-from trl_ext.monitoring.progress import PhaseProgress  # noqa: E402
-from trl_ext.monitoring.reward_hacking import RewardHackingMonitor  # noqa: E402
-from trl_ext.rewards import PreferenceReward  # noqa: E402
-from trl_ext.trainer import PPOTrainer  # noqa: E402
+from recipes.interrupts import Interrupted
+from recipes.names import CRITIC_KINDS, check_critic, check_model, check_reward_model
+from recipes.offline.instructions import InstructionJudge
+from recipes.offline.instructions_models import prepare_instructions
+from trl_ext.config import PPOConfig
+from trl_ext.monitoring.progress import PhaseProgress
+from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
+from trl_ext.rewards import PreferenceReward
+from trl_ext.trainer import PPOTrainer
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "instruction_following"
 EXAMPLES = """

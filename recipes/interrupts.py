@@ -58,7 +58,8 @@ class OrderlyStop(TrainerCallback):
         trainer.add_callback(self)
 
     def __enter__(self) -> "OrderlyStop":
-        if threading.current_thread() is threading.main_thread() and self.trainer.args.world_size == 1:
+        heard = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as it is behind `nohup`
+        if threading.current_thread() is threading.main_thread() and self.trainer.args.world_size == 1 and heard:
             self._before = signal.signal(signal.SIGINT, self._ask)
         return self
 

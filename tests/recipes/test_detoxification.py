@@ -3,7 +3,10 @@
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +15,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from rich.console import Console
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from recipes import detoxification
@@ -378,3 +382,47 @@ def test_lora_leaves_an_adapter(assets, tmp_path, no_report):
     saved = AutoPeftModelForCausalLM.from_pretrained(tmp_path)
     assert any(float(p.abs().max()) > 0 for name, p in saved.named_parameters() if "lora_B" in name)
     assert Path(tmp_path / "critic" / "adapter_model.safetensors").is_file()
+
+
+INTERRUPTED = """
+import sys
+from transformers import Trainer
+from recipes import detoxification
+from recipes.cli import run
+from tests.recipes.killed_recipe import InterruptAt
+
+train = Trainer.train
+
+def interrupted(self, *args, **kwargs):
+    self.add_callback(InterruptAt(1))
+    return train(self, *args, **kwargs)
+
+Trainer.train = interrupted
+run(lambda: detoxification.main(sys.argv[1:]))
+"""
+
+
+def test_interrupted_it_writes_a_checkpoint_and_goes_on_from_it(assets, tmp_path, no_report):
+    changes = SMALL | {"total_episodes": 32, "frontier_prompts": 0}
+    detoxification.main(flags(assets, output_dir=tmp_path / "whole", **changes))
+    argv = flags(assets, output_dir=tmp_path / "stopped", **changes)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *argv], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("interrupted at step 2 of 4; a checkpoint of this step is written. To go on: python")
+    assert line.endswith(" --resume_from_checkpoint true")
+    detoxification.main([*argv, "--resume_from_checkpoint", "true"])
+    whole, stopped = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+def test_a_run_that_starts_anew_keeps_the_earlier_one(assets, tmp_path, capsys, no_report):
+    for seed in (1, 2):
+        detoxification.main(flags(assets, output_dir=tmp_path, **(SMALL | {"seed": seed, "frontier_prompts": 0})))
+    assert f"The earlier run in '{tmp_path}' is now in '{tmp_path / 'earlier-run-1'}'" in capsys.readouterr().out
+    earlier, later = (load_file(path / "model.safetensors") for path in (tmp_path / "earlier-run-1", tmp_path))
+    assert any(not torch.equal(earlier[name], later[name]) for name in later)
+    assert (tmp_path / "earlier-run-1" / "summary.json").is_file()
