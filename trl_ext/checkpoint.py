@@ -303,6 +303,8 @@ def writing(folder: Path, *, leader: bool) -> Iterator[None]:
     try:
         yield
         with together(f"Writing {folder}"):
+            pass  # every process has written its part
+        with together(f"Writing {folder}"):
             if leader:
                 commit(folder)
     except BaseException as error:

@@ -15,6 +15,7 @@ from .generation import Completions
 from .micro_batches import MicroBatches
 from .monitoring import PhaseProgress
 from .objectives import last_token_index
+from .processes import together
 from .prompts import tokenize_prompts
 from .rewards import RewardRunner, Scores
 from .rewards.base import Batch
@@ -108,7 +109,8 @@ class Collector:
         progress.take_seconds()
         prompts = [row["prompt"] for row in rows]
         columns = {key: [row[key] for row in rows] for key in rows[0]}
-        rollout, completions, completion_ids, engine_logps = self._generate(prompts, columns, progress)
+        with together("Sampling"):
+            rollout, completions, completion_ids, engine_logps = self._generate(prompts, columns, progress)
         scores = self._score(rollout, prompts, completions, completion_ids, columns, progress, state, training)
         entropy, last_values = self._forward_passes(rollout, progress)
         check_finite(rollout, self.reduce, state.global_step)
@@ -159,6 +161,7 @@ class Collector:
                 trainer_state=state,
                 on_progress=advance,
                 update_state=training,
+                together=together,
             )
         rollout.valid = scores.valid.to(self.device)
         rollout.completion_mask &= rollout.valid.unsqueeze(1)

@@ -78,21 +78,26 @@ def _whole(output_dir: Path) -> list[Path]:
 
 
 def _check_whole(folder: Path) -> None:
+    aside = folder.with_name(f"incomplete-{folder.name}")
+    if not folder.is_dir() and aside.is_dir():
+        raise CheckpointError(f"{folder} was only half written and is now {aside.name}; {_way_out(folder)}.")
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give a checkpoint, or True for the newest whole one.")
     if not (folder / STATE).is_file() and not (folder / checkpoint.MANIFEST).is_file():
         raise _no_checkpoint(folder)
     fault = checkpoint.find_damage(folder)
     if fault is not None:
-        whole = [other.name for other in _whole(folder.parent) if other != folder]
-        older = f"{whole[-1]} is whole" if whole else "there is no other"
-        raise CheckpointError(
-            f"{folder} is not a complete checkpoint ({fault}); resume from another one: {older} in {folder.parent}."
-        )
+        raise CheckpointError(f"{folder} is not a complete checkpoint ({fault}); {_way_out(folder)}.")
+
+
+def _way_out(folder: Path) -> str:
+    whole = [other.name for other in _whole(folder.parent) if other != folder]
+    return f"resume from {whole[-1]}, which is whole" if whole else "there is no other checkpoint to resume from"
 
 
 def _no_checkpoint(folder: Path) -> CheckpointError:
-    return CheckpointError(f"{folder} has no {STATE}: it is not a checkpoint that PPOTrainer can resume from.")
+    hint = f"; it holds checkpoints, give {inside[-1].name} in it" if (inside := _whole(folder)) else ""
+    return CheckpointError(f"{folder} has no {STATE}: it is not a checkpoint that PPOTrainer can resume from{hint}.")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -130,6 +131,7 @@ class RewardRunner:
         trainer_state: Any = None,
         on_progress: Callable[[int], None] | None = None,
         update_state: bool = True,
+        together: Callable[[str], AbstractContextManager] = nullcontext,
     ) -> Scores:
         """Scores N completions.
 
@@ -142,6 +144,7 @@ class RewardRunner:
             on_progress: called with the number of samples newly scored; the numbers add up to N * F. Async functions
                 may call it from another thread.
             update_state: whether functions keep what they learn from this batch; false for evaluation.
+            together: makes processes that all score at this point fail together, before the next collective.
 
         Raises:
             RuntimeError: a function failed on too many samples.
@@ -154,9 +157,10 @@ class RewardRunner:
             raise ValueError(f"The batch to score has lists of different lengths, {lengths}: give one value a sample.")
         state = None if update_state else self.state_dict()
         batch = Batch(prompts, completions, completion_ids, columns, {"trainer_state": trainer_state})
-        results = self._call_all(batch, on_progress or (lambda n: None)) if prompts else []
-        for name, result in zip(self.names, results, strict=False):
-            self._report_failures(name, result.failures, batch)
+        with together("Scoring"):
+            results = self._call_all(batch, on_progress or (lambda n: None)) if prompts else []
+            for name, result in zip(self.names, results, strict=False):
+                self._report_failures(name, result.failures, batch)
         if state is not None:
             self.load_state_dict(state)
         else:

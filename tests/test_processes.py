@@ -1,0 +1,99 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Processes of one run succeed or fail together."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+
+from trl_ext import checkpoint
+from trl_ext.processes import ProcessFailureError, together
+
+
+def test_one_process_keeps_its_own_exception():
+    with together("Scoring"):
+        pass
+    with pytest.raises(KeyError), together("Scoring"):
+        raise KeyError("a")
+
+
+def in_processes(function, count: int = 3) -> list[str]:
+    """What `function(rank)` returned, or raised, in so many processes that know of each other."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    pipes = [os.pipe() for _ in range(count)]
+    children = []
+    for rank in range(count):
+        children.append(os.fork())
+        if children[-1] == 0:
+            try:
+                store = torch.distributed.TCPStore("localhost", port, count, rank == 0, timeout=timedelta(seconds=30))
+                torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=count)
+                said = str(function(rank))
+                torch.distributed.barrier()
+            except BaseException as error:
+                said = f"{type(error).__name__}: {error}"
+            os.write(pipes[rank][1], said.encode())
+            if rank == 0:
+                time.sleep(1)  # the store lives here
+            os._exit(0)
+    answers = []
+    for child, (reading, writing) in zip(children, pipes, strict=True):
+        os.waitpid(child, 0)
+        answers.append(os.read(reading, 10_000).decode())
+        os.close(reading), os.close(writing)
+    return answers
+
+
+def test_the_others_fail_with_the_message_of_the_one_that_failed():
+    def score(rank):
+        with together("Scoring"):
+            if rank == 1:
+                raise ValueError("3 rewards for\n4 completions")
+        return "not reached"
+
+    expected = (
+        "Scoring failed on process 1 (ValueError: 3 rewards for 4 completions); the other processes stop with it."
+    )
+    answers = in_processes(score)
+    assert answers[0] == answers[2] == f"{ProcessFailureError.__name__}: {expected}"
+    assert answers[1] == "ValueError: 3 rewards for\n4 completions"
+
+
+def test_a_checkpoint_is_committed_when_the_slowest_process_has_written_its_part(tmp_path):
+    def write(rank):
+        folder = tmp_path / "checkpoint-1"
+        with checkpoint.writing(folder, leader=rank == 0):
+            time.sleep(0.3 * rank)
+            (folder / f"part-{rank}").write_text("content")
+        return checkpoint.find_damage(folder), len((folder / "manifest.json").read_text().split("part-")) - 1
+
+    assert in_processes(write) == ["(None, 3)"] * 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        # Process 1 could not end by itself: a thread of its reward function is still running.
+        ("thread", r"ProcessFailureError: Scoring failed on process 1 \(RewardValueError: .* returned 5 rewards for 4"),
+        ("callback", "ZeroDivisionError: a bug in the callback"),
+    ],
+)
+def test_a_process_that_fails_ends_the_job_in_seconds(tmp_path, mode, message):
+    """Under torchrun, which ends the processes that wait for one that has gone."""
+    script = Path(__file__).with_name("two_processes.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*command, script, tmp_path, mode], env=environment, capture_output=True, text=True)
+    ended = time.time()
+    assert done.returncode == 1 and re.search(message, done.stderr), done.stderr[-3000:]
+    assert ended - float((tmp_path / "failed").read_text()) < 20
+    assert "ended at step" not in done.stdout
