@@ -407,9 +407,10 @@ def test_interrupted_it_writes_a_checkpoint_and_goes_on_from_it(assets, tmp_path
     detoxification.main(flags(assets, output_dir=tmp_path / "whole", **changes))
     argv = flags(assets, output_dir=tmp_path / "stopped", **changes)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, *argv], env=environment, capture_output=True, text=True, check=False
-    )
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED)
+    command = [sys.executable, script, *argv]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr[-2000:]
     line = done.stderr.splitlines()[-1]
     assert line.startswith("interrupted at step 2 of 4; a checkpoint of this step is written. To go on: python")
