@@ -13,11 +13,12 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.utils.quantization_config import QuantizationConfigMixin
-from trl import is_conversational
 
 from .actor_critic import ActorCritic
 from .config import PPOConfig
 from .kl_control import KLController
+from .rows import is_conversation
+from .tokens import check_tokenizer
 
 _BY_NAME = "give arguments by name, `PPOTrainer(model=..., reward_funcs=..., args=..., train_dataset=...)`."
 
@@ -50,7 +51,8 @@ def check_arguments(
     settings = args or SimpleNamespace(**{field.name: field.default for field in dataclasses.fields(PPOConfig)})
     functions = _check_rewards(reward_funcs, model, settings)
     _check_reward_tokenizers(reward_processing_classes, len(functions))
-    _check_kind("processing_class", processing_class, PreTrainedTokenizerBase, "a tokenizer")
+    if processing_class is not None:
+        check_tokenizer(processing_class)
     _check_kind("peft_config", peft_config, PeftConfig, "a PeftConfig, for instance `LoraConfig(...)`")
     quantization = "a configuration, for instance `BitsAndBytesConfig(...)`"
     _check_kind("quantization_config", quantization_config, QuantizationConfigMixin, quantization)
@@ -188,7 +190,7 @@ def _check_datasets(train: Any, evaluation: Any, args: Any) -> None:
                 f"for instance '{prefixes[0]}reward'."
             )
     is_rows = isinstance(train, Dataset) and "prompt" in train.column_names and len(train) > 0
-    if args.chat_template_kwargs and is_rows and not is_conversational({"prompt": train[0]["prompt"]}):
+    if args.chat_template_kwargs and is_rows and not is_conversation(train[0]["prompt"]):
         warnings.warn("`chat_template_kwargs` has no effect: the prompts are texts, not conversations.", stacklevel=5)
 
 

@@ -154,7 +154,9 @@ KINDS = [
         reward_funcs=[ToxicityReward],
     ),
     wrong_type(
-        "tokenizer-name", "`processing_class` must be a tokenizer, got the text 'gpt2'.", processing_class="gpt2"
+        "tokenizer-name",
+        "`processing_class` is a str; give the tokenizer itself, `AutoTokenizer.from_pretrained('gpt2')`.",
+        processing_class="gpt2",
     ),
     wrong_type(
         "peft-dict",
