@@ -127,7 +127,9 @@ def check_logits(model: PreTrainedModel) -> None:
     with _mode(model):
         theirs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
         ours = logits(model, hidden_states(text_trunk(model), ids, mask)).float()
-    if not torch.allclose(ours, theirs, atol=1e-2 * theirs.abs().max().item() + 1e-6):
+    # Softcapping and scaling in bfloat16 round what is computed here in float32.
+    tolerance = 1e-2 if model.dtype == torch.float32 else 5e-2
+    if not torch.allclose(ours, theirs, atol=tolerance * theirs.abs().max().item() + 1e-6):
         raise ValueError(
             f"{type(model).__name__} changes its logits after the head in a way trl_ext does not know "
             f"(largest difference {(ours - theirs).abs().max():.3g}); please report this architecture."
