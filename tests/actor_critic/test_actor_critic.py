@@ -261,10 +261,11 @@ def test_logps_and_values_are_float32_whatever_the_trunk():
     out = model(*batch([ROWS[0]]))
     assert {out.logps.dtype, out.entropy.dtype, out.values.dtype} == {torch.float32}
     prompt, completion = ROWS[0]
-    expected = own_log_probs(policy, prompt, completion).gather(1, torch.tensor(completion)[:, None])[:, 0]
-    # A log-softmax in bf16 would be off by up to 0.03.
-    assert torch.allclose(out.logps[0], expected.float(), atol=1e-5)
     states = policy.model(input_ids=torch.tensor([prompt + completion])).last_hidden_state[0, len(prompt) - 1 :]
+    exact = (states[:-1].double() @ policy.lm_head.weight.double().T).log_softmax(-1)
+    expected = exact.gather(1, torch.tensor(completion)[:, None])[:, 0]
+    # Logits in bf16 would be off by up to 0.003, a log-softmax in bf16 by up to 0.03.
+    assert torch.allclose(out.logps[0], expected.float(), atol=1e-5)
     assert torch.allclose(out.values[0], states.float() @ model.value_head.weight[0], atol=1e-5)
 
 
