@@ -413,7 +413,7 @@ def test_interrupted_it_writes_a_checkpoint_and_goes_on_from_it(assets, tmp_path
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr[-2000:]
     line = done.stderr.splitlines()[-1]
-    assert line.startswith("interrupted at step 2 of 4; a checkpoint of this step is written. To go on: python")
+    assert line.startswith("interrupted at step 2 of 8; a checkpoint of this step is written. To go on: python")
     assert line.endswith(" --resume_from_checkpoint true")
     detoxification.main([*argv, "--resume_from_checkpoint", "true"])
     whole, stopped = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
