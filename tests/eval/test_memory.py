@@ -174,8 +174,8 @@ def test_a_run_measures_every_phase_of_the_real_trainer(tmp_path, monkeypatch, c
     adapters = ["--critic", "adapter", "--critic_rank", "2", "--reward_adapters", "2", "--reward_batch", "3"]
     results = run(tmp_path, "--quantization", "nf4", *adapters)
     assert [len(ids) for ids in completions] == [7] * 8
-    # Two adapters score two rollouts of prompts, completions and an end, three at a time.
-    assert sorted(shapes) == sorted(4 * [(3, 5 + 7 + 1), (1, 5 + 7 + 1)])
+    # Two adapters score two rollouts of prompts, completions and an end, three at a time, after a short trial of each.
+    assert sorted(shape for shape in shapes if shape[1] > 2) == sorted(4 * [(3, 5 + 7 + 1), (1, 5 + 7 + 1)])
     assert phases.count("learn") == 4  # two micro-batches in each of two rollouts
     assert list(results["phases"]) == ["generate", "score", "evaluate", "learn"]
     for figures in results["phases"].values():
