@@ -205,15 +205,17 @@ class Killed(BaseException):
 @pytest.mark.parametrize("calls", [1, 2, 3, 4])
 @pytest.mark.parametrize("what", ["remove", "replace"])
 def test_a_kill_while_a_folder_is_removed_or_replaced_leaves_whole_ones(what, calls, tmp_path, monkeypatch):
-    """Killed before any of the calls that change the disk."""
+    """Killed before any of the calls that change the disk, or in the middle of a deletion."""
     target, new = whole(tmp_path / "target"), whole(tmp_path / "new")
     (new / "only-new").touch()
-    left = [calls]
+    left, rmtree = [calls], checkpoint.shutil.rmtree
 
     def counted(function):
         def called(*args, **kwargs):
             left[0] -= 1
             if left[0] == 0:
+                if function is rmtree and Path(args[0]).is_dir():
+                    missing_file(Path(args[0]))
                 raise Killed
             return function(*args, **kwargs)
 
