@@ -92,7 +92,7 @@ def test_nothing_hostile_is_printed(tmp_path, capsys, caplog):
     told = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        RewardRunner(raises, retries=0, max_failure_fraction=1.0)([ALL], [ALL], [[1]], {})
+        RewardRunner(raises, retries=0, max_reward_failures=1.0)([ALL], [ALL], [[1]], {})
         for call in (lambda: RewardRunner(raises, retries=0)([ALL], [ALL], [[1]], {}), lambda: check_reward(raises)):
             with pytest.raises((RuntimeError, ValueError)) as raised:
                 call()

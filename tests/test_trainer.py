@@ -100,6 +100,15 @@ def test_samples_are_printed(tmp_path, capsys):
     assert "Completion" in printed and "Advantage" in printed and "the cat" in printed
 
 
+def test_what_a_reward_function_logs_beside_its_rewards_is_shown(tmp_path, capsys):
+    def reward(completions, log_extra, **columns):
+        log_extra("verdict", ["perfectly fine"] * len(completions))
+        return scripted.reward(completions)
+
+    run(tmp_path, reward_funcs=reward, log_completions=True, total_episodes=8)
+    assert "perfectly" in capsys.readouterr().out
+
+
 # ---- the loop ----
 
 

@@ -170,7 +170,7 @@ class PPOTrainer(BaseTrainer):
             retries=args.reward_retries,
             backoff=args.reward_backoff,
             timeout=args.reward_timeout,
-            max_failure_fraction=args.max_reward_failures,
+            max_reward_failures=args.max_reward_failures,
             clip_range=(args.reward_clip_range[0], args.reward_clip_range[1]) if args.reward_clip_range else None,
             chat_template_kwargs=self.chat_template_kwargs,
             device=self.accelerator.device,
@@ -287,7 +287,8 @@ class PPOTrainer(BaseTrainer):
             self.kl_controller.update(kl, int(self._reduce(rollout.valid.sum())))
             rewards = named_rewards(scores, self.rewards.names)
             advantages = masked_mean(rollout.advantages, rollout.completion_mask, dim=1).tolist()
-            self.samples.fill(batch.prompts, batch.completions, rewards, advantages, self.state.global_step)
+            step = self.state.global_step
+            self.samples.fill(batch.prompts, batch.completions, rewards, advantages, step, scores.extra)
         return experience._replace(metrics=add_logged(metrics, scores, self.rewards.clashes))
 
     def _sample(self, prompt_ids: list[list[int]], on_progress: Any) -> Completions:

@@ -68,8 +68,8 @@ def retires(completions, **columns):
 def failed(name: str, reward: Any, what: str) -> Case:
     message = (
         f"Reward function '{name}' failed on at least 1 of 2 samples after 0 retries, more than "
-        f"max_failure_fraction=0.1 allows; sample 0 (prompt 'p', completion 'x') gave {what}. Fix the function, let it "
-        "return None where it does not apply, or raise the fraction or the timeout."
+        f"max_reward_failures=0.1 allows; sample 0 (prompt 'p', completion 'x') gave {what}. Fix the function, let it "
+        "return None where it does not apply, or raise `max_reward_failures` or `reward_timeout`."
     )
     return Case(f"{name} fails", lambda: run(reward), RuntimeError, message)
 
@@ -187,13 +187,13 @@ CASES = [
         "timeout of NaN",
         lambda: RewardRunner(length, timeout=math.nan),
         ValueError,
-        f"Got retries=2, timeout=nan, max_failure_fraction=0.1: {OPTIONS}",
+        f"Got retries=2, timeout=nan, max_reward_failures=0.1: {OPTIONS}",
     ),
     Case(
         "negative retries",
         lambda: RewardRunner(length, retries=-1),
         ValueError,
-        f"Got retries=-1, timeout=None, max_failure_fraction=0.1: {OPTIONS}",
+        f"Got retries=-1, timeout=None, max_reward_failures=0.1: {OPTIONS}",
     ),
     Case(
         "negative backoff",

@@ -254,3 +254,24 @@ def test_tensorboard_gets_escaped_markdown():
     assert lines[0] == "| step | prompt | completion | toxicity | length | advantage |"
     assert lines[2] == r"| 7 | The sky is | a\|b<br>&lt;script&gt; | 1\.50 | 0\.00 | 0\.25 |"
     assert r"\*c\*" in lines[3] and "| – |" in lines[3]
+
+
+def test_extra_columns_are_shown_beside_the_texts():
+    table = SampleTable()
+    extra = {"verdict": ["good [bold]", None], "length": ["short", "long"]}
+    table.fill(["a", "b"], ["c", "d"], {"length": [1.0, 2.0]}, [0.5, 0.5], 3, extra)
+    assert table.to_rows()[0] == {
+        "step": 3,
+        "prompt": "a",
+        "completion": "c",
+        "length": 1.0,
+        "verdict": "good [bold]",
+        "extra/length": "short",
+        "advantage": 0.5,
+    }
+    console = Console(file=io.StringIO(), width=120)
+    table.print(console)
+    printed = console.file.getvalue()
+    assert "verdict" in printed and "good [bold]" in printed and "extra/length" in printed
+    with pytest.raises(ValueError, match="'verdict' of the sample table has 1 entries for 2 prompts"):
+        table.fill(["a", "b"], ["c", "d"], {}, extra={"verdict": ["good"]})

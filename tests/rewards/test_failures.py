@@ -34,7 +34,7 @@ def no_backoff(monkeypatch):
 
 
 def run(rewards, completions, **options):
-    runner = RewardRunner(rewards, **{"backoff": 0.0, "max_failure_fraction": 0.5, **options})
+    runner = RewardRunner(rewards, **{"backoff": 0.0, "max_reward_failures": 0.5, **options})
     return runner(["p"] * len(completions), completions, [[1]] * len(completions), {})
 
 
@@ -312,7 +312,7 @@ def test_a_stateful_function_learns_from_each_call_that_succeeded_once():
 
 def test_references_that_cannot_be_scored_cost_their_sample():
     par = PAR(Counts(["awful"]), reference_column="gold")
-    runner = RewardRunner(par, retries=1, backoff=0, max_failure_fraction=0.5)
+    runner = RewardRunner(par, retries=1, backoff=0, max_reward_failures=0.5)
     with pytest.warns(UserWarning, match="'par_counts' failed on 1 of 2"):
         scores = runner(["p"] * 2, ["a", "b"], [[1]] * 2, {"gold": ["fine", "awful"]})
     assert scores.total.tolist() == [0.5, 0] and scores.valid.tolist() == [True, False]

@@ -236,7 +236,7 @@ def test_a_passing_failure_is_retried_without_a_trace():
 @pytest.mark.parametrize("kind", [Flaky, AsyncFlaky])
 def test_the_culprits_are_found_and_skipped(kind):
     flaky = kind(poison=["xxx"])
-    runner = RewardRunner([flaky, length], retries=1, max_failure_fraction=0.25)
+    runner = RewardRunner([flaky, length], retries=1, max_reward_failures=0.25)
     with pytest.warns(UserWarning, match="'flaky' failed on 1 of 4 samples.*'p2'.*'xxx'.*RuntimeError: no luck"):
         scores = run(runner, ["a", "bb", "xxx", "dddd"])
     assert scores.valid.tolist() == [True, True, False, True]
@@ -247,7 +247,7 @@ def test_the_culprits_are_found_and_skipped(kind):
 
 @pytest.mark.parametrize("kind", [Flaky, AsyncFlaky])
 def test_the_run_stops_when_too_many_fail(kind):
-    runner = RewardRunner(kind(poison=["x", "y"]), retries=1, max_failure_fraction=0.25)
+    runner = RewardRunner(kind(poison=["x", "y"]), retries=1, max_reward_failures=0.25)
     with pytest.raises(RuntimeError, match=r"'flaky' failed on at least 2 of 4 .*1 retries.*0.25.*no luck") as caught:
         run(runner, ["x", "y", "c", "d"])
     assert str(caught.value.__cause__) == "no luck"
@@ -261,7 +261,7 @@ def test_a_hopeless_function_is_not_called_for_every_sample():
 
 
 def test_failures_of_several_functions_are_all_skipped():
-    runner = RewardRunner([Flaky(poison=["x"]), Flaky(poison=["y"])], retries=0, max_failure_fraction=0.5)
+    runner = RewardRunner([Flaky(poison=["x"]), Flaky(poison=["y"])], retries=0, max_reward_failures=0.5)
     with pytest.warns(UserWarning):
         scores = run(runner, ["x", "y", "c"])
     assert scores.valid.tolist() == [False, False, True]
@@ -275,7 +275,7 @@ def test_what_failed_calls_logged_is_dropped():
             raise RuntimeError("no luck")
         return length(completions)
 
-    runner = RewardRunner(logs, retries=1, max_failure_fraction=0.5)
+    runner = RewardRunner(logs, retries=1, max_reward_failures=0.5)
     with pytest.warns(UserWarning):
         scores = run(runner, ["a", "x", "c"])
     assert scores.metrics["calls"] == 1
@@ -402,7 +402,7 @@ def test_a_retry_counts_no_sample_twice():
     flaky = Flaky(fails=1)
     run(RewardRunner(WeightedSum([normalized, flaky])), ["1", "2"])
     assert normalized.moments.n == 2
-    runner = RewardRunner(WeightedSum([normalized, Flaky(poison=["44"])]), retries=1, max_failure_fraction=0.5)
+    runner = RewardRunner(WeightedSum([normalized, Flaky(poison=["44"])]), retries=1, max_reward_failures=0.5)
     with pytest.warns(UserWarning, match="failed on 1 of 3"):
         run(runner, ["3", "44", "5"])
     assert normalized.moments.n == 4
@@ -450,7 +450,7 @@ def test_a_wrong_model_fails_before_the_run(classifier, tokenizer, tmp_path):
         ([length], {"processing_classes": [None, None]}, ValueError, "2 reward processing classes for 1"),
         ([length], {"retries": -1}, ValueError, "retries=-1"),
         ([length], {"timeout": 0}, ValueError, "timeout=0"),
-        ([length], {"max_failure_fraction": 1.5}, ValueError, "max_failure_fraction=1.5"),
+        ([length], {"max_reward_failures": 1.5}, ValueError, "max_reward_failures=1.5"),
         ([length], {"clip_range": (2, 1)}, ValueError, r"\(2, 1\)"),
     ],
 )

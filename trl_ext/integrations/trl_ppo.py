@@ -80,7 +80,7 @@ class RewardFunctionModel(nn.Module):
         dataset: Dataset | None = None,
     ):
         super().__init__()
-        self.rewards = rewards if isinstance(rewards, RewardRunner) else RewardRunner(rewards, max_failure_fraction=0.0)
+        self.rewards = rewards if isinstance(rewards, RewardRunner) else RewardRunner(rewards, max_reward_failures=0.0)
         self.processing_class = processing_class
         self._prompt_length: int | None = None
         self._rows = None if dataset is None else self._by_prompt(dataset)

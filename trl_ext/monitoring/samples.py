@@ -58,6 +58,7 @@ class SampleTable:
         self.step = 0
         self._columns: dict[str, list[Any]] = {}
         self._reward_names: list[str] = []
+        self._extra_names: list[str] = []
 
     def __len__(self) -> int:
         return len(self._columns.get("prompt", []))
@@ -69,6 +70,7 @@ class SampleTable:
         rewards: Mapping[str, Sequence[float | None]],
         advantages: Sequence[float | None] | None = None,
         step: int = 0,
+        extra: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         """Replace the content by the samples of a rollout.
 
@@ -78,6 +80,7 @@ class SampleTable:
             rewards: Values of every reward function, by name; None where a function does not apply.
             advantages: One number per sample, for example the mean over its completion tokens.
             step: Optimizer step at which the samples were taken.
+            extra: Further columns of one entry per sample, which reward functions gave to `log_extra`.
 
         Raises:
             ValueError: If a column does not have one entry per prompt.
@@ -86,6 +89,8 @@ class SampleTable:
         # A reward function may be called like one of the other columns.
         names = {name: f"rewards/{name}" if name in _OWN_COLUMNS else name for name in rewards}
         columns |= {names[name]: list(values) for name, values in rewards.items()}
+        extra_names = {name: f"extra/{name}" if name in {*_OWN_COLUMNS, *columns} else name for name in extra or {}}
+        columns |= {extra_names[name]: list(values) for name, values in (extra or {}).items()}
         if advantages is not None:
             columns["advantage"] = list(advantages)
         for name, values in columns.items():
@@ -95,6 +100,7 @@ class SampleTable:
                     "prompts; pass one entry per prompt."
                 )
         self.step, self._columns, self._reward_names = step, columns, list(names.values())
+        self._extra_names = list(extra_names.values())
 
     def as_dict(self) -> dict[str, list[Any]]:
         """Return all samples by column (`step`, `prompt`, `completion`, each reward, `advantage`), as they are."""
@@ -153,6 +159,8 @@ class SampleTable:
         table = Table(show_lines=True, expand=True, header_style="bold")
         table.add_column("Prompt", style="yellow", ratio=1, overflow="fold")
         table.add_column("Completion", style="green", ratio=1, overflow="fold")
+        for name in self._extra_names:
+            table.add_column(Text(printable(name)), ratio=1, overflow="fold")
         numbers = [*self._reward_names, *(["advantage"] if "advantage" in self._columns else [])]
         for name in numbers:
             header = "Advantage" if name == "advantage" else name
@@ -160,6 +168,7 @@ class SampleTable:
             table.add_column(Text(printable(header)), justify="right", min_width=5, overflow="fold")
         for index in range(self._num_shown()):
             texts = [_rich_entry(self._columns[name][index]) for name in ("prompt", "completion")]
+            texts += [_rich_entry(str(self._columns[name][index])) for name in self._extra_names]
             table.add_row(*texts, *(_number(self._columns[name][index]) for name in numbers))
         left_out = len(self) - self._num_shown()
         subtitle = f"{left_out} more not shown" if left_out else None

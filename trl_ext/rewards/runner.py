@@ -66,7 +66,7 @@ class RewardRunner:
         backoff: seconds before the first retry, twice as many before each further one; at most a minute.
         timeout: seconds that a call may take; `None` means no limit. A call that overruns counts as one that raised.
             It does not apply to functions that run the policy's own weights, as reward adapters on its base do.
-        max_failure_fraction: the run stops when a function fails on more than this fraction of the batch.
+        max_reward_failures: the run stops when a function fails on more than this fraction of the batch.
         clip_range: least and greatest total.
         chat_template_kwargs: further variables for the models' chat templates.
         device: where the models given here run; by default where they are, or on the accelerator if given by name.
@@ -90,7 +90,7 @@ class RewardRunner:
         retries: int = 2,
         backoff: float = BACKOFF_SECONDS,
         timeout: float | None = None,
-        max_failure_fraction: float = 0.1,
+        max_reward_failures: float = 0.1,
         clip_range: tuple[float, float] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
         device: str | torch.device | None = None,
@@ -100,7 +100,7 @@ class RewardRunner:
         if not sources:
             raise ValueError("reward_funcs is empty: give at least one reward function.")
         self.weights = torch.tensor(_read_weights(weights, len(sources)), dtype=torch.float32)
-        _check_options(retries, backoff, timeout, max_failure_fraction, clip_range)
+        _check_options(retries, backoff, timeout, max_reward_failures, clip_range)
         tokenizers = _one_each(processing_classes, len(sources))
         self.reward_funcs: list[Any] = [
             _as_function(source, tokenizer, chat_template_kwargs, device)
@@ -110,7 +110,7 @@ class RewardRunner:
             scorer.load()  # so that a wrong name fails now, not after the first generation
         self.names = _unique([reward_name(fn) for fn in self.reward_funcs])
         self.retries, self.backoff, self.timeout = retries, backoff, timeout
-        self.max_failure_fraction = max_failure_fraction
+        self.max_reward_failures = max_reward_failures
         self.clip_range = clip_range
         self._warned_not_applicable = False
         self.clashes: set[str] = set()
@@ -197,7 +197,7 @@ class RewardRunner:
         )
 
     def _allowed_failures(self, count: int) -> float:
-        return self.max_failure_fraction * count + 1e-9  # 0.29 * 100 is a little less than 29
+        return self.max_reward_failures * count + 1e-9  # 0.29 * 100 is a little less than 29
 
     def _report_failures(self, name: str, failures: dict[int, BaseException], batch: Batch) -> None:
         if not failures:
@@ -207,9 +207,9 @@ class RewardRunner:
         if len(failures) > self._allowed_failures(len(batch)):
             raise RuntimeError(
                 f"Reward function '{name}' failed on at least {len(failures)} of {len(batch)} samples after "
-                f"{self.retries} retries, more than max_failure_fraction={self.max_failure_fraction:g} allows; sample "
+                f"{self.retries} retries, more than max_reward_failures={self.max_reward_failures:g} allows; sample "
                 f"{index} ({_shown(batch, index)}) gave {what}. Fix the function, let it return None where it does not "
-                f"apply, or raise the fraction or the timeout."
+                f"apply, or raise `max_reward_failures` or `reward_timeout`."
             ) from error
         warnings.warn(
             f"Reward function '{name}' failed on {len(failures)} of {len(batch)} samples, which are skipped; sample "
@@ -322,12 +322,12 @@ def _check_options(
     retries: int,
     backoff: float,
     timeout: float | None,
-    max_failure_fraction: float,
+    max_reward_failures: float,
     clip_range: tuple[float, float] | None,
 ) -> None:
-    if retries < 0 or not 0 <= max_failure_fraction <= 1 or (timeout is not None and not timeout > 0):
+    if retries < 0 or not 0 <= max_reward_failures <= 1 or (timeout is not None and not timeout > 0):
         raise ValueError(
-            f"Got retries={retries}, timeout={timeout}, max_failure_fraction={max_failure_fraction}: they must "
+            f"Got retries={retries}, timeout={timeout}, max_reward_failures={max_reward_failures}: they must "
             f"be >= 0, positive or None, and within [0, 1]."
         )
     if not 0 <= backoff < math.inf:
