@@ -231,6 +231,9 @@ def test_the_best_model_is_found_after_a_move(tmp_path):
     assert made.state.best_global_step == 1 and made.state.global_step == 4
     assert made.state.best_model_checkpoint == str(after / "checkpoint-1")
     assert [p.name for p in checkpoint.checkpoints(after)] == ["checkpoint-1", "checkpoint-4"]
+    made.state.best_model_checkpoint = str(before / "checkpoint-1")  # as a moved state says until the next checkpoint
+    made._load_best_model()
+    assert made.state.best_model_checkpoint == str(after / "checkpoint-1")
 
 
 def test_a_new_run_among_the_checkpoints_of_an_earlier_one_is_told(tmp_path, caplog):
