@@ -120,10 +120,10 @@ def test_an_interrupted_merge_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    tokenizer = type(AutoTokenizer.from_pretrained(families.base("llama", "float32")))
-    monkeypatch.setattr(tokenizer, "save_pretrained", full_disk)
+    adapter = families.sft_adapter("llama", "float32")  # built before the disk is full
+    monkeypatch.setattr(type(AutoTokenizer.from_pretrained(adapter)), "save_pretrained", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        merge(families.sft_adapter("llama", "float32"), tmp_path / "out")
+        merge(adapter, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
