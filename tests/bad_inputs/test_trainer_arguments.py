@@ -318,5 +318,5 @@ def test_what_is_right_is_accepted_without_a_word(tmp_path: Path, recwarn: pytes
         peft_config=LoraConfig(target_modules="all-linear"),
     )
     assert [str(w.message) for w in recwarn if "has no effect" in str(w.message)] == []
-    with pytest.raises(OSError, match="folder/that/does/not/exist"):
+    with pytest.raises(ValueError, match="'folder/that/does/not/exist' is a folder that does not exist"):
         trainer(quantization_config=BitsAndBytesConfig(load_in_8bit=True), peft_config=LoraConfig())()

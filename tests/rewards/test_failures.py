@@ -187,7 +187,7 @@ def test_ctrl_c_ends_the_process():
     ends = json.loads(out.stdout)
     assert {kind: status for kind, (status, _) in ends.items()} == dict.fromkeys(ends, 1), out.stderr
     assert out.stderr.count("interrupted") == len(ends) and "not interrupted" not in out.stderr
-    assert max(seconds for _, seconds in ends.values()) < 10
+    assert max(seconds for _, seconds in ends.values()) < 60
 
 
 # Which calls a failure costs
