@@ -12,6 +12,8 @@ TRL_1_12 := $(VENV)/trl-1.12.0
 # Nothing here may depend on the network or send telemetry; two threads keep runs comparable on machines of any size.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 THREADS := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
+# Workers of one thread each: hardly a test is large enough to use two threads. A file's tests share its fixtures.
+PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-2} --dist loadfile
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -28,10 +30,10 @@ instruct: $(VENV)/.run-installed  ## Teach a small model to follow instructions 
 	@$(OFFLINE) $(THREADS) $(BIN)/python recipes/instruction_following.py $(ARGS)
 
 test: $(VENV)/.dev-installed  ## Run the tests; ARGS="tests/rewards -k length" chooses some of them
-	@$(OFFLINE) $(THREADS) $(BIN)/python -m pytest $(ARGS)
+	@$(OFFLINE) $(PYTEST) $(ARGS)
 
 test-trl-1.12: $(VENV)/.dev-installed $(TRL_1_12)  ## Run the tests on the oldest TRL, the last with a PPO: parity with it too
-	@PYTHONPATH=$(TRL_1_12) $(OFFLINE) $(THREADS) $(BIN)/python -m pytest $(ARGS)
+	@PYTHONPATH=$(TRL_1_12) $(OFFLINE) $(PYTEST) $(ARGS)
 
 quality: $(VENV)/.dev-installed  ## Check format, lint and types
 	@$(BIN)/ruff format --check .
