@@ -25,6 +25,7 @@ CHECKS = {
     "_BaseConfig": lambda: inspect.isclass(base_config._BaseConfig),
     "_BaseTrainer": lambda: inspect.isclass(base_trainer._BaseTrainer),
     "_VALID_DICT_FIELDS": lambda: "accelerator_config" in _compat.DICT_FIELDS,
+    "_attn_implementation": lambda: tiny_causal_lm().config._attn_implementation == "sdpa",
     "_active_adapter": lambda: {str(layer._active_adapter) for layer in adapter_layers()} <= {"default", "['default']"},
     "_disable_adapters": lambda: len(adapter_layers()) == 3,
     "_metrics": lambda: all('self._metrics = {"train"' in inspect.getsource(t) for t in (GRPOTrainer, RLOOTrainer)),

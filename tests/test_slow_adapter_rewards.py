@@ -110,14 +110,20 @@ def test_what_needs_the_policy_waits_for_what_runs_an_adapter(base, adapter):
     model, data = actor_critic(base, adapter), batch()
     with torch.no_grad():
         expected = model(*data)
-        inside, done = threading.Event(), []
+        inside, done, order = threading.Event(), [], []
+
+        def who() -> str:
+            return "policy" if threading.current_thread() is threading.main_thread() else "reward"
 
         def wait(*_: Any) -> None:
-            if threading.current_thread() is not threading.main_thread() and not inside.is_set():
+            order.append(f"{who()} begins")
+            if who() == "reward" and not inside.is_set():
                 inside.set()
                 time.sleep(0.3)
 
-        handle = model.causal_lm.base_model.layers[1].register_forward_pre_hook(wait)
+        trunk = model.causal_lm.base_model
+        handle = trunk.layers[1].register_forward_pre_hook(wait)
+        end = trunk.register_forward_hook(lambda *_: order.append(f"{who()} ends"))
 
         def score() -> None:
             done.append(adapter_reward(model)(["the cat"], [" sat"]))
@@ -126,9 +132,12 @@ def test_what_needs_the_policy_waits_for_what_runs_an_adapter(base, adapter):
         thread.start()
         assert inside.wait(10)
         got = model(*data)
-        assert done  # the policy came second
         thread.join()
+        assert order[0] == "reward begins" and "policy begins" in order
+        # Neither begins before the other has ended, however often the reward model is called.
+        assert [begin.replace("begins", "ends") for begin in order[::2]] == order[1::2]
         handle.remove()
+        end.remove()
         assert torch.equal(got.logps, expected.logps)
         with model.hold():  # and the other way round
             thread = threading.Thread(target=score)
