@@ -154,15 +154,15 @@ def sft_rows(tokenizer: PreTrainedTokenizerBase, columns: dict[str, list], tmp_p
     return found
 
 
-@pytest.mark.parametrize(
-    ("name", "template"),
-    [("qwen", "qwen2_5"), ("mistral v1", "mistral"), ("mistral v1", "llama3"), ("deepseek", "phi3")],
-)
+SFT_TEMPLATES = [("qwen", "qwen2_5"), ("mistral v1", "mistral"), ("mistral v1", "llama3"), ("deepseek", "phi3")]
+
+
+@pytest.mark.parametrize(("name", "template"), SFT_TEMPLATES)
 def test_demonstrations_are_tokenized_as_in_sft(name, template, tmp_path):
     tokenizer = templated(name, template)
     formats: list[dict[str, list]] = [
         {"text": ["the cat sat", " a dog", f"ran{tokenizer.eos_token}"]},
-        {"prompt": ["the cat", "a do"], "completion": [" sat", "g ran"]},
+        {"prompt": ["the cat", "a dog"], "completion": [" sat", " ran"]},
         {"messages": [[*c, assistant("yes, I do")] for c in CONVERSATIONS]},
         {"prompt": CONVERSATIONS, "completion": [[assistant("yes")]] * 3},
     ]
@@ -170,6 +170,18 @@ def test_demonstrations_are_tokenized_as_in_sft(name, template, tmp_path):
         data = SupervisedData(Dataset.from_dict(columns), tokenizer, max_length=1024, seed=0)
         ours = [(given + predicted, len(given)) for given, predicted in data._tokens(list(data.dataset))]
         assert ours == sft_rows(tokenizer, columns, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "template"), SFT_TEMPLATES)
+def test_what_is_predicted_begins_with_the_first_token_that_the_prompt_alone_does_not_have(name, template):
+    """As in SFTTrainer since TRL 1.16; before, it began behind as many tokens as the prompt alone has."""
+    tokenizer = templated(name, template)
+    rows = {"prompt": ["a do"], "completion": ["g ran"]}
+    data = SupervisedData(Dataset.from_dict(rows), tokenizer, max_length=1024, seed=0)
+    ((given, predicted),) = data._tokens(list(data.dataset))
+    alone, whole = tokenizer("a do")["input_ids"], tokenizer("a dog ran" + tokenizer.eos_token)["input_ids"]
+    assert given + predicted == whole
+    assert given == alone[: len(given)] and predicted[0] not in alone[len(given) : len(given) + 1]
 
 
 def test_a_demonstration_goes_on_with_a_begun_answer():
