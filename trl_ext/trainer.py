@@ -143,19 +143,21 @@ class PPOTrainer(BaseTrainer):
         total_episodes = count_episodes(args, train_dataset)
         self._sampler: RolloutSampler | None = None
         liger, args.use_liger_kernel = args.use_liger_kernel, False  # done; the Trainer would say that it cannot
-        super().__init__(
-            model=actor_critic,
-            args=args,
-            data_collator=_identity,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=tokenizer,
-            callbacks=[*(callbacks or []), EpochSeed(lambda: self._sampler)],
-            optimizers=optimizers,
-            # transformers before 5.19 knows no `loss_is_scaled_for_ga` and asks whether this is set instead.
-            compute_loss_func=_identity,
-        )
-        args.use_liger_kernel = liger
+        try:
+            super().__init__(
+                model=actor_critic,
+                args=args,
+                data_collator=_identity,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=tokenizer,
+                callbacks=[*(callbacks or []), EpochSeed(lambda: self._sampler)],
+                optimizers=optimizers,
+                # transformers before 5.19 knows no `loss_is_scaled_for_ga` and asks whether this is set instead.
+                compute_loss_func=_identity,
+            )
+        finally:
+            args.use_liger_kernel = liger
         ddp = self.accelerator.ddp_handler
         if ddp is not None and args.ddp_find_unused_parameters is None:
             ddp.find_unused_parameters = leaves_parameters_unused(actor_critic.config, args)
