@@ -4,8 +4,6 @@
 import os
 import re
 import socket
-import subprocess
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.launching import torchrun
 from trl_ext import checkpoint
 from trl_ext.processes import ProcessFailureError, together
 
@@ -89,10 +88,7 @@ def test_a_checkpoint_is_committed_when_the_slowest_process_has_written_its_part
 )
 def test_a_process_that_fails_ends_the_job_in_seconds(tmp_path, mode, message):
     """Under torchrun, which ends the processes that wait for one that has gone."""
-    script = Path(__file__).with_name("two_processes.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*command, script, tmp_path, mode], env=environment, capture_output=True, text=True)
+    done = torchrun(Path(__file__).with_name("two_processes.py"), tmp_path, mode)
     ended = time.time()
     assert done.returncode == 1 and re.search(message, done.stderr), done.stderr[-3000:]
     assert ended - float((tmp_path / "failed").read_text()) < 20

@@ -1,9 +1,6 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Runs that must come out equal, and quantities that must be exact before the first update."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 
 from tests import scripted
+from tests.launching import run_whole
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
 
 LORA = LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.3)
@@ -100,11 +98,7 @@ def test_two_processes_equal_one(tmp_path):
     results = []
     for world in (1, 2):
         out = tmp_path / f"world{world}"
-        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world}"]
-        command += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-        script = Path(__file__).with_name("two_processes.py")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
-        subprocess.run([*command, str(script), str(out)], check=True, env=environment, capture_output=True)
+        run_whole(Path(__file__).with_name("two_processes.py"), out, processes=world)
         results.append(load_file(out / "weights.safetensors"))
     assert largest_difference(*results) < 1e-5
     untrained = dict(tiny_causal_lm().named_parameters())

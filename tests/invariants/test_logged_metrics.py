@@ -2,25 +2,19 @@
 """What reward functions log stays beside the trainer's own metrics, on one process and on two."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
 from tests import scripted
+from tests.launching import run_whole
 from trl_ext import AdaptiveKL
 
 
 def test_two_processes_agree_on_everything_that_is_logged(tmp_path):
     """gloo, real processes; the reward logs under the names of the trainer's metrics, and skips a quarter."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    command += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-    script = Path(__file__).with_name("two_processes_logs.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
-    subprocess.run([*command, str(script), str(tmp_path)], check=True, env=environment, capture_output=True)
+    run_whole(Path(__file__).with_name("two_processes_logs.py"), tmp_path)
     first, second = (json.loads((tmp_path / f"left_{rank}.json").read_text()) for rank in range(2))
     # Twelve of sixteen samples count, and both measured KLs are far below the target: twice 0.8 x 12 / 100 less.
     assert first["coef"] == second["coef"] == pytest.approx(0.1 * (1 - 0.2 * 12 / 100) ** 2)

@@ -1,0 +1,38 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Scripts of this folder on several processes of this machine, as `torchrun` starts them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+# The processes of a job find each other by ports of this machine, which other tests use at the same time. None of these
+# errors comes from a script's own code.
+_NOT_CONNECTED = re.compile(
+    r"DistNetworkError|RendezvousConnectionError|DistStoreError|Connection (closed|reset|refused)"
+)
+
+
+def torchrun(script: Path, *arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run a script on gloo processes of one thread each."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path()}
+    return subprocess.run([*command, script, *map(str, arguments)], env=environment, capture_output=True, text=True)
+
+
+def run_whole(script: Path, *arguments: object, processes: int = 2) -> None:
+    """Run a script that must succeed; a job whose processes did not find each other runs again, twice at most."""
+    for _ in range(3):
+        done = torchrun(script, *arguments, processes=processes)
+        if done.returncode == 0:
+            return
+        if not _NOT_CONNECTED.search(done.stderr):
+            break
+    raise AssertionError(f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
+
+
+def _python_path() -> str:
+    # Children see what this process sees: `make test-trl-1.12` puts the oldest TRL in front.
+    inherited = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(Path(__file__).parents[1]), *([inherited] if inherited else [])])
