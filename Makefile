@@ -15,8 +15,8 @@ THREADS := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
 # Workers of one thread each: hardly a test is large enough to use two threads. A file's tests share its fixtures.
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-2} --dist loadfile
 # What no version of TRL can change is tested once, on the newest.
-WITHOUT_TRL := $(addprefix --ignore=tests/,objectives kl_control monitoring $(addprefix actor_critic/test_,footprint.py \
-	plan.py plan_architectures.py merge.py architectures.py quantized.py float_head.py))
+WITHOUT_TRL := $(addprefix --ignore=tests/,objectives kl_control monitoring planner reports evaluation/test_intervals.py \
+	$(addprefix actor_critic/test_,merge.py architectures.py quantized.py float_head.py))
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help

@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 # ruff: noqa: E402
-"""
-Detoxify a language model with PPO, and measure what it cost.
+"""Detoxify a language model with PPO, and measure what it cost.
 
 The reward is a toxicity classifier, plus a penalty for short completions: who falls silent is not detoxified. Another
 classifier, the judge, measures the result. Without arguments everything is made here, small and offline.
@@ -31,20 +30,20 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__" and str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # a clone works without being installed
 
-from recipes.cli import RecipeParser, check_launch, check_output_dir, newest_checkpoint, run
-from recipes.data import cut_prompts, load_prompts, split_prompts, wrap_in_conversation
-from recipes.evaluation import Measured, goals, measure, print_summary, write_summary
-from recipes.folders import locked, set_aside_run
-from recipes.interrupts import Interrupted, OrderlyStop
-from recipes.names import check_classifier, check_critic, check_distinct, check_model
-from recipes.offline import OfflineAssets, prepare
 from trl_ext.checkpoint import checkpoints
 from trl_ext.config import PPOConfig
-from trl_ext.monitoring.frontier import kl_at_reward, optimal_frontier
+from trl_ext.evaluation.frontier import kl_at_reward, optimal_frontier
 from trl_ext.monitoring.progress import PhaseProgress
-from trl_ext.monitoring.report import write_report
+from trl_ext.reports.report import write_report
 from trl_ext.rewards import LengthReward, ToxicityReward
+from trl_ext.running.cli import RecipeParser, check_launch, check_output_dir, newest_checkpoint, run
+from trl_ext.running.data import cut_prompts, load_prompts, split_prompts, wrap_in_conversation
+from trl_ext.running.evaluation import Measured, goals, measure, print_summary, write_summary
+from trl_ext.running.folders import locked, set_aside_run
+from trl_ext.running.interrupts import Interrupted, OrderlyStop
+from trl_ext.running.names import check_classifier, check_critic, check_distinct, check_model
 from trl_ext.trainer import PPOTrainer
+from trl_ext.worlds import OfflineAssets, prepare
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "detoxification"
 EXAMPLES = """
@@ -168,8 +167,7 @@ def make_parser() -> RecipeParser:
 
 
 def resolve_names(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfig) -> None:
-    """
-    Fill in what was not given from the embedded example, if no model was given, and check the rest.
+    """Fill in what was not given from the embedded example, if no model was given, and check the rest.
 
     Raises:
         ValueError: if a name is missing or leads nowhere, or the judge is the reward.
@@ -207,7 +205,7 @@ def prepare_offline(recipe: DetoxArguments, args: PPOConfig) -> OfflineAssets:
             # Their trainers would see this launch and wait for processes that do not train them.
             launch = ("RANK", "WORLD_SIZE", "MASTER_", "LOCAL_", "ACCELERATE_", "TORCHELASTIC_")
             environment = {k: v for k, v in os.environ.items() if not k.startswith(launch)}
-            command = [sys.executable, "-m", "recipes.offline"]
+            command = [sys.executable, "-m", "trl_ext.worlds"]
             if recipe.offline_cache_dir is not None:
                 command += ["--cache_dir", str(Path(recipe.offline_cache_dir).expanduser().resolve())]
             subprocess.run(command, cwd=ROOT, env=environment, check=True)

@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 # ruff: noqa: E402
-"""
-Teach a language model to follow instructions, in InstructGPT's three steps, and measure what came of it.
+"""Teach a language model to follow instructions, in InstructGPT's three steps, and measure what came of it.
 
 Supervised fine-tuning (`sft`), a reward model from preference pairs (`reward`), PPO against it (`ppo`), and a
 comparison by a judge that training never saw (`eval`). Without arguments everything is made here, small and offline.
@@ -32,28 +31,22 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__" and str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # a clone works without being installed
 
-from recipes.cli import RecipeParser, check_output_dir, run
-from recipes.evaluation import write_summary
-from recipes.folders import content_of, locked, model_content
-from recipes.instructions import comparison, policy, reward_stage, showing, training
-from recipes.instructions.arguments import STAGES, InstructArguments
-from recipes.instructions.data import StageData
-from recipes.instructions.stages import (
-    Record,
-    fingerprint,
-    read_record,
-    require,
-    run_stage,
-)
-from recipes.interrupts import Interrupted
-from recipes.names import CRITIC_KINDS, check_critic, check_model, check_reward_model
-from recipes.offline.instructions import InstructionJudge
-from recipes.offline.instructions_models import prepare_instructions
 from trl_ext.config import PPOConfig
+from trl_ext.instructions import comparison, policy, reward_stage, showing, training
+from trl_ext.instructions.arguments import STAGES, InstructArguments
+from trl_ext.instructions.data import StageData
+from trl_ext.instructions.stages import Record, fingerprint, read_record, require, run_stage
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
 from trl_ext.rewards import PreferenceReward
+from trl_ext.running.cli import RecipeParser, check_output_dir, run
+from trl_ext.running.evaluation import write_summary
+from trl_ext.running.folders import content_of, locked, model_content
+from trl_ext.running.interrupts import Interrupted
+from trl_ext.running.names import CRITIC_KINDS, check_critic, check_model, check_reward_model
 from trl_ext.trainer import PPOTrainer
+from trl_ext.worlds.instructions import InstructionJudge
+from trl_ext.worlds.instructions_models import prepare_instructions
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "instruction_following"
 EXAMPLES = """
@@ -80,8 +73,7 @@ def make_parser() -> RecipeParser:
 
 
 class Pipeline:
-    """
-    The stages of one output directory.
+    """The stages of one output directory.
 
     Args:
         recipe, args, model_args: The parsed command line.
@@ -115,8 +107,7 @@ class Pipeline:
         return str(self.model_args.model_name_or_path)
 
     def resolve_names(self) -> None:
-        """
-        Fill in what was not given from the embedded example, if no model was given, and check the rest.
+        """Fill in what was not given from the embedded example, if no model was given, and check the rest.
 
         Raises:
             ValueError: if a name is missing or leads nowhere, or the judge is the reward.
@@ -147,8 +138,7 @@ class Pipeline:
             comparison.read_run(self.output_dir / str(recipe.compare_with))
 
     def check_data(self) -> None:
-        """
-        Read all the data that the stages will read, so that a fault in the last is not found after hours.
+        """Read all the data that the stages will read, so that a fault in the last is not found after hours.
 
         Raises:
             ValueError: for data that cannot be used.

@@ -1,6 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""
-Runs one training several times in child processes: to its end, and killed at chosen points and resumed.
+"""Runs one training several times in child processes: to its end, and killed at chosen points and resumed.
 
     python tests/killed_runs.py FOLDER KIND PROCESSES KILLS [SEED]
 

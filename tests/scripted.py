@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from tests.tiny_models import EOS_ID, tiny_causal_lm, tiny_tokenizer
 from trl_ext import PPOConfig, PPOTrainer
-from trl_ext.generation import Completions
+from trl_ext.experience.engines import Completions
 
 
 class ScriptedEngine:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from trl import TrlParser
 
-from trl_ext import PPOConfig, training_arguments
+from trl_ext import PPOConfig
 from trl_ext._compat import BaseConfig
+from trl_ext.checks import training_arguments
 
 
 def config(**settings: Any) -> PPOConfig:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertFo
 from tests import scripted
 from tests.tiny_models import prompt_dataset, save_tiny, tiny_causal_lm, tiny_tokenizer
 from trl_ext import FixedKL, PPOConfig, PPOTrainer
-from trl_ext.generation import ContinuousBatchingEngine
+from trl_ext.experience.engines import ContinuousBatchingEngine
 
 LOGGED = [
     "reward",

@@ -29,8 +29,7 @@ _LOCK = threading.Lock()
 
 
 class AdapterSwitch:
-    """
-    Moves between the adapters of a PEFT model without touching `requires_grad`.
+    """Moves between the adapters of a PEFT model without touching `requires_grad`.
 
     PEFT's own `set_adapter` and `disable_adapter` also flip `requires_grad`, which silently drops the gradients of the
     adapter that is not active. This moves only the two switches that PEFT's layers read in `forward`. On a model
@@ -78,8 +77,7 @@ class AdapterSwitch:
                 self.restore(before)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """
-        `context_fn` of `torch.utils.checkpoint`: recompute under the adapter of the forward pass.
+        """`context_fn` of `torch.utils.checkpoint`: recompute under the adapter of the forward pass.
 
         Recomputation runs during backward, under whatever adapter is active *then*; with two adapters on one base
         that gives wrong gradients without any error.
@@ -99,8 +97,7 @@ class AdapterSwitch:
 
 
 def training_metrics(trainer: Any) -> dict[str, list[float]]:
-    """
-    What a GRPO or RLOO trainer has measured in training since its last log line, one value per measurement.
+    """What a GRPO or RLOO trainer has measured in training since its last log line, one value per measurement.
 
     Their callbacks see only averages over `logging_steps`, while a KL controller wants every measurement. What is
     appended here is averaged and logged by the trainer.
@@ -110,8 +107,7 @@ def training_metrics(trainer: Any) -> dict[str, list[float]]:
 
 @contextmanager
 def portable_attention(model: torch.nn.Module) -> Iterator[None]:
-    """
-    Run a block with transformers' own attention in place of flash-attention kernels.
+    """Run a block with transformers' own attention in place of flash-attention kernels.
 
     Those refuse tensors on a CPU, and float32, which they are given only outside autocast. `set_attn_implementation`
     would look the kernels up again on the way back.

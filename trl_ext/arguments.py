@@ -17,8 +17,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from .actor_critic import ActorCritic
 from .config import PPOConfig
 from .kl_control import KLController
-from .rows import is_conversation
-from .tokens import check_tokenizer
+from .text.rows import is_conversation
+from .text.tokens import check_tokenizer
 
 _BY_NAME = "give arguments by name, `PPOTrainer(model=..., reward_funcs=..., args=..., train_dataset=...)`."
 
@@ -38,8 +38,7 @@ def check_arguments(
     kl_controller: Any = None,
     ptx_dataset: Any = None,
 ) -> None:
-    """
-    Check what `PPOTrainer` is given.
+    """Check what `PPOTrainer` is given.
 
     Raises:
         TypeError: for an object of the wrong kind, also where arguments come in another trainer's order.

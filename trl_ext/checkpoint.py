@@ -1,6 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""
-Checkpoints that are whole or do not count.
+"""Checkpoints that are whole or do not count.
 
 A checkpoint is a folder `checkpoint-<step>`. While it is written, a lock marks it; its manifest, with size and digest
 of every file, appears last. A folder is renamed before it is deleted or replaced, so that a kill at any moment leaves
@@ -56,8 +55,7 @@ def digest(path: Path) -> str:
 
 
 def commit(folder: Path) -> None:
-    """
-    Declare a folder complete.
+    """Declare a folder complete.
 
     The manifest, with size and digest of every file, appears in one atomic step after everything else has reached the
     disk: a folder without it, or with a file of other content, was interrupted or damaged.
@@ -85,8 +83,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def find_damage(folder: Path) -> str | None:
-    """
-    Compare every file of a folder with its manifest, content included.
+    """Compare every file of a folder with its manifest, content included.
 
     Returns:
         The first fault, in words, or None if the folder is whole. A manifest of an earlier version has sizes only.
@@ -117,8 +114,7 @@ def remove(folder: Path) -> None:
 
 
 def replace(folder: Path, target: Path) -> None:
-    """
-    Put `folder` in the place of `target`, which may exist and must be in the same folder as it.
+    """Put `folder` in the place of `target`, which may exist and must be in the same folder as it.
 
     Killed in the middle, the old one is at `.replaced-<name>` until `recover` puts it back.
     """
@@ -234,8 +230,7 @@ def set_aside(folder: Path) -> Path:
 
 
 def set_aside_incomplete(output_dir: Path, *, leader: bool = True) -> None:
-    """
-    Rename half-written checkpoints, so that nobody takes one for whole; the newest of them is kept.
+    """Rename half-written checkpoints, so that nobody takes one for whole; the newest of them is kept.
 
     A checkpoint that a living process is writing is left alone, and so are other trainers' checkpoints. File sizes are
     compared, not contents.
@@ -264,8 +259,7 @@ def _is_foreign(folder: Path) -> bool:
 
 
 def newest_whole(output_dir: Path) -> Path | None:
-    """
-    The newest checkpoint whose files are all as they were written; damaged ones are set aside on the way to it.
+    """The newest checkpoint whose files are all as they were written; damaged ones are set aside on the way to it.
 
     Checkpoints that a living process is writing, and other trainers', are passed over.
     """
@@ -286,8 +280,7 @@ def newest_whole(output_dir: Path) -> Path | None:
 
 @contextmanager
 def writing(folder: Path, *, leader: bool) -> Iterator[None]:
-    """
-    Write a checkpoint in the block; it counts from the end of the block on, and a failure leaves none of it.
+    """Write a checkpoint in the block; it counts from the end of the block on, and a failure leaves none of it.
 
     Args:
         folder: The checkpoint. One of the same step is replaced when the new one is whole, and stays if it fails.
@@ -343,8 +336,7 @@ def _not_written(folder: Path, error: Exception) -> RuntimeError:
 
 
 def rotate(newest: Path, limit: int | None, best: str | None) -> None:
-    """
-    Delete the oldest checkpoints, by step, until `limit` whole ones are left.
+    """Delete the oldest checkpoints, by step, until `limit` whole ones are left.
 
     Args:
         newest: The checkpoint just written; it stays. Later steps are of an earlier run and are left alone.

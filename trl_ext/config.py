@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_type_hints
 
 from ._compat import DICT_FIELDS, BaseConfig
-from .advice import TRAINER_ARGUMENTS, answers_unknown
-from .combinations import MAPPINGS, check_combinations, warn_where_doubtful, warn_without_effect
-from .fields import AboveOne, Coefficient, Count, CountOrZero, Fraction, Limits, Positive, check_fields
-from .redaction import redacted
-from .training_arguments import (
+from .checks.combinations import MAPPINGS, check_combinations, warn_where_doubtful, warn_without_effect
+from .checks.fields import AboveOne, Coefficient, Count, CountOrZero, Fraction, Limits, Positive, check_fields
+from .checks.training_arguments import (
     INHERITED_LIMITS,
     check_engine,
     check_supported,
@@ -19,13 +17,14 @@ from .training_arguments import (
     has_bf16,
     warn_ignored,
 )
+from .messages.advice import TRAINER_ARGUMENTS, answers_unknown
+from .messages.redaction import redacted
 
 
 @answers_unknown("setting", "PPOTrainer", TRAINER_ARGUMENTS)
 @dataclass
 class PPOConfig(BaseConfig):
-    r"""
-    Configuration of [`PPOTrainer`]; a `transformers.TrainingArguments` with the settings of PPO.
+    r"""Configuration of [`PPOTrainer`]; a `transformers.TrainingArguments` with the settings of PPO.
 
     Names are TRL's wherever TRL has one. As in TRL's last PPO, `per_device_train_batch_size *
     gradient_accumulation_steps` is what one process samples per rollout; each rollout is learned from `num_ppo_epochs`
@@ -270,8 +269,7 @@ class PPOConfig(BaseConfig):
             warn(self)
 
     def check(self) -> None:
-        """
-        Check everything again, for a configuration that was changed after it was made.
+        """Check everything again, for a configuration that was changed after it was made.
 
         Raises:
             TypeError, ValueError: as the constructor.

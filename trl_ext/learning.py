@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .actor_critic import Evaluation
+from .experience.rollout import Rollout
 from .objectives import approx_kl, kl_loss, policy_loss, value_loss
-from .rollout import Rollout
 
 # Rollouts in a row without a single optimizer step, after which a run is taken for lost.
 MAX_LOST_ROLLOUTS = 3
@@ -44,8 +44,7 @@ def token_losses(
     kl_loss_estimator: str,
     use_bias_correction_kl: bool,
 ) -> dict[str, Tensor]:
-    """
-    The loss of every completion token, and what is logged beside it.
+    """The loss of every completion token, and what is logged beside it.
 
     Args:
         out: Log-probabilities, entropies and values of the current weights.
@@ -92,8 +91,7 @@ def token_losses(
 
 
 class StepGate:
-    """
-    Lets an optimizer step through, or not.
+    """Lets an optimizer step through, or not.
 
     A closed gate leaves weights, moments and weight decay alone. It sits inside whatever calls the optimizer
     (accelerate, fp16's gradient scaler), so that these keep their own books and need no signal.
@@ -124,8 +122,7 @@ class StepGate:
         optimizer.step = MethodType(guarded, optimizer)
 
     def check_progress(self, learning_rate: float) -> None:
-        """
-        Begin a new rollout.
+        """Begin a new rollout.
 
         Args:
             learning_rate: For the message.
@@ -153,8 +150,7 @@ class StepGate:
 
 
 def drop_gradients(parameters: Iterable[nn.Parameter], *, keep_one: bool = False) -> None:
-    """
-    Remove gradients.
+    """Remove gradients.
 
     Args:
         parameters: Their owners.
@@ -168,8 +164,7 @@ def drop_gradients(parameters: Iterable[nn.Parameter], *, keep_one: bool = False
 
 @torch.no_grad()
 def gradients_are_finite(parameters: Iterable[nn.Parameter], reduce: Callable[[Tensor], Tensor]) -> bool:
-    """
-    Whether the norm of all gradients is finite, on every process.
+    """Whether the norm of all gradients is finite, on every process.
 
     Args:
         parameters: Owners of the gradients.
@@ -184,8 +179,7 @@ def gradients_are_finite(parameters: Iterable[nn.Parameter], reduce: Callable[[T
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """
-    Put back the weights and buffers that a model has now, whatever they are cast to in a block.
+    """Put back the weights and buffers that a model has now, whatever they are cast to in a block.
 
     The Trainer's evaluation in half precision casts them in place, and training would go on with what was rounded.
     """

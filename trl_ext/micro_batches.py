@@ -12,8 +12,7 @@ logger = logging.get_logger(__name__)
 
 
 class MicroBatches:
-    """
-    Work in pieces of a size that is halved whenever memory does not suffice, and stays so.
+    """Work in pieces of a size that is halved whenever memory does not suffice, and stays so.
 
     Args:
         size: Samples at a time to begin with.
@@ -27,8 +26,7 @@ class MicroBatches:
         self.fixed = fixed
 
     def run(self, samples: Any, function: Callable[[Any], object], what: str) -> None:
-        """
-        Call `function` on consecutive pieces; a piece for which memory runs out is done again in halves.
+        """Call `function` on consecutive pieces; a piece for which memory runs out is done again in halves.
 
         Args:
             samples: Anything with a length and slices.
@@ -45,8 +43,7 @@ class MicroBatches:
                 start += len(piece)
 
     def attempt(self, function: Callable[[], object], what: str, size: int | None = None) -> bool:
-        """
-        Call `function`; when memory runs out in it, halve the size.
+        """Call `function`; when memory runs out in it, halve the size.
 
         Args:
             function: To be called.

@@ -15,8 +15,7 @@ class ProcessFailureError(RuntimeError):
 
 @contextmanager
 def together(what: str) -> Iterator[None]:
-    """
-    Run a block on every process, and fail on all of them if it fails on one.
+    """Run a block on every process, and fail on all of them if it fails on one.
 
     Without it, the processes that succeed wait for the one that failed at their next collective, until a timeout. The
     end of the block is a barrier. Every process must enter the block, and the block must hold no collective that

@@ -39,8 +39,7 @@ class CheckpointError(ValueError):
 
 
 def find_checkpoint(given: str | bool | None, output_dir: str | Path, *, leader: bool) -> str | None:
-    """
-    The checkpoint that `resume_from_checkpoint` means.
+    """The checkpoint that `resume_from_checkpoint` means.
 
     Args:
         given: A folder, True for the newest whole checkpoint in `output_dir`, None or False for none.
@@ -121,8 +120,7 @@ def state_file(folder: Path, process: int) -> Path:
 
 
 def read_state(folder: Path, process: int) -> dict[str, Any]:
-    """
-    The state that a process saved.
+    """The state that a process saved.
 
     A checkpoint of several processes by an earlier version has only that of the first, which then is everyone's.
 
@@ -141,8 +139,7 @@ def read_state(folder: Path, process: int) -> dict[str, Any]:
 
 
 def check_checkpoint(folder: Path, current: dict[str, Any], process: int) -> None:
-    """
-    Refuse a checkpoint that this process cannot go on from.
+    """Refuse a checkpoint that this process cannot go on from.
 
     Args:
         folder: The checkpoint.
@@ -197,8 +194,7 @@ def without_rotation(args: Any) -> Iterator[int | None]:
 
 
 def check_finite(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """
-    Refuse to save a model that is beyond repair.
+    """Refuse to save a model that is beyond repair.
 
     Raises:
         RuntimeError: when a trained weight, or what the optimizer keeps about one, is NaN or infinite.
@@ -229,8 +225,7 @@ def run_identity(
     ptx_dataset: Dataset | None,
     rewards: RewardRunner,
 ) -> dict[str, Any]:
-    """
-    Which model, data and rewards a run has, by content: files may have moved, but not changed.
+    """Which model, data and rewards a run has, by content: files may have moved, but not changed.
 
     Returns:
         Strings and numbers by name, to be compared one by one.

@@ -23,22 +23,8 @@ from transformers.utils import logging
 from . import checkpoint, resuming
 from ._compat import BaseTrainer
 from .actor_critic import ActorCritic, build_actor_critic
-from .advice import answers_unknown
 from .arguments import check_arguments
-from .collector import Collector, Experience
-from .config import PPOConfig
-from .experience import ADVANTAGE_OPTIONS, add_logged, named_rewards
-from .generation import Completions, GenerationEngine
-from .kl_control import KLController
-from .learning import LOSS_OPTIONS, StepGate, drop_gradients, gradients_are_finite, restored, token_losses
-from .micro_batches import MicroBatches
-from .monitoring import MetricBuffer, PhaseProgress, SampleTable, TokenMeans, log_samples, observe_rollout
-from .objectives import masked_mean, masked_sum
-from .processes import together
-from .prompts import EpochSeed, RolloutRows, RolloutSampler
-from .rewards import RewardRunner, check_reward_models
-from .rollout import Rollout, pass_order
-from .setup import (
+from .assembly import (
     PAPER,
     add_adapter_rewards,
     build_generation_engine,
@@ -56,16 +42,29 @@ from .setup import (
     policy_tokenizer,
     run_configuration,
 )
-from .supervised import SupervisedBatch
-from .tokens import set_padding
+from .config import PPOConfig
+from .experience.advantages import ADVANTAGE_OPTIONS, add_logged, named_rewards
+from .experience.collector import Collector, Experience
+from .experience.engines import Completions, GenerationEngine
+from .experience.prompts import EpochSeed, RolloutRows, RolloutSampler
+from .experience.rollout import Rollout, pass_order
+from .experience.supervised import SupervisedBatch
+from .kl_control import KLController
+from .learning import LOSS_OPTIONS, StepGate, drop_gradients, gradients_are_finite, restored, token_losses
+from .messages.advice import answers_unknown
+from .micro_batches import MicroBatches
+from .monitoring import MetricBuffer, PhaseProgress, SampleTable, TokenMeans, log_samples, observe_rollout
+from .objectives import masked_mean, masked_sum
+from .processes import together
+from .rewards import RewardRunner, check_reward_models
+from .text.tokens import set_padding
 
 logger = logging.get_logger(__name__)
 
 
 @answers_unknown("argument", "PPOConfig", PPOConfig.__dataclass_fields__, check_arguments)
 class PPOTrainer(BaseTrainer):
-    """
-    Proximal Policy Optimization for language models (arXiv 1707.06347, arXiv 2203.02155).
+    """Proximal Policy Optimization for language models (arXiv 1707.06347, arXiv 2203.02155).
 
     The Hugging Face Trainer owns the loop, and with it resuming, evaluation, callbacks, logging, accelerate and the
     model card. Before the first micro-batch of a rollout `_prepare_inputs` samples, scores and evaluates a batch of
@@ -326,8 +325,7 @@ class PPOTrainer(BaseTrainer):
         return loss if torch.isfinite(loss) else torch.zeros_like(loss)
 
     def _learn(self, model: nn.Module, last: int) -> Tensor:
-        """
-        Add the gradients of the micro-batch `last`, in pieces where memory does not suffice for all of it.
+        """Add the gradients of the micro-batch `last`, in pieces where memory does not suffice for all of it.
 
         Memory can run out halfway through a backward pass. Some gradients are in then and nobody knows which, so the
         optimizer step begins again, with smaller pieces; the rollout stays.

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from trl_ext.actor_critic import ActorCritic, build_actor_critic
-from trl_ext.actor_critic.plan import Setup
 from trl_ext.actor_critic.trunk import causal_lm
+from trl_ext.planner.plan import Setup
 from trl_ext.rewards import PreferenceReward
 
 from .random_models import random_model, save_reward_adapter
@@ -32,8 +32,7 @@ def _lora(rank: int) -> LoraConfig:
 
 
 def one_base(config: PretrainedConfig, setup: Setup, device: str, folder: Path) -> Arrangement:
-    """
-    All roles on one base, as `setup` says.
+    """All roles on one base, as `setup` says.
 
     Args:
         config: The architecture.
@@ -61,8 +60,7 @@ def one_base(config: PretrainedConfig, setup: Setup, device: str, folder: Path) 
 
 
 def four_models(config: PretrainedConfig, setup: Setup, device: str, folder: Path) -> Arrangement:
-    """
-    Actor, critic, reference and reward as four models, actor and critic trained with LoRA of the same ranks.
+    """Actor, critic, reference and reward as four models, actor and critic trained with LoRA of the same ranks.
 
     This is what TRL's PPO held, each model quantized as in `setup`. Arguments and result are those of `one_base`.
     """

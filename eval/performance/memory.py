@@ -20,7 +20,7 @@ from transformers import PretrainedConfig
 
 from eval.files import write_text
 from trl_ext import PPOConfig, PPOTrainer
-from trl_ext.actor_critic.plan import GIB, SHAPES, Footprint, Setup, load_config, plan, setup_from, setup_parser
+from trl_ext.planner.plan import GIB, SHAPES, Footprint, Setup, load_config, plan, setup_from, setup_parser
 from trl_ext.rewards import PreferenceReward
 
 from .arrangements import four_models, one_base, weights_by_role
@@ -84,8 +84,7 @@ def ppo_config(setup: Setup, generation_batch: int, folder: str, on_cpu: bool) -
 def measure(
     config: PretrainedConfig, setup: Setup, footprint: Footprint, arrangement: str, device: str
 ) -> dict[str, Any]:
-    """
-    Peaks, seconds and tokens per second of every phase, and the weights by role.
+    """Peaks, seconds and tokens per second of every phase, and the weights by role.
 
     Args:
         config: The architecture.

@@ -8,8 +8,7 @@ import torch
 
 
 class Sizes(NamedTuple):
-    """
-    What the count depends on.
+    """What the count depends on.
 
     Attributes:
         trunk: Weights of a model's linear layers but the head.
@@ -29,8 +28,7 @@ class Sizes(NamedTuple):
 
 
 def operations(trainer: str, *, lora: bool, critic: str, sizes: Sizes) -> dict[str, int]:
-    """
-    Multiplications and additions for one sequence in one update, those of attention and of elementwise work left out.
+    """Count multiplications and additions for one sequence in one update, without attention and elementwise work.
 
     A product with a weight takes 2 operations a token and weight, its backward pass 2 for the input, and 2 more for the
     weight where that is trained. Both sample from the policy, score with a reward model, and evaluate the reference.
@@ -64,8 +62,7 @@ def operations(trainer: str, *, lora: bool, critic: str, sizes: Sizes) -> dict[s
 
 
 def peak_rate(device: str, dtype: torch.dtype, *, size: int, seconds: float = 1.0) -> float:
-    """
-    Operations per second of the fastest product of two square matrices, on as many threads as torch uses.
+    """Operations per second of the fastest product of two square matrices, on as many threads as torch uses.
 
     Args:
         device: "cuda" or "cpu".

@@ -33,8 +33,7 @@ class Memory(Protocol):
 
 
 class CudaMemory:
-    """
-    Peaks of torch's allocator on the current CUDA device.
+    """Peaks of torch's allocator on the current CUDA device.
 
     `allocated` is what tensors take, which the planner predicts; `process` what torch has reserved for them.
     """
@@ -53,8 +52,7 @@ class CudaMemory:
 
 
 class ProcessMemory:
-    """
-    Peaks of this process's resident memory; Linux only.
+    """Peaks of this process's resident memory; Linux only.
 
     `process` is the whole of it, `allocated` what has come on top since this object was made.
 
@@ -94,8 +92,7 @@ class ProcessMemory:
 
 
 class PhasePeaks(PhaseProgress):
-    """
-    Stands in for a trainer's progress display and measures instead.
+    """Stands in for a trainer's progress display and measures instead.
 
     What happens between two phases counts for the first: the optimizer's step comes after the last phase "learn".
 

@@ -24,7 +24,7 @@ from transformers.utils.quantization_config import QuantizationMethod
 
 from trl_ext.actor_critic.loading import keep_differentiable
 from trl_ext.actor_critic.trunk import disable_randomness
-from trl_ext.actor_critic.weights import linear_layers
+from trl_ext.planner.weights import linear_layers
 
 SPECIAL = ("<pad>", "<unk>", "<eos>")  # ids 0, 1 and 2
 EOS_ID = 2
@@ -49,8 +49,7 @@ def random_model(
     device: torch.device | str = "cpu",
     reward: bool = False,
 ) -> PreTrainedModel:
-    """
-    A model with random weights, as `from_pretrained` would have loaded and quantized it.
+    """A model with random weights, as `from_pretrained` would have loaded and quantized it.
 
     There is never more than one layer in full precision.
 

@@ -16,8 +16,7 @@ PHASES = ("generate", "score", "evaluate", "learn")
 
 
 class Stopwatch(TrainerCallback):
-    """
-    Seconds of every update and of its phases.
+    """Seconds of every update and of its phases.
 
     What belongs to no other phase counts as learning; in TRL's trainer that includes two garbage collections an update.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.files import write_text
-from trl_ext.actor_critic.plan import GIB, Footprint
+from trl_ext.planner.plan import GIB, Footprint
 
 from .memory import RESULTS
 
@@ -34,8 +34,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def render(folder: Path = RESULTS) -> str:
-    """
-    The table between its markers, in Markdown.
+    """The table between its markers, in Markdown.
 
     Args:
         folder: Where `eval.performance.memory` has written its results.
@@ -51,8 +50,7 @@ def render(folder: Path = RESULTS) -> str:
 
 
 def insert(text: str, table: str) -> str:
-    """
-    A text with everything between the two markers replaced.
+    """A text with everything between the two markers replaced.
 
     Raises:
         ValueError: when they are not in it.

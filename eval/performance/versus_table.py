@@ -7,7 +7,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from trl_ext.actor_critic.plan import GIB
+from trl_ext.planner.plan import GIB
 
 from .stopwatch import PHASES
 
@@ -15,8 +15,7 @@ TRAINERS = ("trl", "ours")
 
 
 def results_table(cells: list[dict[str, Any]], device: dict[str, Any], titles: Mapping[str, str]) -> Table:
-    """
-    Two rows for every cell, TRL's and ours, with the ratios of ours to TRL's.
+    """Two rows for every cell, TRL's and ours, with the ratios of ours to TRL's.
 
     Args:
         cells: What `versus_trl.compare` returned.

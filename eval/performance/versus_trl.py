@@ -1,6 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""
-TRL's last PPOTrainer (trl <= 1.12) against ours: seconds of every phase, samples per second, peak memory.
+"""TRL's last PPOTrainer (trl <= 1.12) against ours: seconds of every phase, samples per second, peak memory.
 
 Both train the same random model on the same prompts, with the same reward model, lengths and number of updates.
 Every run is a process of its own, and the two take turns. Run it with TRL 1.12 in front of the installed one, where
@@ -58,8 +57,7 @@ SETTINGS = {
 
 @dataclasses.dataclass
 class Run:
-    """
-    One run of one trainer.
+    """One run of one trainer.
 
     Attributes:
         trainer: "trl" or "ours".
@@ -203,8 +201,7 @@ def train_ours(run: Run, folder: str, stopwatch: Stopwatch) -> None:
 
 
 def execute(run: Run, measure: str) -> dict[str, Any]:
-    """
-    Do a run in this process.
+    """Do a run in this process.
 
     Args:
         run: Which.
@@ -251,8 +248,7 @@ def machine_rate(device: str) -> float:
 
 
 def in_own_process(run: Run, measure: str) -> dict[str, Any]:
-    """
-    [`execute`] in a new process.
+    """[`execute`] in a new process.
 
     Raises:
         RuntimeError: when it fails, with the last of what it wrote.
@@ -268,8 +264,7 @@ def in_own_process(run: Run, measure: str) -> dict[str, Any]:
 
 
 def compare(cell: Run, rounds: int, rate: float, advance: Callable[[], Any]) -> dict[str, Any]:
-    """
-    Both trainers in one cell of the table, taking turns.
+    """Both trainers in one cell of the table, taking turns.
 
     Args:
         cell: Everything but the trainer.

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.files import write_text
-from trl_ext.monitoring.intervals import Interval
-from trl_ext.redaction import redacted
+from trl_ext.evaluation.intervals import Interval
+from trl_ext.messages.redaction import redacted
 from trl_ext.rewards.toxicity import ToxicityReward
 
 from .cli import add_common_arguments, check_positive, make_folder, make_judge, print_error

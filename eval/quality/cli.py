@@ -5,7 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from trl_ext.printable import one_line
+from trl_ext.messages.printable import one_line
 from trl_ext.rewards.toxicity import ToxicityReward
 
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from torch import Tensor
 
 from eval.files import write_text
-from trl_ext.monitoring.frontier import expected, optimal_frontier, tilted
-from trl_ext.redaction import redacted
+from trl_ext.evaluation.frontier import expected, optimal_frontier, tilted
+from trl_ext.messages.redaction import redacted
 from trl_ext.rewards.toxicity import OUTPUTS, ToxicityReward
 
 from .cli import add_common_arguments, check_positive, make_folder, make_judge, print_error

@@ -7,9 +7,9 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trl_ext.decoding import decode_completions
-from trl_ext.generation import TransformersEngine, eos_token_ids
-from trl_ext.tokens import appended_tokens, encode
+from trl_ext.experience.engines import TransformersEngine, eos_token_ids
+from trl_ext.text.decoding import decode_completions
+from trl_ext.text.tokens import appended_tokens, encode
 
 from .loading import Prompt, render
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
-from trl_ext.printable import error_text, one_line
+from trl_ext.messages.printable import error_text, one_line
 from trl_ext.rewards.base import Batch, Text, completion_text, prompt_text, reward_name
 from trl_ext.rewards.calling import start
 from trl_ext.rewards.retry import run_reward

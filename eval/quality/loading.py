@@ -12,7 +12,7 @@ from datasets.exceptions import DatasetGenerationError
 from peft import AutoPeftModelForCausalLM, PeftConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from trl_ext.rows import render as render_conversation
+from trl_ext.text.rows import render as render_conversation
 
 ADAPTER_CONFIG = "adapter_config.json"
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trl_ext.monitoring.intervals import Interval, bootstrap
+from trl_ext.evaluation.intervals import Interval, bootstrap
 
 from .diversity.diversity import distinct_n, leave_one_out_distinct_n, self_bleu_scores, tokenize
 from .generation import Samples

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.files import write_text
-from trl_ext.monitoring import write_report
-from trl_ext.monitoring.reward_model import RewardModelReport, describe_reward_model, reward_model_plots
-from trl_ext.redaction import redacted
+from trl_ext.messages.redaction import redacted
+from trl_ext.reports.report import write_report
+from trl_ext.reports.reward_model import RewardModelReport, describe_reward_model, reward_model_plots
 from trl_ext.rewards import PreferenceReward
 
 from .cli import check_positive, make_folder, print_error

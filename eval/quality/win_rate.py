@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.files import write_text
-from trl_ext.monitoring.intervals import Interval, bootstrap_mean, wilson
-from trl_ext.printable import one_line
-from trl_ext.redaction import redacted
+from trl_ext.evaluation.intervals import Interval, bootstrap_mean, wilson
+from trl_ext.messages.printable import one_line
+from trl_ext.messages.redaction import redacted
 from trl_ext.rewards import PreferenceReward
 
 from .cli import make_folder, print_error

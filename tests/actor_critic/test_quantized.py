@@ -152,7 +152,7 @@ def test_a_quantized_critic_is_refused(base):
 
 @pytest.mark.parametrize("by_name", [False, True])
 def test_a_quantized_reward_model_stays_where_it_is(base, by_name, tmp_path):
-    """transformers refuses to move or cast one; the rest of a run may well ask for a device and a dtype."""
+    """Transformers refuses to move or cast one; the rest of a run may well ask for a device and a dtype."""
     config = AutoConfig.from_pretrained(base, num_labels=1, pad_token_id=0)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "plain")
     whole = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain", quantization_config=nf4())
@@ -168,7 +168,7 @@ def test_a_quantized_reward_model_stays_where_it_is(base, by_name, tmp_path):
 
 @pytest.mark.parametrize("size", [20, 33, 48])
 def test_layers_of_any_size_can_be_quantized_on_a_cpu(size, tmp_path):
-    """bitsandbytes' kernel takes output sizes in multiples of 32 only; it is not used."""
+    """Bitsandbytes' kernel takes output sizes in multiples of 32 only; it is not used."""
     tiny_causal_lm("gpt2" if size % 8 else "llama", hidden_size=size - size % 4).save_pretrained(tmp_path)
     model = build_actor_critic(str(tmp_path), peft_config=lora_config(), quantization_config=nf4())
     with torch.no_grad():

@@ -9,12 +9,11 @@ import pytest
 
 
 class Case(NamedTuple):
-    """
-    Attributes:
-        name: Identifies the case in pytest's output.
-        call: Does what the user did.
-        error: Class of the exception, or of the warning, that answers.
-        message: The whole answer, word for word.
+    """Attributes:
+    name: Identifies the case in pytest's output.
+    call: Does what the user did.
+    error: Class of the exception, or of the warning, that answers.
+    message: The whole answer, word for word.
     """
 
     name: str

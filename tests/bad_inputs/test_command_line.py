@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from recipes import detoxification, instruction_following
-from recipes.cli import RecipeParser
 from tests.bad_inputs.case import Case, check, table
+from trl_ext.running.cli import RecipeParser
 
 DETOX, INSTRUCT = detoxification.make_parser, instruction_following.make_parser
 

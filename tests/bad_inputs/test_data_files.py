@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from recipes.data import load_prompts
-from recipes.instructions.data import load_demonstrations
 from tests.bad_inputs.case import Case, check, table
+from trl_ext.instructions.data import load_demonstrations
+from trl_ext.running.data import load_prompts
 
 KINDS = "a prompt is a text, a dictionary with 'text', or a list of messages."
 REMOVE = "remove it from the dataset."

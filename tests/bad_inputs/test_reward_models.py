@@ -12,13 +12,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, AutoModelForSequenceClassification
 
+from tests.bad_inputs.case import Case, check, table
 from tests.tiny_models import save_tiny, tiny_causal_lm, tiny_classifier, tiny_tokenizer
 from trl_ext.actor_critic import load_reward_ensemble
 from trl_ext.rewards import PreferenceReward, RewardRunner, ToxicityReward, check_reward_models
 from trl_ext.rewards.base import RewardValueError
 from trl_ext.rewards.warm import average_reward_models
-
-from .case import Case, check, table
 
 ROOT = Path(tempfile.mkdtemp())
 TURNS = [{"role": "user", "content": "a"}]

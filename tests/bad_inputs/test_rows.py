@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 
+from tests.bad_inputs.case import Case, check, table
 from tests.tiny_models import VOCAB_SIZE, tiny_tokenizer
-from trl_ext.prompts import check_prompts
-from trl_ext.setup import check_inputs
-from trl_ext.supervised import SupervisedData
-
-from .case import Case, check, table
+from trl_ext.assembly import check_inputs
+from trl_ext.experience.prompts import check_prompts
+from trl_ext.experience.supervised import SupervisedData
 
 
 def user(text: Any = "hi", **keys: Any) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast, ProcessorMixin
 
 from tests import scripted
+from tests.bad_inputs.case import Case, check, table
 from tests.real_tokenizers import real_tokenizer
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
-
-from .case import Case, check, table
 
 
 def without(*names: str) -> PreTrainedTokenizerFast:

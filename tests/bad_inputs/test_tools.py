@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tests.bad_inputs.case import Case, check, table
 from trl_ext.actor_critic import merge as merge_module
 from trl_ext.actor_critic.merge import merge
-from trl_ext.actor_critic.plan import SHAPES, Setup, load_config, main
+from trl_ext.planner.plan import SHAPES, Setup, load_config, main
 
 NAMES = ", ".join(SHAPES)
 

@@ -7,14 +7,7 @@ import warnings
 import pytest
 import torch
 
-from trl_ext.monitoring.frontier import (
-    default_betas,
-    expected,
-    kl_at_reward,
-    optimal_frontier,
-    point_at_reward,
-    tilted,
-)
+from trl_ext.evaluation.frontier import default_betas, expected, kl_at_reward, optimal_frontier, point_at_reward, tilted
 
 # The reference says a, b, c with probability 1/2, 1/4, 1/4, for rewards 0, 1, 2. With exp(1 / beta) = 2 the optimum is
 # proportional to 1/2 * 1, 1/4 * 2, 1/4 * 4, so it is 1/4, 1/4, 1/2: reward 1.25, KL 1/4 ln(1/2) + 1/2 ln 2

@@ -17,9 +17,9 @@ from eval.performance import memory, table
 from eval.performance.peaks import PhasePeaks, ProcessMemory
 from eval.performance.random_models import prompts, quantization_config, random_model, word_tokenizer
 from tests.tiny_models import tiny_causal_lm
-from trl_ext.actor_critic.plan import Setup, load_config
 from trl_ext.actor_critic.reward_adapter import AdapterRewardModel
-from trl_ext.actor_critic.weights import base_bytes, meta_model
+from trl_ext.planner.plan import Setup, load_config
+from trl_ext.planner.weights import base_bytes, meta_model
 
 on_linux = pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
 TINY = ["--shape", "llama-3-8b", "--layers", "2", "--hidden", "128", "--intermediate", "256", "--vocab_size", "128"]

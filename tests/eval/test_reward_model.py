@@ -9,7 +9,7 @@ import torch
 
 from eval.quality.reward_model import main
 from tests.tiny_models import save_tiny, tiny_classifier, tiny_tokenizer
-from trl_ext.monitoring.reward_model import RewardModelReport, describe_reward_model, reward_model_plots
+from trl_ext.reports.reward_model import RewardModelReport, describe_reward_model, reward_model_plots
 
 LOG3 = math.log(3.0)  # a margin of log 3 is a confidence of 3/4
 

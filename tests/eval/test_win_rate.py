@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval.quality.win_rate import bootstrap_win_rate, by_category, count, main, win_rate
-from trl_ext.monitoring.intervals import wilson
+from trl_ext.evaluation.intervals import wilson
 
 
 def test_wilson_intervals_of_the_literature():

@@ -1,6 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""
-Models as users bring them: common architectures in bf16 and float32, real tokenizers, real chat templates, adapters.
+"""Models as users bring them: common architectures in bf16 and float32, real tokenizers, real chat templates, adapters.
 
 Every builder writes a folder once per process and returns its path, so that a test pays for the ones it asks for:
 
@@ -14,9 +13,9 @@ Every builder writes a folder once per process and returns its path, so that a t
 `FAMILIES` says which names there are. Nobody writes into these folders: the next test reads them too.
 """
 
-from .bases import FAMILIES, Family, base, sft_adapter
-from .rewards import EXAMPLES, classifier, reward_adapter, reward_model
-from .tokenizers import chat_template, load_tokenizer
+from tests.families.bases import FAMILIES, Family, base, sft_adapter
+from tests.families.rewards import EXAMPLES, classifier, reward_adapter, reward_model
+from tests.families.tokenizers import chat_template, load_tokenizer
 
 __all__ = [
     "EXAMPLES",

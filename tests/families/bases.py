@@ -12,15 +12,14 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from .tokenizers import load_tokenizer
+from tests.families.tokenizers import load_tokenizer
 
 
 class Family(NamedTuple):
-    """
-    Attributes:
-        model_type: Of transformers.
-        fields: What its configuration needs besides the usual sizes.
-        turn_ends: Tokens that end a turn besides the EOS, as the generation configuration declares them.
+    """Attributes:
+    model_type: Of transformers.
+    fields: What its configuration needs besides the usual sizes.
+    turn_ends: Tokens that end a turn besides the EOS, as the generation configuration declares them.
     """
 
     model_type: str
@@ -68,8 +67,7 @@ def folder_for(*parts: object) -> Path:
 
 
 def config(family: str, hidden_size: int = 16, **changes: Any) -> PretrainedConfig:
-    """
-    Configuration of a model of a family that fits its tokenizer; like published ones, it has a few embeddings to spare.
+    """Make a family's configuration that fits its tokenizer; like published ones, it has a few embeddings to spare.
 
     Args:
         family: One of `FAMILIES`.
@@ -97,8 +95,7 @@ def config(family: str, hidden_size: int = 16, **changes: Any) -> PretrainedConf
 
 
 def spread(model: nn.Module, seed: int = 0) -> None:
-    """
-    Give weights of a width at which such narrow models differ: with the usual 0.02 they predict every token alike.
+    """Give weights of a width at which such narrow models differ: with the usual 0.02 they predict every token alike.
 
     Norms, biases and what is trained from 0 stay as they are.
     """
@@ -111,8 +108,7 @@ def spread(model: nn.Module, seed: int = 0) -> None:
 
 
 def base(family: str, dtype: str = "bfloat16", *, hidden_size: int = 16, stop_every: int | None = None) -> str:
-    """
-    Folder of a causal LM with random weights and of its tokenizer.
+    """Folder of a causal LM with random weights and of its tokenizer.
 
     Args:
         family: One of `FAMILIES`.
@@ -138,8 +134,7 @@ def base(family: str, dtype: str = "bfloat16", *, hidden_size: int = 16, stop_ev
 
 
 def sft_adapter(family: str, dtype: str = "bfloat16", *, hidden_size: int = 16, stop_every: int | None = None) -> str:
-    """
-    Folder of a LoRA adapter on a base, away from the identity, as SFT with TRL leaves one: adapter and tokenizer.
+    """Folder of a LoRA adapter on a base, away from the identity, as SFT with TRL leaves one: adapter and tokenizer.
 
     Args:
         family, dtype, hidden_size, stop_every: Of the [`base`].

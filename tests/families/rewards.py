@@ -9,8 +9,8 @@ from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
-from .bases import base, config, folder_for, spread
-from .tokenizers import load_tokenizer
+from tests.families.bases import base, config, folder_for, spread
+from tests.families.tokenizers import load_tokenizer
 
 # The easy feature that the trained reward models rank by: the last word of the answer.
 _PROMPTS = ["Is it far to the river?", "Did she read the book", "Can you help me with it?", "Are they at home now"]
@@ -47,8 +47,7 @@ def pairs(count: int = 32) -> Dataset:
 
 
 def _train(family: str, dtype: str, folder: Any, peft_config: LoraConfig | None, steps: int) -> None:
-    """
-    Train on [`pairs`] with TRL's RewardTrainer, which appends the EOS token, and takes it as pad where there is none.
+    """Train on [`pairs`] with TRL's RewardTrainer, which appends the EOS token, and pads with it for lack of a pad.
 
     Where pad == eos, transformers therefore reads the reward at the token before the EOS.
     """
@@ -78,8 +77,7 @@ def _train(family: str, dtype: str, folder: Any, peft_config: LoraConfig | None,
 
 
 def reward_model(family: str = "deepseek_v3", dtype: str = "float32", *, steps: int = 20) -> str:
-    """
-    Folder of a scalar reward model that ranks [`EXAMPLES`] right.
+    """Folder of a scalar reward model that ranks [`EXAMPLES`] right.
 
     Args:
         family: One of `FAMILIES`; "deepseek_v3" has pad == eos, "gpt_neox" and "llama" had no pad.
@@ -98,8 +96,7 @@ def reward_model(family: str = "deepseek_v3", dtype: str = "float32", *, steps: 
 
 
 def reward_adapter(family: str = "deepseek_v3", dtype: str = "bfloat16", *, steps: int = 20) -> str:
-    """
-    Folder of a LoRA reward adapter on `base(family, dtype)`, as TRL's RewardTrainer saves one; it ranks as that model.
+    """Make a LoRA reward adapter on `base(family, dtype)` by TRL's RewardTrainer, and return its folder.
 
     Args:
         family: One of `FAMILIES`.

@@ -1,6 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""
-Every family through the whole trainer: load by name, sample, score, learn, save, load with plain libraries, merge.
+"""Every family through the whole trainer: load by name, sample, score, learn, save, load with plain libraries, merge.
 
 A covering design instead of the full product. Each family has two cells: its weights trained in full, and LoRA. One of
 them comes from a bf16 checkpoint, the other from a float32 one; one gets conversations, the other texts (base models

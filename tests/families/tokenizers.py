@@ -29,8 +29,7 @@ def chat_template(name: str) -> str:
 
 
 def _sentencepiece(file: str, **options: Any) -> PreTrainedTokenizerFast:
-    """
-    A tokenizer of Mistral's, of the make of Llama 2's: no pad, a BOS before every text, and a decoder that drops the
+    """A tokenizer of Mistral's, of the make of Llama 2's: no pad, a BOS before every text, and a decoder that drops the
     space before the first word.
 
     `LlamaTokenizer.from_pretrained` reads such a file only where protobuf is installed; this asks sentencepiece itself.

@@ -10,7 +10,7 @@ from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishm
 from tests import scripted
 from tests.integrations.online import trainer, training_logs
 from tests.tiny_models import prompt_dataset, tiny_classifier, tiny_tokenizer
-from trl_ext.prompts import tokenize_prompts
+from trl_ext.experience.prompts import tokenize_prompts
 from trl_ext.rewards import LengthReward, RunningNormalization, ToxicityReward, WeightedSum
 
 
@@ -41,7 +41,8 @@ def test_ours_run_in_trls_trainers(kind: str, tmp_path: Path) -> None:
 
 def test_trls_run_in_ours(tmp_path: Path) -> None:
     """`trl.rewards` on a conversational dataset, against calls by hand on the completions that the engine is known to
-    make."""
+    make.
+    """
     dataset, tokenizer = prompt_dataset(16, conversational=True), tiny_tokenizer()
     theirs = [think_format_reward, get_soft_overlong_punishment(6, 4), get_repetition_penalty_reward(2, -1.0)]
     made = scripted.trainer(

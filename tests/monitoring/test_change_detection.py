@@ -144,7 +144,8 @@ def test_a_stationary_run_raises_no_alarm(kind, paired):
 
 def gao(form: str, looks: int) -> tuple[np.ndarray, np.ndarray]:
     """Proxy and gold, 1 at its peak, over training: d (a - b log d) and d (a - b d) with d = sqrt(KL), KL growing
-    steadily until all that gold had gained is lost."""
+    steadily until all that gold had gained is lost.
+    """
     a, b = 1.0, 0.5
     d = (math.exp(a / b) if form == "rl" else a / b) * np.sqrt(np.arange(looks) / (looks - 1))
     gold = d * (a - b * np.log(np.maximum(d, 1e-9))) if form == "rl" else d * (a - b * d)

@@ -18,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 from tests.tiny_models import EOS_ID, tiny_causal_lm, tiny_classifier, tiny_tokenizer
 from trl_ext import PPOConfig, PPOTrainer
 from trl_ext.actor_critic import ActorCritic
-from trl_ext.generation import Completions
+from trl_ext.experience.engines import Completions
 from trl_ext.objectives import kl_estimate
 
 Ids = list[int]
@@ -38,8 +38,7 @@ class Models(NamedTuple):
 
 
 class Update(NamedTuple):
-    """
-    What a trainer saw and did.
+    """What a trainer saw and did.
 
     Attributes:
         rollout: The last rollout by TRL's names, one row per prompt, in the order of the prompts.
@@ -106,8 +105,7 @@ def trl_update(
     whiten_by_count: bool = True,
     **settings: Any,
 ) -> Update:
-    """
-    Train copies of `given` with TRL's trainer; `complete` stands in for sampling.
+    """Train copies of `given` with TRL's trainer; `complete` stands in for sampling.
 
     TRL whitens with the variance over n - 1 tokens, we with that over n, as lm-human-preferences does. With
     `whiten_by_count` TRL's own function does so too, and what comes after can be compared.

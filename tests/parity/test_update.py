@@ -22,8 +22,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 
 
 def full_length(prompt_ids: both.Ids) -> both.Ids:
-    """
-    Six tokens; for some prompts the last one is EOS.
+    """Six tokens; for some prompts the last one is EOS.
 
     Only at full length is TRL right about where the score belongs and which values count.
     """

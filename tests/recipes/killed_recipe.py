@@ -1,6 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""
-Runs the instruction recipe in child processes: to its end, and again and again, each time stopped at another place.
+"""Runs the instruction recipe in child processes: to its end, and again and again, each time stopped at another place.
 
 Started by `test_killed_recipe.py`: `killed_recipe.py FOLDER kill|interrupt [option ...]`. Prints `== PLACE` before each
 child that is to be stopped at that place; the run that nothing stops is in FOLDER/whole, the other in FOLDER/stopped.
@@ -17,8 +16,8 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from recipes import instruction_following
-from recipes.cli import run
-from recipes.offline.instructions_models import InstructionSettings, prepare_instructions
+from trl_ext.running.cli import run
+from trl_ext.worlds.instructions_models import InstructionSettings, prepare_instructions
 
 # So many prompts that a model which has learned nothing gives some two answers of which one is better.
 TINY = InstructionSettings(texts=64, demonstrations=64, train_prompts=64, eval_prompts=102, hidden_size=32, layers=1)
@@ -119,8 +118,8 @@ def interrupt_at(part: str, step: int | None) -> None:
         mock.patch.object(Trainer, "train", interrupted).start()
         return
     module, name = {
-        "reward": ("recipes.instructions.reward_stage", "sample"),
-        "eval": ("recipes.instructions.comparison", "measure"),
+        "reward": ("trl_ext.instructions.reward_stage", "sample"),
+        "eval": ("trl_ext.instructions.comparison", "measure"),
     }[part]
     target = sys.modules[module]
     work = getattr(target, name)

@@ -19,14 +19,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from recipes import detoxification
-from recipes.cli import check_output_dir, newest_checkpoint, run
 from recipes.detoxification import CONFIGS, DetoxArguments, make_parser, resolve_names
-from recipes.evaluation import Likelihoods, Sampler, Samples, goals, judge, print_summary, write_summary
 from tests import tiny_models
 from trl_ext.actor_critic import ActorCritic
 from trl_ext.checkpoint import commit
 from trl_ext.config import PPOConfig
-from trl_ext.generation import TransformersEngine
+from trl_ext.experience.engines import TransformersEngine
+from trl_ext.running.cli import check_output_dir, newest_checkpoint, run
+from trl_ext.running.evaluation import Likelihoods, Sampler, Samples, goals, judge, print_summary, write_summary
 
 
 @pytest.fixture(autouse=True)
@@ -388,7 +388,7 @@ INTERRUPTED = """
 import sys
 from transformers import Trainer
 from recipes import detoxification
-from recipes.cli import run
+from trl_ext.running.cli import run
 from tests.recipes.killed_recipe import InterruptAt
 
 train = Trainer.train

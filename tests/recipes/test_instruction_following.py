@@ -11,15 +11,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from recipes import instruction_following
-from recipes.cli import run
 from recipes.instruction_following import CONFIGS, make_parser
-from recipes.instructions import training
-from recipes.instructions.arguments import InstructArguments
-from recipes.instructions.comparison import by_kind, wins
-from recipes.instructions.stages import read_record, run_stage
-from recipes.offline.instructions_models import prepare_instructions
 from tests.recipes.killed_recipe import SMALL, TINY
 from tests.tiny_models import save_tiny, tiny_causal_lm
+from trl_ext.instructions import training
+from trl_ext.instructions.arguments import InstructArguments
+from trl_ext.instructions.comparison import by_kind, wins
+from trl_ext.instructions.stages import read_record, run_stage
+from trl_ext.running.cli import run
+from trl_ext.worlds.instructions_models import prepare_instructions
 
 CARDS = CONFIGS.parent / "cards"
 

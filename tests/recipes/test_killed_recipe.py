@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recipes.instructions.stages import read_record
 from tests.recipes.killed_recipe import INTERRUPTS, KILLS, SMALL
+from trl_ext.instructions.stages import read_record
 
 CHANGES = {
     "num_reward_models": 2, "reward_epochs": 4, "reward_batch_size": 8, "aggregation": "mean_minus_std",
@@ -93,7 +93,7 @@ def test_the_second_interruption_ends_at_once(how_often, tmp_path):
     code = """
 import os, signal, sys, time
 from types import SimpleNamespace
-from recipes.interrupts import Interrupted, OrderlyStop
+from trl_ext.running.interrupts import Interrupted, OrderlyStop
 state = SimpleNamespace(global_step=3, max_steps=9)
 trainer = SimpleNamespace(args=SimpleNamespace(world_size=1), state=state, add_callback=lambda c: None)
 try:

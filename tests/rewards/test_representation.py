@@ -20,7 +20,7 @@ from trl_ext.rewards import (
     SentenceEndReward,
     ToxicityReward,
     WeightedSum,
-)  # fmt: skip
+)
 
 
 def brevity(completions, **columns):

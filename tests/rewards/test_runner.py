@@ -12,14 +12,7 @@ import pytest
 import torch
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment, think_format_reward
 
-from trl_ext.rewards import (
-    PreferenceReward,
-    RewardRunner,
-    RunningNormalization,
-    ToxicityReward,
-    WeightedSum,
-    retry,
-)
+from trl_ext.rewards import PreferenceReward, RewardRunner, RunningNormalization, ToxicityReward, WeightedSum, retry
 
 NAN = math.nan
 

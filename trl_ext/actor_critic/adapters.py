@@ -30,8 +30,7 @@ _IDENTITY_INITS = (True, "gaussian", "orthogonal")
 
 
 def check_new_adapter(peft_config: PeftConfig, has_adapter: bool) -> None:
-    """
-    Check that a policy can be given an adapter, before the policy is loaded.
+    """Check that a policy can be given an adapter, before the policy is loaded.
 
     Args:
         peft_config: Configuration of the adapter.
@@ -54,8 +53,7 @@ def check_new_adapter(peft_config: PeftConfig, has_adapter: bool) -> None:
 
 
 def add_policy_adapter(model: nn.Module, peft_config: PeftConfig) -> tuple[PeftModel, bool]:
-    """
-    Wrap the policy in its LoRA adapter: on every linear layer but the head, unless `target_modules` says otherwise.
+    """Wrap the policy in its LoRA adapter: on every linear layer but the head, unless `target_modules` says otherwise.
 
     Returns:
         The PEFT model, and whether the policy is still exactly the base (False for DoRA, for PiSSA and other
@@ -90,8 +88,7 @@ def add_policy_adapter(model: nn.Module, peft_config: PeftConfig) -> tuple[PeftM
 
 
 def _not_adapted(model: nn.Module) -> str:
-    """
-    A pattern of layers that are linear and get no adapter: in a vision tower, which reads no text, and routers that
+    """A pattern of layers that are linear and get no adapter: in a vision tower, which reads no text, and routers that
     return more than a tensor (PhiMoE).
     """
     beside = [rf"(.*\.)?{name}(\..*)?" for name in modules_beside_text(model)]  # type: ignore[arg-type]
@@ -104,8 +101,7 @@ def _not_adapted(model: nn.Module) -> str:
 
 
 def with_rank(config: PeftConfig, rank: int) -> PeftConfig:
-    """
-    A LoRA configuration with another rank and the same scale of its update.
+    """A LoRA configuration with another rank and the same scale of its update.
 
     Raises:
         ValueError: when the adapter is of a kind that has no rank.
@@ -118,8 +114,7 @@ def with_rank(config: PeftConfig, rank: int) -> PeftConfig:
 
 
 def check_adapter(config: PeftConfig, name: str, taken: tuple[str, ...]) -> None:
-    """
-    Check that turning the policy's adapter off gives the base back, and that others can be added beside it.
+    """Check that turning the policy's adapter off gives the base back, and that others can be added beside it.
 
     Args:
         config: Its configuration.
@@ -152,8 +147,7 @@ def plain_config(config: PeftConfig, **changes: Any) -> PeftConfig:
 
 
 def load_adapter(name: str, base: PreTrainedModel, *, quantized: bool, **options: Any) -> PeftModel:
-    """
-    A LoRA adapter by name, as `SFTTrainer` of TRL, unsloth, LLaMA-Factory or this package saves one, to be trained on.
+    """Load a LoRA adapter of TRL, unsloth, LLaMA-Factory or this package, to be trained on.
 
     Args:
         name: Name or folder of the adapter.
@@ -202,8 +196,7 @@ def _is_embedding(key: str) -> bool:
 
 
 def resize_for_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """
-    Give a freshly loaded base the vocabulary that its adapter was trained with, tokens added for training included.
+    """Give a freshly loaded base the vocabulary that its adapter was trained with, tokens added for training included.
 
     The adapter's weights decide, not the tokenizer's length: published models have embeddings to spare.
 

@@ -25,8 +25,7 @@ def build_actor_critic(
     init_kwargs: dict[str, Any] | None = None,
     device: torch.device | None = None,
 ) -> ActorCritic:
-    """
-    An [`ActorCritic`] from what a trainer is given.
+    """An [`ActorCritic`] from what a trainer is given.
 
     Args:
         model: Name, folder or object; an `ActorCritic` is returned as it is.

@@ -13,8 +13,7 @@ CAST_AT_A_TIME = 2**25
 
 
 def float32_logits(head: nn.Module, hidden: Tensor) -> Tensor:
-    """
-    Output of a language model's head in float32.
+    """Output of a language model's head in float32.
 
     bf16 has 8 significant bits: a logit of 20 is rounded by up to 0.06, differently in every composition of a batch,
     which is a large part of PPO's clip range. Under autocast the head would round so.

@@ -36,8 +36,7 @@ def has_adapter(model: Any, init_kwargs: dict[str, Any]) -> bool:
 def check_roles(
     critic: Any, reward_adapters: Sequence[Any], *, with_adapters: bool, init_kwargs: dict[str, Any]
 ) -> None:
-    """
-    Check what policy, critic and rewards need of one another, before any of them is loaded.
+    """Check what policy, critic and rewards need of one another, before any of them is loaded.
 
     Args:
         critic: As in `ActorCritic`.
@@ -73,8 +72,7 @@ def load_policy(
     device: torch.device | None = None,
     **init_kwargs: Any,
 ) -> PreTrainedModel | PeftModel:
-    """
-    The policy: a causal LM, or a LoRA adapter on one, by name, folder or object.
+    """The policy: a causal LM, or a LoRA adapter on one, by name, folder or object.
 
     Args:
         model: Name or folder of a causal LM or of a LoRA adapter, or the loaded model, with or without PEFT adapters.
@@ -131,8 +129,7 @@ def _policy_by_name(
 
 
 def load_whole(auto: Any, name: str, subject: str, options: dict[str, Any], heads: tuple[str, ...] = ()) -> Any:
-    """
-    A model by name, all of whose weights are in the checkpoint.
+    """A model by name, all of whose weights are in the checkpoint.
 
     Args:
         auto: One of transformers' `AutoModel` classes.
@@ -178,8 +175,7 @@ def placed(options: dict[str, Any], device: torch.device | None) -> dict[str, An
 
 
 def check_device_map(device_map: Any) -> None:
-    """
-    Refuse a `device_map` over several devices before anything is loaded.
+    """Refuse a `device_map` over several devices before anything is loaded.
 
     Raises:
         ValueError: when it is one.
@@ -190,8 +186,7 @@ def check_device_map(device_map: Any) -> None:
 
 
 def check_one_device(model: nn.Module) -> None:
-    """
-    Refuse a model that lies on several devices.
+    """Refuse a model that lies on several devices.
 
     Raises:
         ValueError: when it does.
@@ -202,8 +197,7 @@ def check_one_device(model: nn.Module) -> None:
 
 
 def keep_differentiable(model: PreTrainedModel) -> None:
-    """
-    Keep quantized layers on a CPU with the one kernel that has a backward pass, in eval mode as well.
+    """Keep quantized layers on a CPU with the one kernel that has a backward pass, in eval mode as well.
 
     In eval mode bitsandbytes repacks 4-bit weights for its AVX-512 kernel and rounds the scales. The layers stay that
     way in training mode, where the kernel has no backward pass: whatever lies below silently gets no gradient. 8-bit
@@ -231,8 +225,7 @@ def compute_dtype(model: PreTrainedModel) -> torch.dtype | None:
 def load_critic(
     critic: str | PreTrainedModel, policy: nn.Module, *, device: torch.device | None = None, **init_kwargs: Any
 ) -> tuple[PreTrainedModel, ValueHead]:
-    """
-    A separate critic: its trunk and its value head.
+    """A separate critic: its trunk and its value head.
 
     A reward model (a sequence classifier with one label) also gives the head its weights; any other model starts with
     a head at zero.

@@ -1,6 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""
-Merge a trained LoRA policy into its base: `python -m trl_ext.actor_critic.merge RUN OUTPUT`.
+"""Merge a trained LoRA policy into its base: `python -m trl_ext.actor_critic.merge RUN OUTPUT`.
 
 Writes a plain model that needs neither PEFT nor bitsandbytes.
 """
@@ -23,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
-from ..printable import one_line
+from trl_ext.messages.printable import one_line
+
 from .adapters import ADAPTER_WEIGHTS, QUANTIZATION_FILE, resize_for_adapter
 
 
@@ -35,8 +35,7 @@ def merge(
     original_base: bool = False,
     base_model: str | None = None,
 ) -> None:
-    """
-    Write the merged, full-precision model of a LoRA run, with its tokenizer.
+    """Write the merged, full-precision model of a LoRA run, with its tokenizer.
 
     An adapter is trained against the rounding of its quantized base, so by default the base is quantized the same way
     once more, dequantized, and the adapter added: the merged model says what the policy said. An accelerator never
@@ -175,8 +174,7 @@ def _base(base: str, dtype: torch.dtype | None, quantization: BitsAndBytesConfig
 
 
 def _split_tied(model: PreTrainedModel) -> None:
-    """
-    Give embeddings and head weights of their own where LoRA is on one of them alone.
+    """Give embeddings and head weights of their own where LoRA is on one of them alone.
 
     Merging would otherwise change the other, which the policy used as it was.
     """

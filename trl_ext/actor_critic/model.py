@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
 
-from .._compat import AdapterSwitch
-from ..objectives.logprobs import EntropyMode
+from trl_ext._compat import AdapterSwitch
+from trl_ext.objectives.logprobs import EntropyMode
+
 from .adapters import QUANTIZATION_FILE, check_adapter, plain_config
 from .loading import (
     QUANTIZED,
@@ -50,8 +51,7 @@ CRITIC_ADAPTER, REFERENCE_ADAPTER = "critic", "reference"  # added to the policy
 
 
 class Evaluation(NamedTuple):
-    """
-    What actor and critic say about a batch of B completions of up to C tokens; 0 outside the completion mask.
+    """What actor and critic say about a batch of B completions of up to C tokens; 0 outside the completion mask.
 
     Attributes:
         logps: Log-probability of each completion token at the sampling temperature, nats, float32, shape (B, C).
@@ -66,8 +66,7 @@ class Evaluation(NamedTuple):
 
 
 class ActorCritic(nn.Module):
-    """
-    A policy, a critic, a reference and reward models in one module, on one base that may be quantized.
+    """A policy, a critic, a reference and reward models in one module, on one base that may be quantized.
 
     Policy, critic and reference answer through `forward`, which makes DDP, autocast and activation checkpointing treat
     them alike: the KL to the reference is exactly 0 and the ratio to the old policy exactly 1 before the first update.
@@ -189,8 +188,7 @@ class ActorCritic(nn.Module):
         entropy: EntropyMode = "gradient",
         role: Literal["actor_critic", "actor", "reference"] = "actor_critic",
     ) -> Evaluation:
-        """
-        Log-probabilities, entropies and values of completions, given their prompts.
+        """Log-probabilities, entropies and values of completions, given their prompts.
 
         Args:
             input_ids: Left-padded prompts followed by right-padded completions, shape (B, P + C).
@@ -267,8 +265,7 @@ class ActorCritic(nn.Module):
     # ---- saving ----
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """
-        Save the policy where plain `AutoModelForCausalLM` / `AutoPeftModelForCausalLM` load it from, the critic below.
+        """Save the policy for `AutoModelForCausalLM` or `AutoPeftModelForCausalLM`, and the critic below it.
 
         Args:
             folder: Its root takes the policy (or its adapter, and how its base was quantized), `critic/` the value head
@@ -292,8 +289,7 @@ class ActorCritic(nn.Module):
         (critic_folder / "critic_config.json").write_text(json.dumps({"critic": self.critic_kind}))
 
     def load_pretrained(self, folder: str | os.PathLike) -> None:
-        """
-        Load the weights that `save_pretrained` wrote into this module, which must be of the same make.
+        """Load the weights that `save_pretrained` wrote into this module, which must be of the same make.
 
         Raises:
             ValueError: when `folder` holds another kind of critic.
@@ -359,8 +355,7 @@ class ActorCritic(nn.Module):
         causal_lm(self.policy).add_model_tags(tags)
 
     def apply_liger_kernel(self, kernel_config: dict[str, bool] | None = None) -> None:
-        """
-        Put Liger kernels into policy, reference and critic alike, so that policy and reference start out equal.
+        """Put Liger kernels into policy, reference and critic alike, so that policy and reference start out equal.
 
         The Trainer would look for a `PreTrainedModel`, find none, and apply nothing.
 
@@ -375,8 +370,7 @@ class ActorCritic(nn.Module):
                 apply_liger_kernel(model, kernel_config)
 
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
-        """
-        Recompute activations in the backward pass, under the adapter of the forward pass.
+        """Recompute activations in the backward pass, under the adapter of the forward pass.
 
         Raises:
             ValueError: for reentrant checkpointing, which cannot carry the adapter over.

@@ -24,8 +24,7 @@ _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "r
 
 
 class PolicySource(NamedTuple):
-    """
-    Where a policy given by name comes from.
+    """Where a policy given by name comes from.
 
     Attributes:
         base: Name or folder of the causal LM.
@@ -44,8 +43,7 @@ def hub_options(init_kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_policy(name: str, init_kwargs: dict[str, Any]) -> PolicySource:
-    """
-    The causal LM, or the LoRA adapter with its base, that `name` stands for.
+    """The causal LM, or the LoRA adapter with its base, that `name` stands for.
 
     Args:
         name: Name on the Hub or folder of a causal LM, or of a LoRA adapter such as TRL's `SFTTrainer` saves.
@@ -82,8 +80,7 @@ def find_policy(name: str, init_kwargs: dict[str, Any]) -> PolicySource:
 
 
 def find_critic(name: str, init_kwargs: dict[str, Any]) -> PretrainedConfig:
-    """
-    Configuration of a separate critic given by name.
+    """Configuration of a separate critic given by name.
 
     Raises:
         ValueError: when there is no such mode and no such model, or an adapter.
@@ -98,8 +95,7 @@ def find_critic(name: str, init_kwargs: dict[str, Any]) -> PretrainedConfig:
 
 
 def find_config(name: str, init_kwargs: dict[str, Any], subject: str, wanted: str) -> PretrainedConfig:
-    """
-    Configuration of a model by name.
+    """Configuration of a model by name.
 
     Args:
         name: Name on the Hub, or folder.
@@ -121,8 +117,7 @@ def find_config(name: str, init_kwargs: dict[str, Any], subject: str, wanted: st
 
 
 def check_generates(config: PretrainedConfig, subject: str) -> None:
-    """
-    Check by its configuration that a model generates text.
+    """Check by its configuration that a model generates text.
 
     Raises:
         ValueError: when it does not.
@@ -137,8 +132,7 @@ def check_generates(config: PretrainedConfig, subject: str) -> None:
 
 
 def check_quantization_library(quantization: Any) -> None:
-    """
-    Check that a quantized model can be loaded.
+    """Check that a quantized model can be loaded.
 
     Args:
         quantization: A `BitsAndBytesConfig`, the `quantization_config` of a `config.json`, or None.
@@ -154,8 +148,7 @@ def check_quantization_library(quantization: Any) -> None:
 
 
 def load_tokenizer(name: str, init_kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """
-    The tokenizer saved with a policy; a LoRA adapter without one has its base's.
+    """The tokenizer saved with a policy; a LoRA adapter without one has its base's.
 
     Args:
         name: Name or folder of the policy.

@@ -1,6 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""
-Weights that are trained are float32, whatever the checkpoint's dtype.
+"""Weights that are trained are float32, whatever the checkpoint's dtype.
 
 Adam moves a weight by about the learning rate. At 3e-6 that is less than half the spacing of bfloat16 numbers around
 most weights, so that the sum rounds back to what it was: 3.6% of the weights moved in 32 steps, 92% in float32.
@@ -22,8 +21,7 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 def requested_dtype(init_kwargs: dict[str, Any]) -> torch.dtype | None:
-    """
-    The dtype in keyword arguments of `from_pretrained`; None where it is "auto" or left out.
+    """The dtype in keyword arguments of `from_pretrained`; None where it is "auto" or left out.
 
     Raises:
         ValueError: when it is not a floating-point dtype.
@@ -41,8 +39,7 @@ def requested_dtype(init_kwargs: dict[str, Any]) -> torch.dtype | None:
 
 
 def with_dtype(init_kwargs: dict[str, Any], *, trained: bool) -> dict[str, Any]:
-    """
-    Keyword arguments of `from_pretrained` with the dtype of a model by name: what was asked for, else float32 for
+    """Keyword arguments of `from_pretrained` with the dtype of a model by name: what was asked for, else float32 for
     weights that are trained and the checkpoint's own for frozen ones.
 
     Raises:
@@ -56,8 +53,7 @@ def with_dtype(init_kwargs: dict[str, Any], *, trained: bool) -> dict[str, Any]:
 
 
 def check_trained_dtypes(policy: nn.Module, critic: nn.Module | None) -> None:
-    """
-    Check the dtype of every trainable weight of models that the user chose the dtype of.
+    """Check the dtype of every trainable weight of models that the user chose the dtype of.
 
     Raises:
         ValueError: for float16, which cannot be trained. bfloat16 can, poorly: a warning.
@@ -96,8 +92,7 @@ def copies_round_less(model: nn.Module, peft_config: PeftConfig) -> bool:
 
 
 def adapters_in_float32(model: nn.Module, *names: str) -> None:
-    """
-    Make adapters float32, on a base of any dtype: what is trained, and the adapters called `names`, which are not.
+    """Make adapters float32, on a base of any dtype: what is trained, and the adapters called `names`, which are not.
 
     Args:
         model: A PEFT model.
@@ -111,8 +106,7 @@ def adapters_in_float32(model: nn.Module, *names: str) -> None:
 
 
 def _join_dtypes(model: PreTrainedModel) -> None:
-    """
-    Let float32 copies of whole modules (`modules_to_save`) work inside a base of another dtype without autocast.
+    """Let float32 copies of whole modules (`modules_to_save`) work inside a base of another dtype without autocast.
 
     PEFT's LoRA layers convert their inputs and outputs; a copied module is called as it is.
     """

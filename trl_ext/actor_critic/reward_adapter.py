@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .._compat import AdapterSwitch
+from trl_ext._compat import AdapterSwitch
+
 from .trunk import ValueHead, causal_lm, hidden_states, text_trunk
 
 _HEAD_KEYS = ("base_model.model.score.weight", "base_model.model.classifier.weight")
@@ -38,8 +39,7 @@ class RewardAdapter(NamedTuple):
 
 
 class AdapterRewardModel(nn.Module):
-    """
-    A reward model on the policy's trunk, with the interface of a transformers sequence classifier of one label.
+    """A reward model on the policy's trunk, with the interface of a transformers sequence classifier of one label.
 
     `trl_ext.rewards.PreferenceReward` takes it like any other reward model.
 
@@ -76,8 +76,7 @@ class AdapterRewardModel(nn.Module):
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: object) -> SequenceClassifierOutput:
-        """
-        Rewards of B texts, read where the head was trained.
+        """Rewards of B texts, read where the head was trained.
 
         A transformers classifier reads the last token that is not `config.pad_token_id`. Where padding and EOS are one
         token, which is `RewardTrainer`'s choice for tokenizers without padding, that is the token before the EOS. A
@@ -104,8 +103,7 @@ class AdapterRewardModel(nn.Module):
 
 
 def add_reward_adapter(policy: PeftModel, folder: str | os.PathLike, adapter: str) -> RewardAdapter:
-    """
-    Add a frozen LoRA reward adapter, as TRL's `RewardTrainer` saves one, to the policy's base.
+    """Add a frozen LoRA reward adapter, as TRL's `RewardTrainer` saves one, to the policy's base.
 
     Args:
         policy: The policy.

@@ -10,7 +10,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from .._compat import AdapterSwitch
+from trl_ext._compat import AdapterSwitch
+
 from .loading import load_policy
 from .reward_adapter import AdapterRewardModel, add_reward_adapter
 from .trunk import disable_randomness
@@ -24,8 +25,7 @@ def load_reward_ensemble(
     device: str | torch.device | None = None,
     **init_kwargs: Any,
 ) -> list[AdapterRewardModel]:
-    """
-    Load a base once, and N LoRA reward adapters on it.
+    """Load a base once, and N LoRA reward adapters on it.
 
     ```python
     models = load_reward_ensemble("Qwen/Qwen2.5-0.5B", ["reward-0", "reward-1", "reward-2", "reward-3"])

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from .._compat import portable_attention
-from ..objectives.logprobs import logprobs_and_entropy
+from trl_ext._compat import portable_attention
+from trl_ext.objectives.logprobs import logprobs_and_entropy
+
 from .float_head import float32_logits
 
 # Logits of a micro-batch that may be kept until its backward pass: as float32 64 MiB, which is cheaper than the time to
@@ -30,8 +31,7 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
 
 
 def text_trunk(model: PreTrainedModel) -> PreTrainedModel:
-    """
-    The transformer stack of a model that reads text, without its head.
+    """The transformer stack of a model that reads text, without its head.
 
     In a model that also reads images (Gemma 3) that is the language model beside the vision tower.
     """
@@ -49,8 +49,7 @@ def modules_beside_text(model: PreTrainedModel) -> list[str]:
 
 
 def hidden_states(trunk: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """
-    Last hidden states of `trunk` (a model without its head), shape (B, L, D).
+    """Last hidden states of `trunk` (a model without its head), shape (B, L, D).
 
     Position ids count real tokens only, so that left padding does not shift a sequence.
 
@@ -67,8 +66,7 @@ def hidden_states(trunk: PreTrainedModel, input_ids: Tensor, attention_mask: Ten
 
 
 def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """
-    Logits of a causal LM for hidden states of any leading shape, as its own `forward` would compute them in float32.
+    """Logits of a causal LM for hidden states of any leading shape, as its own `forward` would compute them in float32.
 
     The head is called as a module, so that an adapter or a quantized weight in it counts.
     """
@@ -84,8 +82,7 @@ def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 def token_scores(
     model: PreTrainedModel, hidden: Tensor, targets: Tensor, *, chunk_size: int, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """
-    Log-probabilities and entropies of `targets` under a causal LM's head, each of shape (N,).
+    """Log-probabilities and entropies of `targets` under a causal LM's head, each of shape (N,).
 
     Args:
         model: The causal LM.
@@ -113,8 +110,7 @@ def token_scores(
 
 @torch.no_grad()
 def check_logits(model: PreTrainedModel) -> None:
-    """
-    Check that [`hidden_states`] and [`logits`] give what the model's own `forward` gives.
+    """Check that [`hidden_states`] and [`logits`] give what the model's own `forward` gives.
 
     An architecture that scales its logits in a way not known here would otherwise train on wrong probabilities without
     any sign of it.
@@ -138,8 +134,7 @@ def check_logits(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def check_trunk(trunk: PreTrainedModel, option: str) -> int:
-    """
-    Check that hidden states depend on the tokens before them alone, not on later ones and not on padding.
+    """Check that hidden states depend on the tokens before them alone, not on later ones and not on padding.
 
     With an encoder as critic the value of a state would know the completion that follows. A model that ignores the
     attention mask (RWKV) gives a prompt other probabilities in every batch. Nothing would show either.
@@ -189,8 +184,7 @@ def _mode(model: PreTrainedModel, *, training: bool = False) -> Iterator[None]:
 
 
 def disable_randomness(model: nn.Module) -> None:
-    """
-    Turn off all that training mode draws at random: dropout, LoRA's included, layer drop, and the noise of routers.
+    """Turn off all that training mode draws at random: dropout, LoRA's included, layer drop, and the noise of routers.
 
     Modules cannot simply stay in eval mode: transformers checkpoints activations in training mode only.
     """
@@ -213,8 +207,7 @@ def _in_eval_mode(module: nn.Module, _: Any) -> None:
 
 @torch.no_grad()
 def check_deterministic(trunk: PreTrainedModel, option: str) -> None:
-    """
-    Check that training mode computes what eval mode does.
+    """Check that training mode computes what eval mode does.
 
     A ratio to the old policy would otherwise not be 1 before the first update, and the KL to the reference not 0.
 
@@ -239,8 +232,7 @@ def check_deterministic(trunk: PreTrainedModel, option: str) -> None:
 
 
 class ValueHead(nn.Linear):
-    """
-    Maps hidden states (..., D) to values (...), in float32 whatever the precision of the trunk and of its own weights.
+    """Maps hidden states (..., D) to values (...), in float32 whatever the precision of trunk and head.
 
     Starts at zero: every value is 0 before the first update, so the first advantages are the rewards themselves.
 

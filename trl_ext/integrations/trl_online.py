@@ -7,8 +7,8 @@ from typing import Any
 from transformers import TrainerCallback
 from trl import GRPOTrainer, RLOOTrainer
 
-from .._compat import training_metrics
-from ..kl_control import KLController
+from trl_ext._compat import training_metrics
+from trl_ext.kl_control import KLController
 
 # TRL measures the KL only while `beta` is not exactly 0; this little has no effect on a float32 loss.
 _SMALLEST_BETA = 1e-30
@@ -17,8 +17,7 @@ _STATE_KEY = "trl_ext.kl_controller"
 
 
 class KLControllerCallback(TrainerCallback):
-    """
-    Lets a KL controller move `beta` of a GRPOTrainer or RLOOTrainer, from the KL measured in every optimizer step.
+    """Lets a KL controller move `beta` of a GRPOTrainer or RLOOTrainer, from the KL measured in every optimizer step.
 
     Both trainers measure the KL to the reference in nats per token: GRPO in each micro-batch by the k3 estimate (never
     negative), RLOO once per batch of completions by k1. Controllers work in nats per completion. Each measurement is

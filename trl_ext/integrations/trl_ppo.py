@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.modeling_outputs import BaseModelOutput
 
-from .._compat import AdapterSwitch
-from ..actor_critic import ActorCritic
-from ..actor_critic.model import CRITIC_ADAPTER, REFERENCE_ADAPTER
-from ..actor_critic.trunk import causal_lm, hidden_states
-from ..decoding import as_completions, decode_answers
-from ..kl_control import KLController
-from ..rewards import RewardRunner
+from trl_ext._compat import AdapterSwitch
+from trl_ext.actor_critic import ActorCritic
+from trl_ext.actor_critic.model import CRITIC_ADAPTER, REFERENCE_ADAPTER
+from trl_ext.actor_critic.trunk import causal_lm, hidden_states
+from trl_ext.kl_control import KLController
+from trl_ext.rewards import RewardRunner
+from trl_ext.text.decoding import as_completions, decode_answers
 
 try:
     from trl.experimental.ppo import PPOTrainer
@@ -44,8 +44,7 @@ except ImportError:
 
 
 class RewardFunctionModel(nn.Module):
-    """
-    Any reward functions as the `reward_model` of TRL's PPOTrainer.
+    """Any reward functions as the `reward_model` of TRL's PPOTrainer.
 
     TRL asks its reward model for hidden states of the policy's tokens. This one decodes them with the policy's
     tokenizer and calls the functions with texts, so a classifier among them reads with a tokenizer of its own. Where
@@ -112,8 +111,7 @@ class RewardFunctionModel(nn.Module):
         return rows
 
     def backbone(self, input_ids: Tensor, attention_mask: Tensor, **unused: Any) -> BaseModelOutput:
-        """
-        The rewards in the place of hidden states, shape (B, P + C, 1): TRL reads one position a sample, whichever.
+        """The rewards in the place of hidden states, shape (B, P + C, 1): TRL reads one position a sample, whichever.
 
         Args:
             input_ids: Left-padded prompts followed by right-padded completions, shape (B, P + C).
@@ -171,8 +169,7 @@ class RewardFunctionModel(nn.Module):
 
 
 class KLCoefCallback(TrainerCallback):
-    """
-    Lets a KL controller move `args.kl_coef` of TRL's PPOTrainer.
+    """Lets a KL controller move `args.kl_coef` of TRL's PPOTrainer.
 
     After every update the controller is fed `objective/kl`: nats per completion, by `args.kl_estimator`, over the batch
     of all processes. TRL reads `args.kl_coef` anew for each batch. Logs get `kl_coef`, the coefficient of the update.
@@ -221,8 +218,7 @@ class PPOModels(NamedTuple):
 
 
 def ppo_models(actor_critic: ActorCritic) -> PPOModels:
-    """
-    Policy, reference and value model for TRL's PPOTrainer from one [`ActorCritic`].
+    """Policy, reference and value model for TRL's PPOTrainer from one [`ActorCritic`].
 
     With LoRA all three are views of one base, which may be quantized, instead of three or four models. TRL's own way to
     a reference without a second model, PEFT's `disable_adapter`, turns off the gradients of every adapter but the

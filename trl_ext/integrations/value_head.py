@@ -25,8 +25,7 @@ _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "value_head.bin
 
 
 class ValueHead(nn.Module):
-    """
-    Dropout and a linear layer, with TRL's names.
+    """Dropout and a linear layer, with TRL's names.
 
     Args:
         hidden_size: Size D of the hidden states.
@@ -44,8 +43,7 @@ class ValueHead(nn.Module):
 
 
 class AutoModelForCausalLMWithValueHead(nn.Module, PushToHubMixin):
-    """
-    A causal LM with a value head beside its language-model head, a drop-in for TRL's class of this name.
+    """A causal LM with a value head beside its language-model head, a drop-in for TRL's class of this name.
 
     Checkpoints go both ways between it and TRL <= 1.12. What is not defined here (`config`, `device`,
     `gradient_checkpointing_enable`, ...) is that of the language model. For code that imports it from TRL:
@@ -108,8 +106,7 @@ class AutoModelForCausalLMWithValueHead(nn.Module, PushToHubMixin):
         is_trainable: bool = False,
         **kwargs: Any,
     ) -> "AutoModelForCausalLMWithValueHead":
-        """
-        Wrap a model, or load a checkpoint with its value head; a checkpoint without one gets a new head.
+        """Wrap a model, or load a checkpoint with its value head; a checkpoint without one gets a new head.
 
         Args:
             pretrained_model_name_or_path: Name or folder of a causal LM, of a PEFT adapter, or of a checkpoint of this
@@ -160,8 +157,7 @@ class AutoModelForCausalLMWithValueHead(nn.Module, PushToHubMixin):
         return_past_key_values: bool = False,
         **kwargs: Any,
     ) -> tuple:
-        """
-        Logits, loss and values.
+        """Logits, loss and values.
 
         Args:
             input_ids: Token ids, shape (B, L).
@@ -198,8 +194,7 @@ class AutoModelForCausalLMWithValueHead(nn.Module, PushToHubMixin):
         return self.v_head.state_dict(destination=state, prefix=f"{prefix}v_head.", keep_vars=keep_vars)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """
-        Save what `from_pretrained` here and in TRL <= 1.12 loads, in safetensors.
+        """Save what `from_pretrained` here and in TRL <= 1.12 loads, in safetensors.
 
         The value head goes among the model's weights; beside an adapter into a `model.safetensors` of its own, where
         TRL wrote a pickle and also reads this.

@@ -3,7 +3,8 @@
 
 from typing import Any
 
-from ..advice import answers_unknown
+from trl_ext.messages.advice import answers_unknown
+
 from ._checks import MAX_COEF, MIN_COEF, check_state, is_usable, require_coef_in_bounds, require_positive
 
 _UPDATES_TO_DOUBLE = 20

@@ -3,7 +3,8 @@
 
 from typing import Any
 
-from ..advice import answers_unknown
+from trl_ext.messages.advice import answers_unknown
+
 from ._checks import check_state, is_usable, require_non_negative
 
 

@@ -4,7 +4,8 @@
 import math
 from typing import Any
 
-from ..advice import answers_unknown
+from trl_ext.messages.advice import answers_unknown
+
 from ._checks import check_state, is_usable, require_non_negative, require_positive
 
 _SHAPES = ("linear", "cosine", "exponential")

@@ -1,12 +1,11 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """What a person watches: metrics, sample tables, progress and the report of a run."""
 
-from trl_ext.monitoring.metrics import MetricBuffer
-from trl_ext.monitoring.progress import PhaseProgress
-from trl_ext.monitoring.report import write_report
-from trl_ext.monitoring.reward_hacking import Alarm, RewardHackingMonitor, observe_rollout
-from trl_ext.monitoring.samples import SampleTable, log_samples
-from trl_ext.monitoring.token_means import TokenMeans
+from .metrics import MetricBuffer
+from .progress import PhaseProgress
+from .reward_hacking import Alarm, RewardHackingMonitor, observe_rollout
+from .samples import SampleTable, log_samples
+from .token_means import TokenMeans
 
 __all__ = [
     "Alarm",
@@ -17,5 +16,4 @@ __all__ = [
     "TokenMeans",
     "log_samples",
     "observe_rollout",
-    "write_report",
 ]

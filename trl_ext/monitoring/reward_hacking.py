@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from trl_ext.monitoring.change_detection import Drift, Finding, Overoptimization
-from trl_ext.monitoring.variety import distinct_2, repetition
-from trl_ext.printable import error_text
+from trl_ext.messages.printable import error_text
 from trl_ext.rewards import Scores, reward_name
 from trl_ext.rewards.base import Batch, Reward, fresh
 from trl_ext.rewards.moments import gather
 from trl_ext.rewards.retry import run_reward
+
+from .change_detection import Drift, Finding, Overoptimization
+from .variety import distinct_2, repetition
 
 logger = logging.get_logger(__name__)
 

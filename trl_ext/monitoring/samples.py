@@ -25,7 +25,7 @@ from rich.text import Text
 from tqdm.auto import tqdm
 from transformers.integrations import TensorBoardCallback
 
-from trl_ext.printable import one_line, printable
+from trl_ext.messages.printable import one_line, printable
 
 PromptOrCompletion = str | list[dict[str, Any]]
 

@@ -6,12 +6,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..objectives import masked_sum
+from trl_ext.objectives import masked_sum
 
 
 class TokenMeans:
-    """
-    Adds up per-token quantities until the minibatch is complete.
+    """Adds up per-token quantities until the minibatch is complete.
 
     Sums and token counts are kept apart and divided once at the end, so that long and short micro-batches weigh by
     their tokens. Names that end in `/max` keep their largest value instead.
@@ -22,10 +21,9 @@ class TokenMeans:
 
     @torch.no_grad()
     def add(self, per_token: dict[str, Tensor], mask: Tensor) -> None:
-        """
-        Args:
-            per_token: Quantities of shape (B, C), by name; the same names every time.
-            mask: Which tokens count, shape (B, C).
+        """Args:
+        per_token: Quantities of shape (B, C), by name; the same names every time.
+        mask: Which tokens count, shape (B, C).
         """
         self._add("tokens", masked_sum(torch.ones(mask.shape, device=mask.device), mask))
         for name, values in per_token.items():
@@ -39,8 +37,7 @@ class TokenMeans:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def take(self, reduce: Callable[[Tensor, str], Tensor]) -> dict[str, float]:
-        """
-        The means (and largest values) over all processes; starts anew.
+        """The means (and largest values) over all processes; starts anew.
 
         Args:
             reduce: `reduce(tensor, "sum" | "max")` over processes.

@@ -34,7 +34,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from ..printable import brief, one_line
+from trl_ext.messages.printable import brief, one_line
 
 Message = dict[str, Any]
 Text = str | list[Message]
@@ -67,8 +67,7 @@ _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 def fresh(value: Any) -> Any:
-    """
-    A copy of `value` that can be changed without changing `value`.
+    """A copy of `value` that can be changed without changing `value`.
 
     Lists, tuples, dictionaries and sets are copied at every depth, and arrays and tensors, which costs no more than
     reading them. Images and other objects are not: copying those can be dear, and hardly anybody draws on them.

@@ -38,8 +38,7 @@ def _not_pressed(error: BaseException) -> BaseException:
 
 
 def start(call: Callable[[], T]) -> Callable[[float | None], T]:
-    """
-    Start `call` in a thread of its own.
+    """Start `call` in a thread of its own.
 
     The thread is a daemon and in no pool: a call that never returns must not keep the process alive.
 
@@ -148,8 +147,7 @@ def _noting_interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def attempt(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """
-    Call a reward function, whose failures are results, too.
+    """Call a reward function, whose failures are results, too.
 
     Rewards run code that models wrote, and parsers that exit on what models wrote: `SystemExit`, a cancelled task or a
     panic of an extension say that a sample failed, and not that training is to end.

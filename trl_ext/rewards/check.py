@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..printable import error_text
+from trl_ext.messages.printable import error_text
+
 from .base import Batch, Reward, Stateful, Text, completion_text, reward_name
 from .calling import attempt, call_reward
 

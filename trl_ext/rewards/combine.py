@@ -16,7 +16,8 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..printable import brief
+from trl_ext.messages.printable import brief
+
 from .base import Batch, Reward, RewardTypeError, Stateful, Text, completion_text, reward_name
 from .calling import call_rewards
 from .moments import Moments, merge_over_processes
@@ -81,8 +82,7 @@ def _present(row: Sequence[Reward]) -> list[float]:
 
 
 def check_weights(option: str, weights: Sequence[Any]) -> list[float]:
-    """
-    `weights` as floats.
+    """`weights` as floats.
 
     Raises:
         ValueError, TypeError: one that is NaN, which would leave out that reward in silence, infinite, or no number.

@@ -12,8 +12,7 @@ Weighted = tuple[float, float]
 
 
 class CallLog:
-    """
-    What calls of one reward function logged.
+    """What calls of one reward function logged.
 
     Args:
         samples: Samples in the call, which is what a scalar logged by it weighs.
@@ -55,8 +54,7 @@ class CallLog:
 
 
 def combined(name: str, values: Iterable[Weighted]) -> Weighted:
-    """
-    One value for several of one name: their weighted mean, or the extreme where the name ends in `/max` or `/min`.
+    """One value for several of one name: their weighted mean, or the extreme where the name ends in `/max` or `/min`.
 
     Returns:
         The value and the sum of the weights.
@@ -69,8 +67,7 @@ def combined(name: str, values: Iterable[Weighted]) -> Weighted:
 
 
 def over_processes(metrics: Mapping[str, Weighted]) -> dict[str, float]:
-    """
-    The metrics of all processes, the same on each; a collective if torch.distributed runs.
+    """The metrics of all processes, the same on each; a collective if torch.distributed runs.
 
     A metric that only some processes logged is that of their samples.
     """

@@ -9,7 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..printable import error_text
+from trl_ext.messages.printable import error_text
+
 from .base import Batch, Outcome, Reward, Stateful, is_async, read_rewards, reward_name
 from .calling import attempt, call_reward, start
 from .combine import Combination
@@ -55,8 +56,7 @@ class _Progress:
 
 
 class _Scoring:
-    """
-    N samples, and what one function has said about them so far.
+    """N samples, and what one function has said about them so far.
 
     A call on several samples that raises does not tell which of them is to blame: from then on each is called alone. A
     function that tells, by returning an exception in the place of a reward, is called again on those samples together.
@@ -141,8 +141,7 @@ def run_rewards(
     backoff: float | None = None,
     untimed: Collection[int] = (),
 ) -> list[CallResult]:
-    """
-    Calls several functions on N samples, and again where they fail; async functions while the others run.
+    """Calls several functions on N samples, and again where they fail; async functions while the others run.
 
     Of a combination each member is called by itself, so that the failure of one costs no call of the others, and what
     it makes of their rewards (and learns from them) counts the samples that all could score, once.

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from ..decoding import characters_in_tokens, decode_alone
+from trl_ext.text.decoding import characters_in_tokens, decode_alone
+
 from .base import Text, completion_text
 from .representation import constructor_repr
 

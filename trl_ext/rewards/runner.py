@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import Module
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..printable import brief, error_text, one_line
+from trl_ext.messages.printable import brief, error_text, one_line
+
 from .base import Batch, Stateful, Text, completion_text, iter_parts, prompt_text, reward_name
 from .combine import check_weights
 from .logged import CallLog, combined

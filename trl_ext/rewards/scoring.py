@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..micro_batches import MicroBatches
+from trl_ext.micro_batches import MicroBatches
+
 from .base import Message, RewardValueError
 from .classifiers import (
     check_is_classifier,

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..printable import one_line
+from trl_ext.messages.printable import one_line
 
 Folder = str | os.PathLike
 

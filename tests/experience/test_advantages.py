@@ -1,0 +1,209 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""From scores to advantages, and to the log, worked by hand on three completions."""
+
+import math
+import statistics
+from typing import Any
+
+import pytest
+import torch
+
+from trl_ext.experience.advantages import add_advantages, describe, importance_weights, named_rewards
+from trl_ext.experience.rollout import Rollout, collate
+from trl_ext.rewards import Scores
+
+NAN = float("nan")
+
+
+def one_process(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def rollout() -> Rollout:
+    """Two tokens that ended by themselves with a score of 2; three that did not, with -1; one that was not scored."""
+    out = collate([[5], [5, 6], [7]], [[8, 2], [8, 9, 10], [11]], [True, False, True], pad_token_id=0)
+    out.valid = torch.tensor([True, True, False])
+    out.completion_mask[2] = False
+    out.scores = torch.tensor([2.0, -1.0, 0.0])
+    out.old_logps = torch.tensor([[-1.0, -2.0, 0.0], [-1.0, -1.0, -3.0], [0.0] * 3])
+    out.ref_logps = torch.tensor([[-1.5, -1.0, 0.0], [-1.0, -1.0, -3.0], [0.0] * 3])
+    out.old_values = torch.tensor([[0.5, 1.0, 0.0], [0.2, 0.4, 0.6], [0.0] * 3])
+    return out
+
+
+LAST_VALUES = torch.tensor([99.0, 3.0, 99.0])
+
+
+def with_advantages(**changes: Any) -> Rollout:
+    settings: dict[str, Any] = {
+        "kl_coef": 0.1,
+        "kl_estimator": "k1",
+        "gamma": 1.0,
+        "lam": 0.5,
+        "lam_critic": None,
+        "lam_adaptive_alpha": None,
+        "bootstrap_truncated": False,
+        "whiten_rewards": False,
+        "whiten_advantages": False,
+        "reduce": one_process,
+    }
+    out = rollout()
+    add_advantages(out, LAST_VALUES, **{**settings, **changes})
+    assert (out.advantages[~out.completion_mask] == 0).all()
+    return out
+
+
+def tokens(values: torch.Tensor) -> list[float]:
+    """The five values inside the mask."""
+    return values[rollout().completion_mask].tolist()
+
+
+def test_advantages_by_hand():
+    # Token rewards -0.05 and 2 + 0.1; 0, 0 and -1. Deltas 0.45 and 1.1; 0.2, 0.2 and -1.6.
+    out = with_advantages()
+    assert tokens(out.advantages) == pytest.approx([1.0, 1.1, -0.1, -0.6, -1.6])
+    assert tokens(out.returns) == pytest.approx([1.5, 2.1, 0.1, -0.2, -1.0])
+
+
+def test_gamma_and_lambda_are_used():
+    out = with_advantages(gamma=0.5, lam=0.0)
+    assert tokens(out.advantages) == pytest.approx([-0.05, 1.1, 0.0, -0.1, -1.6], abs=1e-6)
+
+
+def test_only_truncated_completions_go_on_with_the_last_value():
+    out = with_advantages(bootstrap_truncated=True)
+    assert tokens(out.advantages) == pytest.approx([1.0, 1.1, 0.65, 0.9, 1.4])
+    assert tokens(out.returns) == pytest.approx([1.5, 2.1, 0.85, 1.3, 2.0])
+
+
+def test_the_critic_may_have_a_lambda_of_its_own():
+    # Monte Carlo: the sum of the rewards still to come.
+    out = with_advantages(lam_critic=1.0)
+    assert tokens(out.advantages) == pytest.approx([1.0, 1.1, -0.1, -0.6, -1.6])
+    assert tokens(out.returns) == pytest.approx([2.05, 2.1, -1.0, -1.0, -1.0])
+
+
+def test_a_lambda_of_zero_for_the_critic_is_not_none():
+    # One step: the reward and the next value.
+    assert tokens(with_advantages(lam_critic=0.0).returns) == pytest.approx([0.95, 2.1, 0.4, 0.6, -1.0])
+
+
+def test_the_lambda_that_grows_with_length_is_the_actors_alone():
+    # 1 - 1/2 and 1 - 1/3.
+    out = with_advantages(lam_adaptive_alpha=1.0)
+    assert tokens(out.advantages) == pytest.approx([1.0, 1.1, -0.37777778, -0.86666667, -1.6])
+    assert tokens(out.returns) == pytest.approx([1.5, 2.1, 0.1, -0.2, -1.0])
+
+
+def test_the_estimator_and_the_coefficient_are_used():
+    # k2: 0.125 and 0.5. Lambda 1 and no values: sums of rewards.
+    out = with_advantages(kl_coef=0.2, kl_estimator="k2", lam=1.0)
+    assert tokens(out.returns) == pytest.approx([-0.025 + 2 - 0.1, 2 - 0.1, -1.0, -1.0, -1.0])
+    assert tokens(with_advantages(kl_coef=0.0, lam=1.0).returns) == pytest.approx([2.0, 2.0, -1.0, -1.0, -1.0])
+
+
+def test_whitened_advantages_have_mean_zero_and_variance_one_over_the_tokens():
+    plain, white = (tokens(with_advantages(whiten_advantages=on).advantages) for on in (False, True))
+    mean, deviation = statistics.fmean(plain), statistics.pstdev(plain)
+    assert white == pytest.approx([(a - mean) / deviation for a in plain], abs=1e-5)
+    assert tokens(with_advantages(whiten_advantages=True).returns) == tokens(with_advantages().returns)
+
+
+def test_whitened_rewards_keep_their_mean():
+    rewards = [-0.05, 2.1, 0.0, 0.0, -1.0]
+    mean, deviation = statistics.fmean(rewards), statistics.pstdev(rewards)
+    white = [(r - mean) / deviation + mean for r in rewards]
+    assert statistics.fmean(white) == pytest.approx(mean)
+    # Lambda 1: the return of a token is the sum of the rewards still to come.
+    returns = tokens(with_advantages(whiten_rewards=True, lam=1.0).returns)
+    assert returns == pytest.approx([sum(white[:2]), white[1], sum(white[2:]), sum(white[3:]), white[4]], abs=1e-5)
+
+
+# ---- the correction for the engine ----
+
+
+def test_importance_weights_by_hand():
+    out = rollout()
+    out.completion_mask[1, 1] = False
+    engine = [[-1.0 - math.log(1.5), -2.0 + math.log(4)], [-1.0 - math.log(5), -50.0, -3.0], [-9.0]]
+    weights = importance_weights(out, engine, cap=2.0)
+    expected = [[1.5, 0.25, 1.0], [2.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    assert torch.allclose(weights, torch.tensor(expected), atol=1e-5)
+
+
+def test_importance_weights_stay_finite_and_take_empty_completions():
+    out = rollout()
+    weights = importance_weights(out, [[-1e6, -2.0], [-1.0, -1.0, 1e6], []], cap=1e4)
+    assert weights.isfinite().all() and weights[0].tolist() == [1e4, 1.0, 1.0] and weights[1, 2] == 0
+    assert weights.dtype == torch.float32
+
+
+# ---- the log ----
+
+
+def described(**changes: Any) -> dict[str, float]:
+    out = with_advantages()
+    out.weights = torch.tensor([[1.5, 0.5, 7.0], [1.0, 1.0, 2.0], [7.0] * 3])
+    scores = Scores(
+        total=out.scores,
+        per_function=torch.tensor([[1.0, NAN], [4.0, -3.0], [NAN, NAN]]),
+        valid=out.valid,
+        metrics={},
+        extra={},
+    )
+    entropy = torch.tensor([[1.0, 2.0, 50.0], [3.0, 4.0, 5.0], [50.0] * 3])
+    for name, value in changes.items():
+        setattr(out, name, value)
+    return describe(out, scores, ["length", "tone"], entropy, reduce=one_process)
+
+
+def test_the_log_by_hand():
+    log = described()
+    expected = {
+        "reward": 0.5,
+        "reward_std": 1.5,
+        "rewards/length/mean": 2.5,
+        "rewards/length/std": 1.5,
+        "rewards/tone/mean": -3.0,
+        "rewards/tone/std": 0.0,
+        # Sums over completions, then the mean of the two that were scored: (0.5 - 1 + 0) / 2.
+        "kl": -0.25,
+        "kl_k3": (math.exp(-0.5) - 0.5 + math.e - 2) / 2,
+        "rollout_entropy": 3.0,
+        "advantages/mean": -0.04,
+        "advantages/std": statistics.pstdev([1.0, 1.1, -0.1, -0.6, -1.6]),
+        # 1 - Var(returns - values) / Var(returns)
+        "explained_variance": 1
+        - statistics.pvariance([1.0, 1.1, -0.1, -0.6, -1.6]) / statistics.pvariance([1.5, 2.1, 0.1, -0.2, -1.0]),
+        "completions/mean_length": 2.5,
+        "completions/terminated_fraction": 0.5,
+        "importance_weight": 1.2,
+        "rewards/skipped_fraction": 1 / 3,
+    }
+    assert log == pytest.approx(expected, abs=1e-5)
+    assert all(type(value) is float for value in log.values())
+
+
+def test_a_batch_that_could_not_be_scored_at_all_logs_finite_numbers():
+    nothing = torch.zeros(3, 3, dtype=torch.bool)
+    log = described(valid=torch.zeros(3, dtype=torch.bool), completion_mask=nothing)
+    own = {name: value for name, value in log.items() if not name.startswith("rewards/")}
+    assert all(math.isfinite(value) or name == "explained_variance" for name, value in own.items()), own
+    assert own["reward"] == own["kl"] == own["completions/mean_length"] == 0
+
+
+def test_two_equal_processes_log_what_one_does():
+    """Every quantity goes through `reduce` with its count."""
+    out = with_advantages()
+    scores = Scores(out.scores, torch.tensor([[1.0], [4.0], [NAN]]), out.valid, {}, {})
+    entropy = torch.rand(3, 3)
+    one, two = (
+        describe(out, scores, ["f"], entropy, reduce=lambda tensor, n=n: tensor * n)  # type: ignore[misc]
+        for n in (1, 2)
+    )
+    assert one == pytest.approx(two, abs=1e-6)
+
+
+def test_rewards_by_name_with_none_where_there_is_none():
+    scores = Scores(torch.zeros(2), torch.tensor([[1.0, NAN], [2.5, -3.0]]), torch.ones(2).bool(), {}, {})
+    assert named_rewards(scores, ["length", "tone"]) == {"length": [1.0, 2.5], "tone": [None, -3.0]}

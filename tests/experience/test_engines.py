@@ -1,0 +1,345 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""What is sampled: from which distribution, until where, and what is left of the model afterwards."""
+
+import bisect
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from tests.tiny_models import EOS_ID, PAD_ID, VOCAB_SIZE, tiny_causal_lm, tiny_tokenizer
+from trl_ext.experience.engines import Completions, ContinuousBatchingEngine, TransformersEngine, _Draw, eos_token_ids
+
+PROMPTS = [[30, 31, 32, 33, 34, 35, 36], [40], [50, 51, 52], [60, 61], [70, 71, 72, 73, 74]]
+MANY_EOS = list(range(2, VOCAB_SIZE, 4))
+
+
+def transformers_engine(**options: Any) -> TransformersEngine:
+    defaults: dict[str, Any] = {"eos_token_ids": [EOS_ID], "max_new_tokens": 6}
+    return TransformersEngine(options.pop("tokenizer", None) or tiny_tokenizer(), **{**defaults, **options})
+
+
+def continuous_engine(**options: Any) -> ContinuousBatchingEngine:
+    small = {"num_blocks": 32, "max_batch_tokens": 64}
+    defaults: dict[str, Any] = {"eos_token_ids": [EOS_ID], "max_new_tokens": 6, "config": small}
+    return ContinuousBatchingEngine(options.pop("tokenizer", None) or tiny_tokenizer(), **{**defaults, **options})
+
+
+ENGINES: dict[str, Callable[..., Any]] = {"generate": transformers_engine, "continuous": continuous_engine}
+both = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+
+
+def peaked_model() -> PreTrainedModel:
+    """A model that is almost certain of every token, so that sampling can be compared with taking the likeliest."""
+    model = tiny_causal_lm().eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(200)
+    return model
+
+
+@torch.no_grad()
+def likeliest(model: PreTrainedModel, prompt: list[int], n: int) -> list[int]:
+    """The likeliest continuation, token by token without cache or padding."""
+    ids = list(prompt)
+    for _ in range(n):
+        ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def seeded(engine: Any, model: PreTrainedModel, prompts: list[list[int]]) -> Completions:
+    torch.manual_seed(0)
+    return engine(model, prompts)
+
+
+# ---- which prompt is continued, and how ----
+
+
+@both
+def test_each_prompt_of_a_batch_is_continued_as_it_would_be_alone(engine):
+    model = peaked_model()
+    progress: list[int] = []
+    config = model.generation_config
+    padded = {"input_ids": torch.tensor([[0, 0, 5, 6], [1, 2, 3, 4]])}
+    padded["attention_mask"] = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    before = model(**padded).logits
+    out = engine()(model, PROMPTS, progress.append)
+    # Continuous batching exchanges the model's attention for its own.
+    assert torch.equal(model(**padded).logits, before) and model.generation_config is config
+    assert out.ids == [likeliest(model, prompt, 6) for prompt in PROMPTS]
+    assert len({tuple(ids) for ids in out.ids}) == len(PROMPTS)
+    assert out.terminated == [False] * len(PROMPTS) and out.logps is None
+    assert sum(progress) == len(PROMPTS)
+
+
+def test_prompts_are_sampled_some_at_a_time():
+    model = peaked_model()
+    generate = model.generate
+    widths: list[tuple[int, ...]] = []
+    progress: list[int] = []
+
+    def spy(ids, **kwargs):
+        widths.append(tuple(ids.shape))
+        return generate(ids, **kwargs)
+
+    model.generate = spy
+    out = transformers_engine(batch_size=2)(model, PROMPTS, progress.append)
+    assert widths == [(2, 7), (2, 3), (1, 5)] and progress == [2, 2, 1]
+    del model.generate
+    assert out.ids == transformers_engine()(model, PROMPTS).ids
+
+
+# ---- the distribution ----
+
+LEAKS: list[dict[str, Any]] = [
+    {"top_k": 1},
+    {"repetition_penalty": 8.0},
+    {"min_p": 0.9},
+    {"top_p": 0.1},
+    {"temperature": 0.01},
+    {"do_sample": False},
+    {"suppress_tokens": list(range(30, 150))},
+    {"no_repeat_ngram_size": 1},
+    {"eos_token_id": list(range(3, VOCAB_SIZE))},
+    {"max_new_tokens": 2},
+    {"max_length": 3},
+    {"num_return_sequences": 2},
+    {"forced_eos_token_id": 9},
+]
+
+
+def test_nothing_of_the_models_generation_config_counts():
+    engine = transformers_engine(return_logps=True)
+    expected = seeded(engine, tiny_causal_lm().eval(), PROMPTS)
+    for leak in LEAKS:
+        model = tiny_causal_lm().eval()
+        model.generation_config = GenerationConfig(do_sample=leak.get("do_sample", True))
+        model.generation_config.update(**leak)
+        assert seeded(engine, model, PROMPTS) == expected, leak
+        assert list(leak.values()) == [getattr(model.generation_config, name) for name in leak]
+
+
+def test_nothing_of_the_models_generation_config_counts_in_continuous_batching():
+    model = tiny_causal_lm().eval()
+    model.generation_config = GenerationConfig(
+        do_sample=True, top_k=1, temperature=0.01, eos_token_id=list(range(3, VOCAB_SIZE)), max_new_tokens=2
+    )
+    out = continuous_engine(eos_token_ids=[])(model, [PROMPTS[0]] * 8)
+    assert [len(ids) for ids in out.ids] == [6] * 8, "neither their EOS nor their length"
+    assert len({tuple(ids) for ids in out.ids}) == 8, "neither their temperature nor their top-k"
+    assert out.terminated == [False] * 8
+
+
+def sampling_log_probs(
+    model: PreTrainedModel, prompt: list[int], completion: list[int], temperature: float, top_k: int
+) -> list[float]:
+    """Log-probabilities of the tokens among the `top_k` likeliest, from one pass over the whole sequence."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / temperature
+    result = []
+    for row, token in zip(logits.tolist(), completion, strict=True):
+        kept = sorted(row, reverse=True)[: top_k or None]
+        assert row[token] in kept
+        result.append(row[token] - torch.tensor(kept).logsumexp(0).item())
+    return result
+
+
+@both
+def test_logps_are_those_of_the_distribution_sampled_from_and_eos_ends(engine):
+    model = tiny_causal_lm().eval()
+    engine = engine(temperature=1.3, top_k=40, return_logps=True, eos_token_ids=MANY_EOS)
+    out = engine(model, PROMPTS * 4)
+    for prompt, ids, logps in zip(PROMPTS * 4, out.ids, out.logps, strict=True):
+        assert logps == pytest.approx(sampling_log_probs(model, prompt, ids, 1.3, 40), abs=1e-4)
+    assert_ends_at_the_first_eos(out, MANY_EOS, 6)
+    last = {ids[-1] for ids, terminated in zip(out.ids, out.terminated, strict=True) if terminated}
+    assert len(last) > 1, "several EOS tokens"
+
+
+FILTERS: list[dict[str, Any]] = [
+    {"temperature": 0.5},
+    {"top_k": 5},
+    {"top_p": 0.6},
+    {"min_p": 0.2},
+    {"repetition_penalty": 2.0},
+    {"temperature": 2.0, "top_k": 30, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.3},
+]
+
+
+def inverse_transform(probs: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """`torch.multinomial`, but with one random number for each row."""
+    cumulative = [list(itertools.accumulate(row)) for row in probs.double().tolist()]
+    points = torch.rand(len(probs), 1, dtype=torch.float64).flatten().tolist()
+    return torch.tensor([[bisect.bisect_right(c, p * c[-1])] for c, p in zip(cumulative, points, strict=True)])
+
+
+@pytest.mark.parametrize("options", FILTERS, ids=lambda options: "+".join(options))
+def test_filters_are_those_of_transformers(options, monkeypatch):
+    """Against `generate` with the same settings and the same random numbers."""
+    monkeypatch.setattr(torch, "multinomial", inverse_transform)
+    model, prompts = tiny_causal_lm().eval(), [list(range(30, 60))] * 16
+    out = seeded(transformers_engine(eos_token_ids=[], **options), model, prompts)
+    torch.manual_seed(0)
+    plain = {"do_sample": True, "max_new_tokens": 6, "eos_token_id": None, "pad_token_id": PAD_ID, "top_k": 0}
+    expected = model.generate(torch.tensor(prompts), **{**plain, **options})
+    assert out.ids == expected[:, 30:].tolist()
+    assert out.ids != seeded(transformers_engine(eos_token_ids=[]), model, prompts).ids
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    probs = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.15, 0.05, 0.0])
+    drawn = _Draw()(torch.zeros(20_000, 1), probs.log().repeat(20_000, 1))
+    assert ((drawn == 0).sum(1) == 1).all() and ((drawn == -torch.inf).sum(1) == 6).all()
+    often, spread = (drawn == 0).double().mean(0), (probs * (1 - probs) / 20_000).sqrt()
+    assert ((often - probs).abs() <= 4 * spread).all()
+
+
+def test_a_likely_token_does_not_hide_unlikely_ones_of_a_large_vocabulary():
+    scores = torch.zeros(200, 150_000)
+    scores[:, 0] = 12.0  # about half of the probability
+    drawn = _Draw()(torch.zeros(200, 1), scores).argmax(-1)
+    others = drawn[drawn > 0]
+    assert 60 <= len(others) <= 160 and others.min() < 30_000 and others.max() > 120_000
+
+
+def test_options_that_generate_applies_after_all_others_shape_what_is_drawn():
+    model, prompts = tiny_causal_lm().eval(), [list(range(30, 60))] * 16
+    options: dict[str, Any] = {"eos_token_ids": [], "max_new_tokens": 1}
+    free = transformers_engine(**options)(model, prompts)
+    narrow = transformers_engine(**options, generation_kwargs={"typical_p": 0.01})(model, prompts)
+    assert len({ids[0] for ids in narrow.ids}) < 3 < len({ids[0] for ids in free.ids})
+
+
+# ---- where a completion ends ----
+
+
+def test_eos_tokens_are_the_tokenizers_and_all_of_the_model():
+    tokenizer = tiny_tokenizer()
+    assert eos_token_ids(tiny_causal_lm(eos_token_id=[7, 2, 9]), tokenizer) == [7, 2, 9]
+    assert eos_token_ids(tiny_causal_lm(eos_token_id=[7, 9]), tokenizer) == [2, 7, 9]
+    assert eos_token_ids(tiny_causal_lm(eos_token_id=7), tokenizer) == [2, 7]
+    undeclared = tiny_causal_lm()
+    undeclared.generation_config.eos_token_id = None
+    assert eos_token_ids(undeclared, tokenizer) == [2]
+    tokenizer.eos_token = None
+    assert eos_token_ids(tiny_causal_lm(eos_token_id=7), tokenizer) == [7]
+
+
+def assert_ends_at_the_first_eos(out: Completions, eos: list[int], limit: int) -> None:
+    for ids, terminated in zip(out.ids, out.terminated, strict=True):
+        ends = [i for i, token in enumerate(ids) if token in eos]
+        assert ends == ([len(ids) - 1] if terminated else [])
+        assert terminated or len(ids) == limit
+    assert {True, False} == set(out.terminated)
+
+
+def test_an_eos_as_the_last_token_allowed_ends_a_completion_all_the_same():
+    out = transformers_engine(eos_token_ids=MANY_EOS, max_new_tokens=2)(tiny_causal_lm().eval(), PROMPTS * 4)
+    assert_ends_at_the_first_eos(out, MANY_EOS, 2)
+    assert {terminated for ids, terminated in zip(out.ids, out.terminated, strict=True) if len(ids) == 2} == {
+        True,
+        False,
+    }
+
+
+def test_a_pad_token_that_is_eos_changes_nothing():
+    results = []
+    for pad_is_eos in (False, True):
+        tokenizer = tiny_tokenizer(pad_is_eos=pad_is_eos)
+        assert tokenizer.pad_token_id == (EOS_ID if pad_is_eos else PAD_ID)
+        model = tiny_causal_lm().eval()
+        with torch.no_grad():  # two thirds of the completions end with the very token that pads the others
+            model.lm_head.weight[EOS_ID] = model.lm_head.weight.abs().max(0).values * 0.5
+        engine = transformers_engine(tokenizer=tokenizer, return_logps=True)
+        results.append(seeded(engine, model, PROMPTS * 4))
+    assert results[0] == results[1]
+    assert_ends_at_the_first_eos(results[1], [EOS_ID], 6)
+
+
+def test_a_stop_string_ends_a_completion():
+    tokenizer = tiny_tokenizer()
+    stops = ["a", "e", "the"]
+    out = seeded(transformers_engine(stop_strings=stops), tiny_causal_lm().eval(), PROMPTS * 4)
+    for ids, terminated in zip(out.ids, out.terminated, strict=True):
+        assert any(stop in tokenizer.decode(ids) for stop in stops) == terminated or EOS_ID in ids
+        assert not any(stop in tokenizer.decode(ids[:-1]) for stop in stops)
+        assert terminated or len(ids) == 6
+    assert set(out.terminated) == {True, False}
+
+
+def test_without_eos_every_completion_runs_to_the_limit():
+    out = transformers_engine(eos_token_ids=[], max_new_tokens=4)(tiny_causal_lm(eos_token_id=MANY_EOS).eval(), PROMPTS)
+    assert [len(ids) for ids in out.ids] == [4] * len(PROMPTS) and out.terminated == [False] * len(PROMPTS)
+
+
+def test_further_generation_arguments_are_passed_on():
+    model = tiny_causal_lm().eval()
+    out = transformers_engine(generation_kwargs={"min_new_tokens": 4}, eos_token_ids=MANY_EOS)(model, PROMPTS * 4)
+    assert {len(ids) for ids in out.ids} == {5, 6}
+
+
+# ---- what is left of the model ----
+
+
+def broken(model: PreTrainedModel) -> PreTrainedModel:
+    def forward(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    model.model.layers[1].forward = forward
+    return model
+
+
+def test_the_generation_config_comes_back_after_an_exception():
+    model = broken(tiny_causal_lm().eval())
+    config = model.generation_config
+    with pytest.raises(RuntimeError, match="out of memory"):
+        transformers_engine()(model, PROMPTS)
+    assert model.generation_config is config
+
+
+def test_a_failure_in_continuous_batching_is_an_error():
+    model = broken(tiny_causal_lm().eval())
+    config = model.generation_config
+    with pytest.raises(RuntimeError, match="finished 0 of 5 prompts .* `use_transformers_continuous_batching=False`"):
+        continuous_engine()(model, PROMPTS)
+    assert model.generation_config is config
+
+
+def test_generation_kwargs_have_the_last_word_on_compilation():
+    assert transformers_engine().generation_config.disable_compile
+    assert not transformers_engine(generation_kwargs={"disable_compile": False}).generation_config.disable_compile
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_an_error(value):
+    """Sampling from NaN would return the last token of the vocabulary, again and again, without a word."""
+    model = tiny_causal_lm().eval()
+    model.model.norm.register_forward_hook(lambda module, args, out: out.index_fill(0, torch.tensor([1]), value))
+    with pytest.raises(RuntimeError, match="logits were not finite for 1 of 5 completions"):
+        transformers_engine()(model, PROMPTS)
+
+
+def test_both_engines_compute_in_the_dtype_of_autocast():
+    """Continuous batching calls the model from a thread of its own, where this thread's autocast does not hold."""
+    model = tiny_causal_lm().eval()
+    before = {name: (p.data_ptr(), p.clone()) for name, p in model.named_parameters()}
+    seen: set[torch.dtype] = set()
+    model.model.layers[0].mlp.gate_proj.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
+    for engine in (transformers_engine(), continuous_engine()):
+        engine(model, PROMPTS)
+        assert seen == {torch.float32}
+        seen.clear()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert all(engine(model, PROMPTS).ids)
+        assert seen == {torch.bfloat16}
+        seen.clear()
+    for name, p in model.named_parameters():
+        assert p.data_ptr() == before[name][0] and torch.equal(p, before[name][1])
+
+
+def test_a_cache_that_does_not_fit_names_the_settings():
+    engine = continuous_engine(config={"max_memory_percent": 1e-6})
+    with pytest.raises(RuntimeError, match="cannot start .* set `max_memory_percent`, `max_batch_tokens` or `num_bl"):
+        engine(tiny_causal_lm().eval(), PROMPTS)

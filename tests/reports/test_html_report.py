@@ -1,0 +1,338 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+import math
+import os
+import re
+import threading
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trl_ext.reports import plots
+from trl_ext.reports.report import write_report
+
+EVERY_PLOT = [
+    *("frontier", "histogram", "reward", "kl", "kl-coef", "entropy", "value-loss", "explained-variance"),
+    *("length", "terminated", "clip-fraction", "approx-kl"),
+]
+LOGGED = {
+    **{"reward": 0.5, "reward_std": 0.2, "kl": 1.0, "kl_coef": 0.7, "entropy": 3.0, "policy_loss": 0.0},
+    **{"value_loss": 0.4, "approx_kl": 0.01, "clip_fraction": 0.1, "explained_variance": 0.3},
+    **{"completions/mean_length": 9.0, "completions/terminated_fraction": 0.9},
+}
+NASTY = "<script>alert('x')</script> & \"quoted\" $\\frac{$ [/b] \ud83d"
+VOID = {"meta", "br"}
+
+
+def _history(num_steps: int = 12) -> list[dict[str, Any]]:
+    steps = [{**LOGGED, "step": i, "epoch": i / 9, "reward": i / num_steps} for i in range(1, num_steps + 1)]
+    return [*steps, {"eval_reward": 0.9, "eval_kl": 1.1, "step": num_steps}, {"train_runtime": 3.0}]
+
+
+def _everything(**changes: Any) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "title": "Detoxification",
+        "log_history": _history(),
+        "summary": {"toxicity_before": 0.5, "toxicity_after": 0.125, "kl": 1.2, "episodes": 3840},
+        "samples": [{"prompt": "p", "before": "b", "after": "a", "score_before": 0.9, "score_after": 0.1}],
+        "histograms": {"before": [0.1, 0.9], "after": [0.1, 0.2]},
+        "kl_target": 1.0,
+        "frontier": [(1.0, 2.0), (0.0, 0.0)],
+        "config": {"learning_rate": 6e-5},
+        "notes": "A note.",
+    }
+    return content | changes
+
+
+class Page(HTMLParser):
+    """Reads a page, checks that its tags nest, and collects what the tests ask for."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(self.source)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._open:
+            self.text += data
+
+    @property
+    def plots(self) -> list[str]:
+        return [value.removeprefix("plot-") for name, value in self.attributes if value.startswith("plot-")]
+
+
+def _page(tmp_path: Path, **content: Any) -> Page:
+    return Page(write_report(tmp_path / "report.html", **content))
+
+
+@pytest.fixture(scope="module")
+def full_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return _page(tmp_path_factory.mktemp("report"), **_everything())
+
+
+def test_every_plot_is_there_when_its_data_are(full_page: Page):
+    assert full_page.plots == EVERY_PLOT
+
+
+@pytest.mark.parametrize(
+    ("key", "plot"),
+    [
+        *(("kl_coef", "kl-coef"), ("entropy", "entropy"), ("value_loss", "value-loss")),
+        *(("explained_variance", "explained-variance"), ("completions/mean_length", "length")),
+        *(("completions/terminated_fraction", "terminated"), ("clip_fraction", "clip-fraction")),
+        *(("approx_kl", "approx-kl"), ("reward", "reward"), ("kl", "kl")),
+    ],
+)
+def test_a_plot_needs_no_other_key(key: str, plot: str):
+    for entry in ({key: 0.5}, {key: 0.5, "step": 3}):
+        assert [drawing.slug for drawing in plots.training_plots([entry, {"train_loss": 1.0}], 1.0)] == [plot]
+
+
+def test_title_alone_is_a_report(tmp_path: Path):
+    page = _page(tmp_path, title="Empty")
+    assert page.plots == []
+    assert page.text.split() == ["Empty", "Empty"]
+
+
+def test_values_that_are_no_numbers_are_left_out(tmp_path: Path):
+    bad: list[Any] = [math.nan, math.inf, -math.inf, None, "nan", "text", 1e300, [1.0]]
+    broken = [dict.fromkeys(LOGGED, value) | {"step": index} for index, value in enumerate(bad)]
+    page = _page(
+        tmp_path,
+        **_everything(
+            log_history=[*broken, *_history()],
+            histograms={"before": [*bad, 0.5], "after": bad},
+            frontier=[*((value, 1.0) for value in bad), *((0.5, value) for value in bad), (0.1, 0.2)],
+            kl_target=math.nan,
+            summary={f"{index}_after": value for index, value in enumerate(bad)},
+        ),
+    )
+    assert page.plots == EVERY_PLOT
+    for value in bad:
+        nothing = {"log_history": [dict.fromkeys(LOGGED, value)], "histograms": {"a": [value]}, "kl_target": value}
+        assert _page(tmp_path, title="t", **nothing).plots == []
+
+
+def test_user_text_is_escaped_everywhere(tmp_path: Path):
+    page = _page(
+        tmp_path,
+        title=NASTY,
+        log_history=[{"reward": 1.0}],
+        summary={NASTY: NASTY, f"{NASTY}_before": 1.0, f"{NASTY}_after": NASTY},
+        samples=[
+            {"prompt": [{"role": NASTY, "content": NASTY}], "before": NASTY, "after": NASTY, "score_after": NASTY}
+        ],
+        histograms={NASTY: [0.5]},
+        config={NASTY: NASTY, "nested": {"a": NASTY}},
+        notes=[NASTY],
+        score_name=NASTY,
+        thresholds={NASTY: ("<=", 1.0)},
+    )
+    assert "script" not in page.tags
+    shown = NASTY.replace("\ud83d", "?")
+    assert page.text.count(shown) >= 14
+    assert page.source.count("<script") == 0
+
+
+def test_page_refers_to_nothing_outside_itself(full_page: Page):
+    page = full_page
+    assert {"script", "link", "img", "iframe", "object", "base"}.isdisjoint(page.tags)
+    namespaces = ("http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink")
+    assert {value for name, value in page.attributes if name.startswith("xmlns")} == set(namespaces)
+    elsewhere = re.sub("|".join(map(re.escape, namespaces)), "", page.source)
+    assert "://" not in elsewhere and "@import" not in elsewhere
+    identifiers = [value for name, value in page.attributes if name == "id"]
+    assert len(set(identifiers)) == len(identifiers)
+    references = [value for name, value in page.attributes if name.endswith("href") or name == "src"]
+    references += re.findall(r"url\(([^)]*)\)", page.source)
+    assert len(references) > 100
+    assert {reference.removeprefix("#") for reference in references} <= set(identifiers)
+    assert all(reference.startswith("#") for reference in references)
+
+
+def test_drawings_are_sound_and_follow_the_page_colour(full_page: Page):
+    drawings = re.findall(r"<svg.*?</svg>", full_page.source, re.DOTALL)
+    assert len(drawings) == len(EVERY_PLOT)
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)
+        assert "currentColor" in drawing
+        assert not re.search(r"#(000000|ffffff|010203)", drawing)
+
+
+def test_page_fits_phones_and_both_colour_schemes(tmp_path: Path):
+    source = _page(tmp_path, title="t").source
+    assert 'name="viewport" content="width=device-width' in source
+    assert "prefers-color-scheme: dark" in source
+
+
+def test_summary_rows_by_hand(tmp_path: Path):
+    summary = {
+        **{"toxicity_before": 0.5, "toxicity_after": 0.125, "mean_length_before": 8.0, "mean_length_after": 4.0},
+        **{"perplexity_before": 0.0, "perplexity_after": 125, "kl": 1.5, "episodes": 3840, "seconds": 1234.5},
+    }
+    thresholds = {
+        "toxicity_after": ("<=", 0.125),
+        "mean_length_after": (">=", 6.4),
+        "kl": ("<=", 1.5),
+        "empty_fraction_after": ("<=", 0.02),
+    }
+    rows = _rows(_page(tmp_path, title="t", summary=summary, thresholds=thresholds))
+    assert ["toxicity", "0.5", "0.125", "0.25", "≤ 0.125", "✓ passed"] in rows
+    assert ["mean length tokens", "8", "4", "0.5", "≥ 6.4", "✗ failed"] in rows
+    assert ["perplexity", "0", "125", "–", "", ""] in rows
+    assert ["empty fraction", "–", "–", "–", "≤ 0.02", "✗ failed"] in rows
+    assert ["kl nats per completion", "1.5", "≤ 1.5", "✓ passed"] in rows
+    assert ["episodes", "3,840", "", ""] in rows
+    assert ["seconds", "1,234", "", ""] in rows
+
+
+def test_what_may_be_negative_has_no_quotient(tmp_path: Path):
+    summary = {"reward_before": 0.02, "reward_after": 0.86, "length_before": 2.0, "length_after": 3.0}
+    rows = _rows(_page(tmp_path, title="t", summary=summary, signed=("reward",)))
+    assert [row[-1] for row in rows if row[0] in ("reward", "length")] == ["–", "1.5"]
+
+
+def test_nan_does_not_pass_a_threshold(tmp_path: Path):
+    page = _page(tmp_path, title="t", summary={"kl": math.nan}, thresholds={"kl": ("<=", 1.5)})
+    assert ["kl nats per completion", "nan", "≤ 1.5", "✗ failed"] in _rows(page)
+
+
+def test_summary_without_thresholds_has_no_verdicts(tmp_path: Path):
+    page = _page(tmp_path, title="t", summary={"kl": 1.0})
+    assert ["kl nats per completion", "1"] in _rows(page)
+    assert "limit" not in page.text
+
+
+def test_unknown_relation_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="'kl' has the relation '<'"):
+        write_report(tmp_path / "report.html", title="t", summary={"kl": 1.0}, thresholds={"kl": ("<", 1.5)})
+
+
+def test_kl_caption_by_hand():
+    # Episodes 10 to 90: the last third starts at 63.3, so 70, 80 and 90 count; 0.6 is outside 0.75 to 1.25.
+    kl = [5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 0.6, 0.85, 1.25]
+    history = [{"episodes": 10 * (i + 1), "step": i, "kl": value} for i, value in enumerate(kl)]
+    (plot,) = plots.training_plots(history, kl_target=1.0)
+    assert plot.slug == "kl"
+    assert "mean KL is 0.9 nats against a target of 1; 67% of the measurements lie within 25%" in plot.caption
+    (without_target,) = plots.training_plots(history)
+    assert without_target.caption == ""
+
+
+def test_before_and_after_examples(tmp_path: Path):
+    samples = [
+        {"prompt": "The bus", "before": " is awful", "after": "", "score_before": 0.9375, "score_after": None},
+        {
+            "prompt": [{"role": "user", "content": "Hi"}],
+            "before": "x",
+            "after": [{"role": "assistant", "content": "y"}],
+        },
+    ]
+    text = _page(tmp_path, title="t", samples=samples, score_name="rudeness").text
+    for expected in ("The bus", " is awful", "before · rudeness 0.938", "(empty)", "user: Hi", "assistant: y"):
+        assert expected in text
+    assert "None" not in text
+
+
+def test_configuration_hides_tokens(tmp_path: Path):
+    config = {
+        "hub_token": "hf_secret",
+        "wandb_api_key": "s3cret",
+        "learning_rate": 6e-5,
+        "lora": {"r": 8},
+        "seed": None,
+    }
+    page = _page(tmp_path, title="t", config=config)
+    assert "secret" not in page.source and "s3cret" not in page.source
+    assert {"details", "summary"} <= set(page.tags)
+    for row in (["learning_rate", "6e-05"], ["lora", '{"r": 8}'], ["seed", "null"], ["hub_token", "(hidden)"]):
+        assert row in _rows(page)
+
+
+def test_path_is_taken_from_the_log():
+    history = [{"kl": 0.0, "reward": 1.0}, {"kl": 0.5}, {"kl": math.nan, "reward": 2.0}, {"kl": 1.0, "reward": 3.0}]
+    assert plots.run_path(history) == [(0.0, 1.0), (1.0, 3.0)]
+
+
+def test_optimum_is_drawn_from_low_to_high_kl():
+    in_order = plots.frontier_plot([(0.0, 0.0), (0.5, 1.0), (1.0, 1.5)], None)
+    shuffled = plots.frontier_plot([(1.0, 1.5), (0.0, 0.0), (0.5, 1.0)], None)
+    assert in_order is not None and shuffled is not None
+    assert _paths(in_order.svg) == _paths(shuffled.svg)
+
+
+def test_long_runs_are_smoothed_over_faint_points():
+    few = plots.training_plots([{"step": i, "entropy": (-1.0) ** i} for i in range(30)])[0]
+    many = plots.training_plots([{"step": i, "entropy": (-1.0) ** i} for i in range(100)])[0]
+    assert "stroke-opacity: 0.25" in many.svg and "stroke-opacity: 0.25" not in few.svg
+    path = plots.frontier_plot(None, [(i / 1000, i / 1000) for i in range(1000)])
+    assert path is not None and 250 < path.svg.count("<use") < 400
+
+
+def test_smoothing_keeps_a_straight_line_and_its_ends_near():
+    line = np.linspace(3.0, 5.0, 101)
+    smooth = plots.moving_average(line)
+    assert smooth[10:-10] == pytest.approx(line[10:-10], abs=1e-12)
+    assert abs(smooth - line).max() < 0.05
+    assert plots.moving_average(np.ones(77)) == pytest.approx(np.ones(77), abs=1e-12)
+
+
+def test_scores_outside_the_unit_interval_have_a_histogram():
+    plot = plots.histogram_plot({"before": [-3.0, 4.0], "after": [2.0]}, "logit")
+    assert plot is not None
+    assert plot.caption == "before: mean 0.5 over 2 completions; after: mean 2 over 1 completions."
+
+
+def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = write_report(tmp_path / "new" / "report.html", title="old")
+
+    def full_disk(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        write_report(path, title="new")
+    assert "old" in path.read_text(encoding="utf-8")
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_reports_may_be_written_from_threads(tmp_path: Path):
+    paths = [tmp_path / f"{index}.html" for index in range(3)]
+    content = {"title": "t", "log_history": [{"entropy": 1.0, "kl": 2.0}]}
+    threads = [threading.Thread(target=write_report, args=[path], kwargs=content) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [Page(path).plots for path in paths] == [["kl", "entropy"]] * 3
+
+
+def _rows(page: Page) -> list[list[str]]:
+    rows = re.findall(r"<tr>(.*?)</tr>", page.source, re.DOTALL)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
+    return [[re.sub(r"<[^>]+>", "", cell).replace("&quot;", '"') for cell in row] for row in cells if row]
+
+
+def _paths(drawing: str) -> list[str]:
+    return re.findall(r'<path d="([^"]*)" clip-path', drawing)

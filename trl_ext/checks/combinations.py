@@ -1,0 +1,173 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Checks of `PPOConfig` that concern several settings at once: contradictions, doubtful settings, and idle ones."""
+
+import dataclasses
+import warnings
+from typing import Any
+
+from transformers import GenerationConfig
+from transformers.generation import ContinuousBatchingConfig
+
+from trl_ext.kl_control import COEF_BOUNDS
+from trl_ext.messages.printable import brief
+from trl_ext.messages.suggestion import suggestion
+
+# What must stay true of sampling for its log-probabilities and lengths to be learned from.
+_OWN_GENERATION = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
+_OWN_GENERATION |= {"num_beams", "num_return_sequences", "use_cache", "stop_strings"}
+_OWN_GENERATION |= {"pad_token_id", "bos_token_id", "eos_token_id"}
+MAPPINGS = (
+    *("model_init_kwargs", "chat_template_kwargs", "generation_kwargs"),
+    "transformers_continuous_batching_config",
+)
+
+
+def check_combinations(args: Any) -> None:
+    """Refuse settings of a `PPOConfig` that contradict each other.
+
+    Raises:
+        ValueError: with the names of the settings.
+    """
+    for name in MAPPINGS:
+        if isinstance(value := getattr(args, name), str):
+            raise ValueError(f"`{name}` must be a mapping or its JSON, got {brief(value)}.")
+    _check_controller(args)
+    _check_sampling(args)
+    bounds, weights = args.reward_clip_range, args.reward_weights
+    if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):
+        raise ValueError(f"`reward_clip_range` must be a lower and a higher bound, got {bounds}.")
+    if weights is not None and not any(weights):
+        raise ValueError(f"`reward_weights` are {weights}, so nothing would be learned; set at least one of them.")
+    if args.critic_lora_rank is not None and args.critic != "adapter":
+        raise ValueError(
+            f"`critic_lora_rank` {args.critic_lora_rank} needs `critic='adapter'`; leave it out otherwise."
+        )
+    if (args.activation_checkpointing_kwargs or {}).get("use_reentrant") and args.critic == "adapter":
+        raise ValueError("`critic='adapter'` needs checkpointing with `use_reentrant=False`.")
+    if args.max_steps == 0:
+        raise ValueError("`max_steps` must be at least 1, or -1 to count by `num_train_epochs`, got 0.")
+    _check_sizes(args)
+
+
+def _check_controller(args: Any) -> None:
+    chosen, (low, high) = args.kl_controller, COEF_BOUNDS
+    if chosen in ("adaptive", "pid") and args.kl_target is None:
+        raise ValueError(f"`kl_controller='{chosen}'` needs `kl_target`, in nats per completion.")
+    if chosen in ("adaptive", "pid") and not low <= args.kl_coef <= high:
+        raise ValueError(
+            f"`kl_controller='{chosen}'` multiplies `kl_coef`, which must be between {low:g} and {high:g} for that, "
+            f"got {args.kl_coef}."
+        )
+    if chosen == "scheduled" and args.kl_coef_end is None:
+        raise ValueError("`kl_controller='scheduled'` needs `kl_coef_end`, the final coefficient.")
+
+
+def _check_sampling(args: Any) -> None:
+    unknown = [n for n in ("min_p", "stop_strings", "generation_kwargs") if getattr(args, n)]
+    unknown += ["repetition_penalty"] if args.repetition_penalty != 1.0 else []
+    if args.use_transformers_continuous_batching and unknown:
+        raise ValueError(
+            f"`use_transformers_continuous_batching` cannot do {', '.join(f'`{n}`' for n in unknown)}; leave one of "
+            "them out."
+        )
+    if "" in (args.stop_strings or []):
+        raise ValueError(f"`stop_strings` must not have an empty text, got {args.stop_strings}.")
+    given = args.generation_kwargs or {}
+    if taken := _OWN_GENERATION & given.keys():
+        raise ValueError(
+            f"`generation_kwargs` has {', '.join(sorted(taken))}, which PPO decides; use the field of PPOConfig where "
+            "there is one."
+        )
+    batching = [field.name for field in dataclasses.fields(ContinuousBatchingConfig)]
+    _check_keys("generation_kwargs", given, list(GenerationConfig().to_dict()))
+    _check_keys("transformers_continuous_batching_config", args.transformers_continuous_batching_config or {}, batching)
+
+
+def _check_keys(name: str, given: dict[str, Any], known: list[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise ValueError(
+                f"`{name}` has no `{key}`: {suggestion(str(key), known) or 'see transformers for its keys.'}"
+            )
+
+
+def _check_sizes(args: Any) -> None:
+    local, parts = args.local_batch_size, args.num_mini_batches
+    sizes = (
+        f"`per_device_train_batch_size` {args.per_device_train_batch_size} x `gradient_accumulation_steps` "
+        f"{args.gradient_accumulation_steps} = {local} completions per rollout"
+    )
+    if local % parts:
+        raise ValueError(f"`num_mini_batches` {parts} does not divide {sizes}; choose a divisor of {local}.")
+    if args.local_mini_batch_size % args.micro_batch_size:
+        raise ValueError(
+            f"{sizes} in {parts} minibatches leave {args.local_mini_batch_size} per step, which is not a multiple of "
+            f"`per_device_train_batch_size`; choose one that divides {args.local_mini_batch_size}."
+        )
+
+
+def warn_where_doubtful(args: Any) -> None:
+    """Warn of settings that are allowed and seldom meant."""
+    if args.kl_estimator != "k1" and args.kl_coef > 0:
+        _warn(
+            f"`kl_estimator='{args.kl_estimator}'` inside the reward gives a biased gradient of the KL; use 'k1' "
+            "there, or `kl_loss_coef` with `kl_loss_estimator`."
+        )
+    used = [n for n in ("top_p", "top_k", "min_p", "repetition_penalty") if _is_set(args, n)]
+    if used and not args.importance_sampling_correction:
+        _warn(
+            f"{', '.join(f'`{n}`' for n in used)} changes the distribution that is sampled but not the one that is "
+            "learned; leave it off or set `importance_sampling_correction=True`."
+        )
+    episodes, size = args.total_episodes, args.batch_size
+    if episodes is not None and episodes % size:
+        _warn(
+            f"`total_episodes` {episodes} is rounded up to {-(-episodes // size) * size}, since a rollout has {size} "
+            "completions."
+        )
+
+
+def warn_without_effect(args: Any) -> None:
+    """Warn of settings that another setting switches off."""
+    controller = f"`kl_controller='{args.kl_controller}'`"
+    one_step = "one optimizer step per rollout, before which the policy has not moved"
+    # A condition under which the settings are read, the settings, and why they are not read otherwise.
+    conditions: list[tuple[bool, tuple[str, ...], str]] = [
+        (args.kl_controller in ("adaptive", "pid"), ("kl_target",), f"with {controller}"),
+        (args.kl_controller == "adaptive", ("kl_horizon",), f"with {controller}"),
+        (args.kl_controller == "scheduled", ("kl_coef_end",), f"with {controller}"),
+        (args.kl_loss_coef > 0, ("kl_loss_estimator",), "without `kl_loss_coef`"),
+        (args.ptx_coef > 0, ("ptx_max_length",), "without `ptx_coef`"),
+        (
+            args.importance_sampling_correction,
+            ("importance_sampling_cap",),
+            "without `importance_sampling_correction`",
+        ),
+        (
+            args.use_transformers_continuous_batching,
+            ("transformers_continuous_batching_config",),
+            "without `use_transformers_continuous_batching`",
+        ),
+        (args.vf_coef > 0, ("critic_learning_rate", "critic_warmup_rollouts", "cliprange_value"), "with `vf_coef` 0"),
+        (args.steps_per_rollout > 1, ("cliprange_high", "dual_clip", "target_approx_kl"), f"with {one_step}"),
+        (args.total_episodes is None, ("max_steps",), "beside `total_episodes`, which decides the length of the run"),
+        (
+            args.total_episodes is None and args.max_steps < 0,
+            ("num_train_epochs",),
+            f"beside `{'max_steps' if args.total_episodes is None else 'total_episodes'}`, which decides the length of "
+            "the run",
+        ),
+        (args.log_completions, ("num_completions_to_print",), "without `log_completions`"),
+    ]
+    for read, names, reason in conditions:
+        for name in names:
+            if not read and _is_set(args, name):
+                _warn(f"`{name}` has no effect {reason}.")
+
+
+def _is_set(args: Any, name: str) -> bool:
+    return bool(getattr(args, name) != args.__dataclass_fields__[name].default)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=7)

@@ -1,0 +1,205 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""From scores, log-probabilities and values to what PPO learns from, and to what a person wants to know about it."""
+
+import math
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from trl_ext.objectives import (
+    explained_variance,
+    gae,
+    global_moments,
+    kl_estimate,
+    length_adaptive_lam,
+    masked_sum,
+    token_rewards,
+    whiten,
+)
+from trl_ext.rewards import Scores
+from trl_ext.rewards.logged import over_processes
+
+from .rollout import Rollout
+
+Reduce = Callable[[Tensor], Tensor]
+
+# What the trainer and the Trainer log beside `describe`'s metrics, some of it later and not in every line.
+_LOGGED_ELSEWHERE = frozenset(
+    {
+        *("kl_coef", "importance_weight", "tokens_per_second", "skipped_minibatches"),
+        *("policy_loss", "value_loss", "ptx_loss", "entropy", "approx_kl", "clip_fraction", "value_clip_fraction"),
+        *("ratio/mean", "ratio/max", "loss", "grad_norm", "learning_rate", "epoch", "step", "total_flos"),
+        *("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_input_tokens_seen"),
+        *("train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second"),
+    }
+)
+_LOGGED_ELSEWHERE_UNDER = ("time/", "monitor/")
+
+# Arguments of `add_advantages` that are fields of `PPOConfig`.
+ADVANTAGE_OPTIONS = (
+    "kl_estimator",
+    "gamma",
+    "lam",
+    "lam_critic",
+    "lam_adaptive_alpha",
+    "bootstrap_truncated",
+    "whiten_rewards",
+    "whiten_advantages",
+)
+
+
+def importance_weights(rollout: Rollout, engine_logps: list[list[float]], *, cap: float) -> Tensor:
+    """Truncated importance weights min(pi_old / pi_engine, cap) of the sampled tokens (Ionides 2008).
+
+    Args:
+        rollout: With `old_logps` filled in.
+        engine_logps: Log-probabilities of the sampled tokens as the engine computed them, nats, one list per sample.
+        cap: Upper bound, which keeps the variance finite at the price of a bias.
+
+    Returns:
+        Weights, shape (N, C); 1 outside the completion mask.
+    """
+    width = rollout.completion_length
+    padded = torch.tensor([row + [0.0] * (width - len(row)) for row in engine_logps])
+    log_weights = rollout.old_logps - padded.to(rollout.old_logps)
+    return torch.where(rollout.completion_mask, log_weights.clamp(max=20.0).exp().clamp(max=cap), 1.0)
+
+
+def add_advantages(
+    rollout: Rollout,
+    last_values: Tensor,
+    *,
+    kl_coef: float,
+    kl_estimator: str,
+    gamma: float,
+    lam: float,
+    lam_critic: float | None,
+    lam_adaptive_alpha: float | None,
+    bootstrap_truncated: bool,
+    whiten_rewards: bool,
+    whiten_advantages: bool,
+    reduce: Reduce,
+) -> None:
+    """Fill in `advantages` and `returns`: token rewards, then GAE.
+
+    Args:
+        rollout: With scores, log-probabilities and values filled in.
+        last_values: Values of the states after the last tokens, shape (N,).
+        kl_coef, kl_estimator: The KL penalty inside the reward.
+        gamma, lam, lam_critic, lam_adaptive_alpha: As in `PPOConfig`.
+        bootstrap_truncated: Let truncated completions go on with `last_values`.
+        whiten_rewards, whiten_advantages: As in `PPOConfig`.
+        reduce: Sums a tensor over processes.
+    """
+    mask, values = rollout.completion_mask, rollout.old_values
+    kl = kl_estimate(rollout.old_logps, rollout.ref_logps, kl_estimator)
+    rewards = token_rewards(rollout.scores, kl, kl_coef, mask)
+    if whiten_rewards:
+        rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)
+    bootstrap = last_values * ~rollout.terminated if bootstrap_truncated else None
+    actor_lam = lam if lam_adaptive_alpha is None else length_adaptive_lam(mask.sum(1), lam_adaptive_alpha)
+    advantages = gae(rewards, values, mask, gamma=gamma, lam=actor_lam, bootstrap_values=bootstrap)
+    critic_lam = lam if lam_critic is None else lam_critic
+    rollout.returns = values + gae(rewards, values, mask, gamma=gamma, lam=critic_lam, bootstrap_values=bootstrap)
+    rollout.advantages = whiten(advantages, mask, reduce=reduce) if whiten_advantages else advantages
+
+
+def check_finite(rollout: Rollout, reduce: Reduce, step: int) -> None:
+    """Check that policy, reference and critic gave numbers for a fresh rollout.
+
+    Args:
+        rollout: With log-probabilities and values filled in.
+        reduce: Sums a tensor over processes.
+        step: Optimizer steps taken so far, for the message.
+
+    Raises:
+        RuntimeError: on every process, when one of them has a value that is not finite.
+    """
+    tensors = {
+        "log-probabilities": rollout.old_logps,
+        "log-probabilities under the reference": rollout.ref_logps,
+        "values": rollout.old_values,
+    }
+    broken = torch.stack([(~torch.isfinite(t) & rollout.completion_mask).sum() for t in tensors.values()])
+    counts = dict(zip(tensors, reduce(broken).tolist(), strict=True))
+    for name, count in counts.items():
+        if count:
+            raise RuntimeError(
+                f"Step {step}: {count:.0f} {name} of a fresh rollout are not finite, so the weights are beyond repair; "
+                "resume from a checkpoint before that with a lower `learning_rate`, in bf16 or float32."
+            )
+
+
+def describe(
+    rollout: Rollout, scores: Scores, reward_names: list[str], entropy: Tensor, *, reduce: Reduce
+) -> dict[str, float]:
+    """What to log about a rollout.
+
+    Args:
+        rollout: Complete.
+        scores: What the reward functions returned for the samples of this process.
+        reward_names: Names of the functions.
+        entropy: Entropy at each token, nats, shape (N, C).
+        reduce: Sums a tensor over processes.
+
+    Returns:
+        Means over the valid samples or the tokens of all processes. `kl` is in nats per completion, estimated by k1,
+        which is unbiased and can come out negative; `kl_k3` estimates the same with less noise.
+    """
+    mask, valid = rollout.completion_mask, rollout.valid
+
+    def mean_and_std(values: Tensor, where: Tensor) -> tuple[float, float]:
+        mean, variance, _ = global_moments(values, where, reduce)
+        return float(mean), float(variance.sqrt())
+
+    metrics = {}
+    metrics["reward"], metrics["reward_std"] = mean_and_std(rollout.scores, valid)
+    for name, values in zip(reward_names, scores.per_function.T.to(rollout.scores.device), strict=True):
+        mean, std = mean_and_std(values, ~values.isnan())
+        metrics |= {f"rewards/{name}/mean": mean, f"rewards/{name}/std": std}
+    for name, estimator in (("kl", "k1"), ("kl_k3", "k3")):
+        per_token = kl_estimate(rollout.old_logps, rollout.ref_logps, estimator)
+        metrics[name] = mean_and_std(masked_sum(per_token, mask, dim=1), valid)[0]
+    metrics["rollout_entropy"] = mean_and_std(entropy, mask)[0]
+    metrics["explained_variance"] = float(explained_variance(rollout.old_values, rollout.returns, mask, reduce))
+    metrics["advantages/mean"], metrics["advantages/std"] = mean_and_std(rollout.advantages, mask)
+    metrics["completions/mean_length"] = mean_and_std(mask.sum(1).float(), valid)[0]
+    metrics["completions/terminated_fraction"] = mean_and_std(rollout.terminated.float(), valid)[0]
+    metrics["importance_weight"] = mean_and_std(rollout.weights, mask)[0]
+    metrics["rewards/skipped_fraction"] = mean_and_std((~valid).float(), torch.ones_like(valid))[0]
+    return metrics
+
+
+def add_logged(metrics: dict[str, float], scores: Scores, warned: set[str]) -> dict[str, float]:
+    """Add what reward functions logged, averaged over the samples of all processes, to the metrics; a collective.
+
+    A function that logs under the name of one of the trainer's own metrics does not replace it: the KL controller and
+    `metric_for_best_model` go by them.
+
+    Args:
+        metrics: The trainer's, the same on every process.
+        scores: What the reward functions said about the samples of this process.
+        warned: Names that were warned about; the new ones are added.
+    """
+    logged = over_processes({name: (value, scores.weights.get(name, 1.0)) for name, value in scores.metrics.items()})
+    own = {name for name in logged if name in metrics or name in _LOGGED_ELSEWHERE}
+    own |= {name for name in logged if name.startswith(_LOGGED_ELSEWHERE_UNDER)}
+    for name in sorted(own - warned):
+        warned.add(name)
+        warnings.warn(
+            f"A reward function logs '{name}' by `log_metric`, which is a metric of the trainer's own; the trainer's "
+            "is logged, so give yours another name.",
+            stacklevel=3,
+        )
+    return {name: value for name, value in logged.items() if name not in own} | metrics
+
+
+def named_rewards(scores: Scores, reward_names: list[str]) -> dict[str, list[float | None]]:
+    """Each function's rewards by its name; None where it had none."""
+    columns = scores.per_function.T.tolist()
+    return {
+        name: [None if math.isnan(value) else value for value in column]
+        for name, column in zip(reward_names, columns, strict=True)
+    }

@@ -1,0 +1,134 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""One batch of experience, from sampling to learning."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+@dataclass
+class Rollout:
+    """N prompts with their completions and everything PPO learns from; P prompt and C completion columns.
+
+    Prompts are padded on the left, completions on the right. The masks come from the lengths that were sampled, never
+    from comparing ids with the pad token. All tensors lie on one device; the float ones are float32 and 0 outside
+    `completion_mask`.
+
+    Attributes:
+        input_ids: Prompt and completion tokens, int64, (N, P + C).
+        attention_mask: 1 for real tokens, int64, (N, P + C).
+        completion_mask: True for the tokens that were sampled and are learned from, bool, (N, C).
+        terminated: Whether the completion ended by itself, bool, (N,).
+        valid: Whether the sample could be scored, bool, (N,). Others have an empty completion mask.
+        scores: Reward of the whole completion, (N,).
+        old_logps: Log-probabilities before the update, from the training path, nats, (N, C).
+        ref_logps: Log-probabilities under the reference, nats, (N, C).
+        old_values: Values before the update, (N, C).
+        advantages: What the policy learns from, (N, C).
+        returns: Targets of the critic, (N, C).
+        weights: Importance weights pi_old / pi_engine of the tokens, (N, C); ones without correction.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    completion_mask: Tensor
+    terminated: Tensor
+    valid: Tensor
+    scores: Tensor
+    old_logps: Tensor
+    ref_logps: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    weights: Tensor
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def completion_length(self) -> int:
+        """C, the number of completion columns."""
+        return self.completion_mask.shape[1]
+
+    def select(self, rows: Tensor) -> "Rollout":
+        """The samples `rows` (int64, (n,)) as a rollout, without columns that are padding in all of them."""
+        picked = Rollout(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
+        return picked._trimmed()
+
+    def _trimmed(self) -> "Rollout":
+        prompt_width = self.input_ids.shape[1] - self.completion_length
+        used = self.attention_mask.any(dim=0)
+        left = int(used[:prompt_width].int().argmax())
+        width = max(1, int(used[prompt_width:].sum()))
+        fields = {}
+        for f in dataclasses.fields(self):
+            tensor = getattr(self, f.name)
+            if f.name in ("input_ids", "attention_mask"):
+                tensor = tensor[:, left : prompt_width + width]
+            elif tensor.dim() == 2:
+                tensor = tensor[:, :width]
+            fields[f.name] = tensor
+        return Rollout(**fields)
+
+    def save(self, path: str | Path) -> None:
+        """Write the rollout as one safetensors file."""
+        save_file({f.name: getattr(self, f.name).contiguous() for f in dataclasses.fields(self)}, path)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Rollout":
+        """Read what `save` wrote, bit for bit."""
+        # On the CPU first: safetensors does not know every name of a device, such as "cpu:0" of a run of two processes.
+        return cls(**{name: tensor.to(device) for name, tensor in load_file(path).items()})
+
+
+def collate(
+    prompt_ids: list[list[int]],
+    completion_ids: list[list[int]],
+    terminated: list[bool],
+    *,
+    pad_token_id: int,
+    device: torch.device | str = "cpu",
+) -> Rollout:
+    """Pad samples into a [`Rollout`] that nothing has been said about yet: scores, log-probabilities and values are 0.
+
+    Args:
+        prompt_ids: Token ids of each prompt.
+        completion_ids: Token ids of each completion, with the token that ended it.
+        terminated: Whether each completion ended by itself.
+        pad_token_id: What to fill with; may equal a real token.
+    """
+    rows = list(zip(prompt_ids, completion_ids, strict=True))
+    left, right = max(len(p) for p, _ in rows), max(1, max(len(c) for _, c in rows))
+
+    def padded(prompt: list[int], completion: list[int], fill: int) -> list[int]:
+        return [fill] * (left - len(prompt)) + prompt + completion + [fill] * (right - len(completion))
+
+    input_ids = torch.tensor([padded(p, c, pad_token_id) for p, c in rows], device=device)
+    mask = torch.tensor([padded([1] * len(p), [1] * len(c), 0) for p, c in rows], device=device)
+    unknown = ("old_logps", "ref_logps", "old_values", "advantages", "returns")
+    return Rollout(
+        input_ids=input_ids,
+        attention_mask=mask,
+        completion_mask=mask[:, left:].bool(),
+        terminated=torch.tensor(terminated, device=device),
+        valid=torch.ones(len(rows), dtype=torch.bool, device=device),
+        scores=torch.zeros(len(rows), device=device),
+        **{name: torch.zeros(len(rows), right, device=device) for name in unknown},
+        weights=torch.ones(len(rows), right, device=device),
+    )
+
+
+def pass_order(n: int, epoch: int, seed: tuple[int, ...]) -> Tensor:
+    """The order in which pass `epoch` over a rollout takes its `n` samples, int64, shape (n,).
+
+    It follows from the seed alone, so that a run resumed between two steps of a rollout goes on with the same
+    minibatches. The first pass keeps the order in which log-probabilities were evaluated: its first minibatch repeats
+    the very same computation, and the ratio is 1 to the last bit.
+    """
+    if epoch == 0:
+        return torch.arange(n)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(hash(seed) % 2**63))

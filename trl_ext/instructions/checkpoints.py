@@ -1,0 +1,49 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Checkpoints of TRL's trainers that are whole or do not count."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trl_ext.checkpoint import checkpoints, commit, find_damage, recover, remove
+from trl_ext.running.folders import is_whole_model
+from trl_ext.running.interrupts import OrderlyStop
+
+KEPT = 2
+
+
+class CommitCheckpoints(TrainerCallback):
+    """Declares every checkpoint complete once it is, and only then deletes older ones."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Commit the checkpoint of this step."""
+        folder = Path(str(args.output_dir))
+        commit(folder / f"checkpoint-{state.global_step}")
+        for old in checkpoints(folder)[:-KEPT]:
+            remove(old)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that was declared complete, is as it was then and has weights; newer ones are removed."""
+    if folder.is_dir():
+        recover(folder)
+    for checkpoint in reversed(checkpoints(folder)):
+        if find_damage(checkpoint) is None and is_whole_model(checkpoint):
+            return checkpoint
+        remove(checkpoint)
+    return None
+
+
+def train(trainer: Trainer, name: str = "") -> None:
+    """Train from the newest whole checkpoint in the trainer's output directory, where there is one.
+
+    Args:
+        trainer: One that keeps all of its checkpoints (`save_total_limit` None), in a directory of its own.
+        name: Of what is trained, for the message after Ctrl-C.
+    """
+    newest = newest_whole(Path(str(trainer.args.output_dir)))
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(CommitCheckpoints())
+    with OrderlyStop(trainer, name):
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))

@@ -1,0 +1,149 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The PPO stage: what it trains on, with which rewards, and who watches."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl import ModelConfig, get_peft_config, get_quantization_config
+
+from trl_ext.checkpoint import newest_whole
+from trl_ext.config import PPOConfig
+from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
+from trl_ext.rewards import PreferenceReward
+from trl_ext.rewards.warm import average_reward_models
+from trl_ext.running.folders import is_whole_model, write_whole
+from trl_ext.running.interrupts import OrderlyStop
+from trl_ext.text.decoding import as_completions
+from trl_ext.trainer import PPOTrainer
+
+from .arguments import InstructArguments
+from .rewards import calibrate, combine, is_adapter, load_rewards, with_reward_adapters
+from .sampling import sample
+
+
+def make_trainer(
+    recipe: InstructArguments,
+    args: PPOConfig,
+    model_args: ModelConfig,
+    *,
+    policy: str,
+    reward_models: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Dataset,
+    eval_prompts: Dataset,
+    gold: Any | None,
+    ptx_dataset: Dataset | None,
+    folder: Path,
+) -> tuple[PPOTrainer, Dataset, RewardHackingMonitor]:
+    """Put the policy, its rewards and the data together.
+
+    Args:
+        policy: Folder or name of the model to start from.
+        reward_models: Folders or names.
+        prompts: Column `prompt`, and others that the gold reward reads.
+        eval_prompts: The same, held out.
+        gold: Reward function that watches.
+        ptx_dataset: Texts of PPO-ptx; used where `ptx_coef` is above 0.
+        folder: Of the PPO run.
+
+    Returns:
+        The trainer, which watches `num_monitor_prompts` of `eval_prompts`, and all of those, with every column that the
+        rewards read; and the monitor.
+    """
+    given = _reward_folders(recipe, reward_models, folder)
+    peft_config, quantization_config = get_peft_config(model_args), get_quantization_config(model_args)
+    model: Any = policy
+    on_base = is_adapter(given[0])
+    if on_base and peft_config is not None:
+        model, members = with_reward_adapters(
+            given,
+            policy,
+            tokenizer,
+            args,
+            peft_config=peft_config,
+            quantization_config=quantization_config,
+            max_length=recipe.reward_max_length,
+        )
+    else:
+        options = {} if quantization_config is None else {"quantization_config": quantization_config}
+        members = load_rewards(
+            given, policy, tokenizer, args, max_length=recipe.reward_max_length, init_kwargs=options if on_base else {}
+        )
+    options = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
+    prompts, eval_prompts = _calibrate(recipe, args, members, policy, tokenizer, (prompts, eval_prompts), options)
+    built_by_hand = model is not policy
+    monitor = RewardHackingMonitor(gold, max_kl=recipe.gold_kl_budget, stop_on_alarm=recipe.stop_on_alarm)
+    if gold is not None and (recipe.gold_kl_budget is not None or args.load_best_model_at_end):
+        args.load_best_model_at_end, args.greater_is_better = True, True
+        args.metric_for_best_model = "eval_monitor/gold" + ("_in_budget" if recipe.gold_kl_budget else "")
+    trainer = PPOTrainer(
+        model=model,
+        reward_funcs=[combine(members, recipe, tokenizer)],
+        args=args,
+        train_dataset=prompts,
+        eval_dataset=eval_prompts.select(range(min(recipe.num_monitor_prompts, len(eval_prompts)))),
+        processing_class=tokenizer,
+        peft_config=None if built_by_hand else peft_config,
+        quantization_config=None if built_by_hand else quantization_config,
+        callbacks=[monitor],
+        ptx_dataset=ptx_dataset if args.ptx_coef else None,
+    )
+    return trainer, eval_prompts, monitor
+
+
+def _reward_folders(recipe: InstructArguments, names: list[str], folder: Path) -> list[str]:
+    """The reward models that count: all, the first, or one with averaged weights."""
+    if recipe.aggregation == "first" or len(names) == 1:
+        return names[:1]
+    if recipe.aggregation != "warm":
+        return names
+    averaged = folder / "warm"
+    if not is_whole_model(averaged):
+        write_whole(averaged, lambda target: average_reward_models(names, target))
+    return [str(averaged)]
+
+
+def _calibrate(
+    recipe: InstructArguments,
+    args: PPOConfig,
+    members: list[PreferenceReward],
+    policy: str,
+    tokenizer: PreTrainedTokenizerBase,
+    datasets: tuple[Dataset, Dataset],
+    options: dict[str, Any],
+) -> tuple[Dataset, Dataset]:
+    """Centre the rewards on completions of the initial policy, which with PAR also become a column of the prompts."""
+
+    def answers(prompts: list[Any]) -> list[Any]:
+        return as_completions(prompts, sample(policy, tokenizer, prompts, args, args.seed, options))
+
+    train, held_out = datasets
+    count = min(recipe.calibration_prompts, len(train))
+    given = train["prompt"][: len(train) if recipe.shaping == "par" else count]
+    completions = answers(given)
+    calibrate(members, given[:count], completions[:count])
+    if recipe.shaping != "par":
+        return train, held_out
+    name = "reference_completion"
+    return train.add_column(name, completions), held_out.add_column(name, answers(held_out["prompt"][:]))
+
+
+def train(trainer: PPOTrainer, monitor: RewardHackingMonitor, folder: Path) -> dict[str, Any]:
+    """Train from the newest whole checkpoint in `folder`, if there is one, and save the policy in `folder/model`.
+
+    Returns:
+        `model` (folder), `alarms`, and `log_history`, which begins with an evaluation of the initial policy.
+    """
+    if trainer.args.eval_strategy != "no":
+        trainer.evaluate()  # of the initial policy, also where training goes on: gains count from there
+    start = trainer.state.log_history
+    newest = newest_whole(folder)
+    with OrderlyStop(trainer):
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    write_whole(folder / "model", lambda target: trainer.save_model(str(target)))
+    alarms = [alarm._asdict() for alarm in monitor.alarms]
+    return {"model": str(folder / "model"), "log_history": [*start, *trainer.state.log_history], "alarms": alarms}

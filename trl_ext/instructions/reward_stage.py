@@ -1,0 +1,120 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The reward stage: pairs, reward models, and how good they are."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from trl_ext.config import PPOConfig
+from trl_ext.reports.reward_model import describe_reward_model
+from trl_ext.rewards import PreferenceReward, completion_text
+from trl_ext.running.folders import discard
+from trl_ext.worlds.instructions import grade
+
+from .arguments import InstructArguments
+from .data import StageData, read_rows, write_rows
+from .preferences import keep_last_turns
+from .rewards import load_rewards
+from .sampling import rank_pairs, sample
+from .training import CHECKPOINTS, train_reward_model
+
+ANSWERS_PER_PROMPT = 4
+
+
+def work(
+    folder: Path,
+    start: str,
+    recipe: InstructArguments,
+    args: PPOConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    data: StageData,
+    loading: dict[str, Any],
+) -> dict[str, Any]:
+    """Make or read the pairs, train the models that are not there yet, and measure all of them on held-out pairs.
+
+    Args:
+        folder: Where everything goes.
+        start: Model that they start from.
+        data: Where the pairs are read; without any, they are sampled for the embedded prompts and ranked by the
+            embedded judge.
+        loading: `init_kwargs` and `peft_config`.
+
+    Returns:
+        `models` (folders or names) and what `describe_reward_model` says about their mean.
+    """
+    if recipe.preference_dataset is not None:
+        pairs, held_out = (keep_last_turns(part, tokenizer, recipe.reward_max_length) for part in data.pairs)
+    elif data.embedded is None:
+        return {"models": [str(recipe.reward_model)]}  # nothing to test it on
+    else:
+        pairs, held_out = sampled_pairs(folder, start, recipe, args, tokenizer, data.embedded, loading["init_kwargs"])
+    if recipe.reward_model is not None:
+        models = [recipe.reward_model]
+    else:
+        models = [str(folder / f"model-{i}") for i in range(recipe.num_reward_models)]
+        for i, name in enumerate(models):
+            train_reward_model(
+                folder,
+                Path(name),
+                start,
+                tokenizer,
+                pairs,
+                args,
+                seed=args.seed + i,
+                learning_rate=recipe.reward_learning_rate,
+                epochs=recipe.reward_epochs,
+                batch_size=recipe.reward_batch_size,
+                max_length=recipe.reward_max_length,
+                **loading,
+            )
+        discard(folder / CHECKPOINTS)
+    init_kwargs = loading["init_kwargs"]
+    members = load_rewards(models, start, tokenizer, args, max_length=recipe.reward_max_length, init_kwargs=init_kwargs)
+    return {"models": models, "training_pairs": len(pairs)} | measure(members, held_out, tokenizer)
+
+
+def measure(members: list[PreferenceReward], pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The report on the mean of the members, and `member_accuracies`."""
+    columns = {side: pairs[side][:] for side in ("chosen", "rejected")}
+    scores = {
+        side: [member.scores(pairs["prompt"][:], answers) for member in members] for side, answers in columns.items()
+    }
+    lengths = {
+        side: [
+            len(ids) for ids in tokenizer([completion_text(a) for a in answers], add_special_tokens=False)["input_ids"]
+        ]
+        for side, answers in columns.items()
+    }
+    means = {side: [sum(row) / len(row) for row in zip(*rows, strict=True)] for side, rows in scores.items()}
+    whole = describe_reward_model(means["chosen"], means["rejected"], lengths["chosen"], lengths["rejected"])
+    each = zip(scores["chosen"], scores["rejected"], strict=True)
+    reports = [describe_reward_model(*rows, lengths["chosen"], lengths["rejected"]) for rows in each]
+    return whole.as_dict() | {"member_accuracies": [report.accuracy.estimate for report in reports]}
+
+
+def sampled_pairs(
+    folder: Path,
+    start: str,
+    recipe: InstructArguments,
+    args: PPOConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    files: tuple[str, str],
+    init_kwargs: dict[str, Any],
+) -> tuple[Dataset, Dataset]:
+    """Noisy pairs to train on and clean ones to measure on, sampled from the policy; kept in the folder."""
+    parts = []
+    names = ("pairs_train.jsonl", "pairs_eval.jsonl")
+    sizes = ((recipe.num_preference_pairs, recipe.label_noise), (recipe.num_preference_eval, 0.0))
+    for name, file, (n, noise) in zip(names, files, sizes, strict=True):
+        path = folder / name
+        if not path.is_file():
+            rows = read_rows(Path(file))[:n]
+            prompts = [row["prompt"] for row in rows for _ in range(ANSWERS_PER_PROMPT)]
+            texts = sample(start, tokenizer, prompts, args, args.seed + 1, init_kwargs)
+            answers = [texts[i : i + ANSWERS_PER_PROMPT] for i in range(0, len(texts), ANSWERS_PER_PROMPT)]
+            write_rows(path, rank_pairs(rows, answers, grade, n=n, label_noise=noise, seed=args.seed))
+        parts.append(Dataset.from_list(read_rows(path)))
+    return parts[0], parts[1]

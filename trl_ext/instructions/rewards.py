@@ -1,0 +1,123 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The reward that PPO maximizes, made of the models of the `reward` stage."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+
+from trl_ext.actor_critic import ActorCritic, build_actor_critic, load_reward_ensemble
+from trl_ext.config import PPOConfig
+from trl_ext.experience.prompts import Prompt
+from trl_ext.rewards import PAR, Ensemble, LengthDebiased, LogSigmoid, PreferenceReward
+
+from .arguments import InstructArguments
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a reward model is a LoRA adapter that needs its base."""
+    return (Path(name) / "adapter_config.json").is_file()
+
+
+def load_rewards(
+    names: Sequence[str],
+    base: str,
+    tokenizer: PreTrainedTokenizerBase,
+    args: PPOConfig,
+    *,
+    max_length: int | None,
+    init_kwargs: dict[str, Any],
+) -> list[PreferenceReward]:
+    """Reward models for use without a policy; LoRA adapters share one base.
+
+    Args:
+        names: Folders or names of reward models, all whole or all adapters.
+        base: Base of the adapters.
+        tokenizer: Tokenizer of the base.
+        max_length: Tokens per text.
+        init_kwargs: Keyword arguments of `from_pretrained` for the base.
+    """
+    if not is_adapter(names[0]):
+        return [_whole(name, args, max_length, str(i)) for i, name in enumerate(names)]
+    models = load_reward_ensemble(base, names, **init_kwargs)
+    return [_on_base(model, tokenizer, args, max_length, str(i)) for i, model in enumerate(models)]
+
+
+def with_reward_adapters(
+    names: Sequence[str],
+    policy: str,
+    tokenizer: PreTrainedTokenizerBase,
+    args: PPOConfig,
+    *,
+    peft_config: PeftConfig,
+    quantization_config: BitsAndBytesConfig | None,
+    max_length: int | None,
+) -> tuple[ActorCritic, list[PreferenceReward]]:
+    """A policy with LoRA, and reward models that are further adapters on its base.
+
+    The trainer would add up the rewards of adapters that it knows of; here they become members of an ensemble instead.
+    """
+    init_kwargs: dict[str, Any] = args.model_init_kwargs or {}  # type: ignore[assignment]
+    actor_critic = build_actor_critic(
+        policy,
+        args.critic,
+        peft_config=peft_config,
+        quantization_config=quantization_config,
+        critic_lora_rank=args.critic_lora_rank,
+        reward_adapters=names,
+        init_kwargs={"trust_remote_code": args.trust_remote_code, **init_kwargs},
+    )
+    models = list(actor_critic.reward_models)
+    del actor_critic.reward_models[:]
+    for model in models:
+        model.head.to(args.device)
+    rewards = [_on_base(model, tokenizer, args, max_length, str(i)) for i, model in enumerate(models)]
+    return actor_critic, rewards
+
+
+def _whole(name: str, args: PPOConfig, max_length: int | None, label: str) -> PreferenceReward:
+    return PreferenceReward(
+        name,
+        append_eos=True,
+        batch_size=args.local_rollout_forward_batch_size,
+        max_length=max_length,
+        device=args.device,
+        trust_remote_code=args.trust_remote_code,
+        name=f"reward_{label}",
+    )
+
+
+def _on_base(
+    model: Any, tokenizer: PreTrainedTokenizerBase, args: PPOConfig, max_length: int | None, label: str
+) -> PreferenceReward:
+    return PreferenceReward(
+        model,
+        tokenizer=model.tokenizer or tokenizer,
+        append_eos=True,
+        batch_size=args.local_rollout_forward_batch_size,
+        max_length=max_length,
+        name=f"reward_{label}",
+    )
+
+
+def combine(members: Sequence[PreferenceReward], recipe: InstructArguments, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The reward function that PPO maximizes: ensemble, then length, then a bound."""
+    reward: Any = members[0]
+    if len(members) > 1 and recipe.aggregation not in ("first", "warm"):
+        reward = Ensemble(members, recipe.aggregation, k=recipe.aggregation_k)  # type: ignore[arg-type]
+    if recipe.length_debias:
+        reward = LengthDebiased(reward)
+    if recipe.shaping == "log_sigmoid":
+        return LogSigmoid(reward, name="proxy")
+    if recipe.shaping == "par":
+        return PAR(reward, tokenizer=tokenizer, name="proxy")
+    reward.__name__ = "proxy"
+    return reward
+
+
+def calibrate(members: Sequence[PreferenceReward], prompts: Sequence[Prompt], completions: Sequence[Any]) -> None:
+    """Mean 0 and deviation 1 on completions of the initial policy (detail 9), each model by itself."""
+    for member in members:
+        member.calibrate(prompts, completions)

@@ -1,0 +1,62 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Text of a model, a dataset or an exception, made safe for a terminal and a log."""
+
+import re
+
+from .redaction import redacted_text
+
+# Whole sequences first (ECMA-48): strings such as titles and links with their terminator, then colours and movements.
+_SEQUENCES = re.compile(
+    r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|\x1b[ -/]*[0-~]?"
+)
+# Control characters but tab and newline; soft hyphens, joiners, fillers and other characters without a width; marks,
+# embeddings, overrides and isolates of direction; separators of lines; variation selectors; tags.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
+)
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def printable(text: object) -> str:
+    """`text` without what a terminal would obey and an eye would not see.
+
+    Control sequences, control characters other than tab and newline, overrides of direction and characters without a
+    width are left out. Half an emoji, which cannot be written to any file, becomes the replacement character.
+    """
+    seen = _SEQUENCES.sub("", str(text).replace("\r\n", "\n"))
+    return _SURROGATES.sub("\ufffd", _UNSEEN.sub("", seen))
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """`printable` text with its secrets hidden, in one line of at most `limit` characters."""
+    line = " ".join(redacted_text(printable(str(text)[: 20 * limit])).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def error_text(error: BaseException) -> str:
+    """The class of an exception and its message, in one line."""
+    try:
+        message = one_line(error)
+    except (Exception, SystemExit):  # an exception of another's may fail at this, too
+        message = "(no message)"
+    name = one_line(type(error).__name__)
+    return f"{name}: {message}" if message else name
+
+
+def brief(value: object, limit: int = 80) -> str:
+    """The `repr` of any object, in one line of at most `limit` characters."""
+    try:
+        return one_line(repr(value), limit)
+    except (Exception, SystemExit):
+        return f"a {type(value).__name__}"
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` names a file of its own in whatever folder it is put: no way up, no root, nothing invisible."""
+    if name in ("", ".", "..") or name.startswith("~") or name != name.strip():
+        return False
+    return printable(name) == name and not set(name) & set("/\\:\n\t") and len(name.encode()) <= 255

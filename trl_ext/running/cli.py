@@ -1,0 +1,366 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""What the recipes' command lines share: layered defaults, help in groups, and errors of one line."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+import traceback
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import yaml
+from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from trl import ModelConfig, TrlParser
+
+from trl_ext.checkpoint import newest_whole
+from trl_ext.config import PPOConfig
+from trl_ext.messages.advice import advice
+from trl_ext.messages.printable import one_line
+
+from .interrupts import Interrupted
+from .values import parse_node, parse_text, read_mapping
+
+__all__ = ["RecipeParser", "check_launch", "check_output_dir", "newest_checkpoint", "run"]
+
+ROOT = Path(__file__).resolve().parents[2]
+# What to type for an argument of PPOTrainer; the reward has an option of its own in each recipe.
+_FOR_ARGUMENT = {
+    "model": "use `model_name_or_path`.",
+    "peft_config": "use `use_peft`.",
+    "quantization_config": "use `load_in_4bit`.",
+    "processing_class": "leave it out, a model brings its own tokenizer.",
+    "reward_processing_classes": "leave it out, a model brings its own tokenizer.",
+    "optimizers": "use `optim`, `learning_rate` and `lr_scheduler_type`.",
+    "train_dataset": "use `dataset_name` and `prompt_column`.",
+    "torch_dtype": "use `dtype`.",
+    "judge": "use `judge_model`.",
+    "args": "give the settings themselves, or a file of them with `--config`.",
+}
+# A quantized base is trained through adapters alone.
+_NEEDS_LORA = ("use_peft", "load_in_4bit", "load_in_8bit")
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Each option under one name, with its default where it has one; description and examples as they are written."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=36, width=min(120, shutil.get_terminal_size().columns))
+
+    def _get_help_string(self, action: Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+    def _format_action_invocation(self, action: Action) -> str:
+        # the parser also takes every name with hyphens, which doubles the length of the list
+        names = [name for name in action.option_strings if "-" not in name.lstrip("-")]
+        value = "" if action.nargs == 0 else " " + self._format_args(action, "VALUE")
+        return ", ".join(names) + (value if len(value) < 60 else " VALUE")
+
+
+class RecipeParser(TrlParser):
+    """TRL's parser with the recipe's defaults below the YAML file, and help that can be read.
+
+    From weakest to strongest: the dataclasses' defaults, `default.yaml`, without a model's name `embedded.yaml`, with
+    LoRA `lora.yaml`, the file of `--config`, the command line.
+
+    Args:
+        recipe_type: Dataclass whose fields become options, beside those of `PPOConfig` and TRL's `ModelConfig`.
+        title: Of its group of options in `--help`.
+        configs: Folder with the recipe's own defaults, `default.yaml`; for `--use_peft`, `--load_in_4bit` and
+            `--load_in_8bit`, `lora.yaml`; and, where the embedded example wants its own, `embedded.yaml`.
+        description: Shown above the options.
+        epilog: Shown below them, for instance examples.
+
+    Raises:
+        ValueError: for an unknown key or a wrong value in one of the recipe's own files.
+    """
+
+    def __init__(
+        self,
+        recipe_type: Any,
+        title: str,
+        configs: Path,
+        description: str,
+        epilog: str,
+    ):
+        embedded = configs / "embedded.yaml"
+        files = "default.yaml, with LoRA also lora.yaml" + ", without a model embedded.yaml" * embedded.exists()
+        description = f"{description.strip()}\n\nDefaults, in {configs.relative_to(ROOT)}: {files};\n"
+        description += "--config FILE.yaml and then the command line override them."
+        super().__init__(
+            (recipe_type, PPOConfig, ModelConfig),
+            usage="%(prog)s [--config FILE.yaml] [--option VALUE ...]",
+            description=description,
+            epilog=epilog,
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+        trainer_fields = [f.name for f in fields(TrainingArguments) if f.init]
+        self._group(
+            {
+                title: [f.name for f in fields(recipe_type)],
+                "PPO": [f.name for f in fields(PPOConfig) if f.init and f.name not in trainer_fields],
+                "model, LoRA and quantization": [f.name for f in fields(ModelConfig)],
+                "training (transformers.TrainingArguments)": trainer_fields,
+            }
+        )
+        self._hints = {name: hint for part in self.dataclass_types for name, hint in get_type_hints(part).items()}
+        self._options = {action.dest: action for action in reversed(self._actions)}
+        self._layers = [self._read(configs / f"{name}.yaml") for name in ("default", "embedded", "lora")]
+
+    def parse_recipe(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+        """Parse a command line; `--config` may name a YAML file.
+
+        Raises:
+            SystemExit: with status 2, after one line that says what is wrong.
+        """
+        try:
+            return self.parse(sys.argv[1:] if argv is None else argv)
+        except (ValueError, TypeError, OSError) as error:
+            fail(error)
+
+    def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
+        """Parse a command line.
+
+        Raises:
+            ValueError: in one sentence, for an option or a value that there is not, here or in the YAML file.
+        """
+        arguments, file = _without_config(argv)
+        own = {} if file is None else self._read(file)
+        environment = own.pop("env", {})
+        default, embedded, lora = self._layers
+        self.set_defaults_with_config(**default | own)
+        given, unknown = self.parse_known_args(arguments)
+        if unknown:
+            raise ValueError(self._unknown("option", unknown[0]))
+        without_model = embedded if given.model_name_or_path is None else {}
+        with_lora = lora if any(getattr(given, name) for name in _NEEDS_LORA) else {}
+        self.set_defaults_with_config(**default | without_model | with_lora | own)
+        os.environ.update(environment)
+        try:
+            parsed = self.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+            _check_trackers(parsed[1].report_to)
+            return parsed
+        except ValueError as error:
+            typed = {_option(argument) for argument in arguments if argument.startswith("--")}
+            named = re.findall(r"`(\w+)(?:=[^`]*)?`", str(error))
+            if any(name in own and name not in typed for name in named):
+                raise ValueError(f"{str(error).rstrip('.')} (in '{file}').") from error
+            raise ValueError(self._in_options(str(error), "--")) from error
+
+    def _get_value(self, action: Action, arg_string: str) -> Any:
+        try:
+            return parse_text(arg_string, action, self._hints.get(action.dest), f"`--{action.dest}`")
+        except ValueError as error:
+            raise ArgumentError(None, str(error)) from None
+
+    def _check_value(self, action: Action, value: Any) -> None:
+        """`_get_value` has compared it with the choices."""
+
+    def error(self, message: str) -> NoReturn:
+        """What argparse says, without the usage in front.
+
+        Raises:
+            ValueError: always.
+        """
+        if of_option := re.match(r"argument (--\w+)\S*: (.*)", message):
+            message = f"`{of_option[1]}` {'needs a' if 'expected' in of_option[2] else 'takes no'} value."
+        raise ValueError(message)
+
+    def _group(self, groups: Mapping[str, Sequence[str]]) -> None:
+        options = {action.dest: [] for action in self._actions}  # type: dict[str, list[Any]]
+        for action in self._actions:
+            options[action.dest].append(action)
+        for title, names in groups.items():
+            group = self.add_argument_group(title)
+            for action in (action for name in names for action in options[name]):
+                self._optionals._group_actions.remove(action)
+                group._group_actions.append(action)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """The values in a YAML file, all of whose keys are options, and its `env`: variables of the environment."""
+        values: dict[str, Any] = {}
+        for key, node in read_mapping(path).items():
+            if key == "env":
+                values[key] = _read_environment(node, path)
+            elif key not in self._hints or key not in self._options:
+                raise ValueError(f"{self._unknown('key', key).rstrip('.')} (in '{path}').")
+            else:
+                values[key] = parse_node(node, self._options[key], self._hints[key], f"`{key}` in '{path}'")
+        return values
+
+    def _unknown(self, kind: str, given: str) -> str:
+        if kind == "option" and Path(given).suffix in (".yaml", ".yml") and not given.startswith("-"):
+            return f"`{given}` stands alone; give a file of settings as `--config {given}`."
+        if kind == "option" and not given.startswith(("-", "\u2013", "\u2014")):
+            return f"`{given}` belongs to no option; options begin with `--`, and values of several words are quoted."
+        name, dashes = _option(given), "--" * (kind == "option")
+        if name.lower() in self._options:
+            answer = f"did you mean `{name.lower()}`?"
+        else:
+            answer = self._advice(name) or "`--help` lists all of them."
+        return f"Unknown {kind} `{given}`: {self._in_options(answer, dashes)}"
+
+    def _advice(self, name: str) -> str:
+        """The advice for a name of another trainer, or of Python, in the names of options."""
+        reward = "toxicity_model" if "toxicity_model" in self._options else "reward_model"
+        for_argument = _FOR_ARGUMENT | {"reward_funcs": f"use `{reward}`."}
+        text = for_argument.get(name) or advice(name, self._options)
+        if not text.startswith(("leave", "did")):
+            quoted = re.findall(r"`(\w+)", text)
+            text = next((for_argument[word] for word in quoted if word in for_argument), text)
+        return text.replace(" of PPOConfig", "")
+
+    def _in_options(self, text: str, dashes: str) -> str:
+        text = in_options(text, dashes)
+        return re.sub(r"`(\w+)((?:=[^`]*)?)`", lambda m: f"`{dashes * (m[1] in self._options)}{m[1]}{m[2]}`", text)
+
+
+def in_options(text: str, dashes: str = "--") -> str:
+    """A message of the trainer with the options that stand for its arguments."""
+    for name, option in {"model": "model_name_or_path", "train_dataset": "dataset_name"}.items():
+        text = text.replace(f"`{name}`", f"`{dashes}{option}`")
+    for name, option in {"peft_config": "use_peft", "quantization_config": "load_in_4bit"}.items():
+        text = re.sub(rf"`{name}(=[^`]*)?`", f"`{dashes}{option}`", text)
+    return text
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    installed = get_available_reporting_integrations()
+    for name in names:
+        if name not in installed:
+            raise ValueError(
+                f"`report_to` {name!r} is no tracker that is installed here ({', '.join(installed) or 'none is'}); "
+                "install it, or take 'none'."
+            )
+
+
+def _option(argument: str) -> str:
+    """The name of an option as it is typed, also after the dashes that a word processor makes of two hyphens."""
+    return argument.lstrip("-\u2013\u2014").split("=")[0].replace("-", "_")
+
+
+def _without_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The command line without `--config FILE` or `--config=FILE`, and the file."""
+    rest: list[str] = []
+    files: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--config":
+            files.append(next(remaining, ""))
+        elif argument.startswith("--config="):
+            files.append(argument.removeprefix("--config="))
+        else:
+            rest.append(argument)
+    if len(files) > 1 or "" in files:
+        raise ValueError("`--config` needs the path of a YAML file, once.")
+    return rest, Path(files[0]).expanduser() if files else None
+
+
+def _read_environment(node: yaml.Node, path: Path) -> dict[str, str]:
+    if isinstance(node, yaml.MappingNode) and all(isinstance(value, yaml.ScalarNode) for _, value in node.value):
+        return {key.value: value.value for key, value in node.value}
+    raise ValueError(f"`env` in '{path}' must be a mapping of variables to texts.")
+
+
+def check_launch(args: TrainingArguments) -> None:
+    """See that the processes of a launch know of each other; otherwise each would train alone into the same folder.
+
+    Raises:
+        ValueError: if not.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched != args.world_size:
+        raise ValueError(
+            f"{launched} processes were launched, but the Trainer sees {args.world_size}; without GPUs add `--use_cpu`."
+        )
+
+
+def check_output_dir(path: str) -> Path:
+    """Make the output directory and see that files can be written into it, before any time is spent.
+
+    Raises:
+        ValueError: if not.
+    """
+    directory = Path(path).expanduser().resolve()
+    probe = directory / f".write-test-{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"The output directory '{path}' cannot be written ({error.strerror}); choose another with `--output_dir`."
+        ) from error
+    return directory
+
+
+def newest_checkpoint(given: str | None, output_dir: Path) -> str | None:
+    """Find the checkpoint that `--resume_from_checkpoint` means: a folder, or with `true` the newest whole one.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if given is None or given.lower() == "false":
+        return None
+    if given.lower() == "true":
+        newest = newest_whole(output_dir)
+        if newest is None:
+            raise ValueError(
+                f"There is no whole checkpoint in '{output_dir}'; leave `--resume_from_checkpoint` out to start anew."
+            )
+        return str(newest)
+    if not Path(given).expanduser().is_dir():
+        raise ValueError(f"`--resume_from_checkpoint {given}` does not exist; give a checkpoint's folder or 'true'.")
+    return str(Path(given).expanduser())
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main`, and end with one line: with status 2 where it raises what the user can mend, 130 after Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the script has switched it off for its imports
+    try:
+        main()
+    except KeyboardInterrupt as stop:
+        interrupted(stop)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        # An OSError is a file or name that is not there. The other two may be bugs, unless this project raised them.
+        own = any(raised_in.is_relative_to(ROOT / package) for package in ("trl_ext", "recipes", "eval"))
+        if not own and not isinstance(error, OSError):
+            raise
+        fail(error)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Print an error as one line, in the words of the command line, and exit with status 2."""
+    print("error: " + one_line(in_options(str(error)), 4000), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def interrupted(stop: KeyboardInterrupt) -> NoReturn:
+    """Say in one line where a run was interrupted and how it goes on, and exit with the status of Ctrl-C."""
+    known = stop if isinstance(stop, Interrupted) else Interrupted("before anything was trained")
+    if int(os.environ.get("RANK", 0)) == 0:
+        saved = "; a checkpoint of this step is written" * known.saved
+        print(f"interrupted {known.where}{saved}. To go on: {_command(known.resume)}", file=sys.stderr)
+    raise SystemExit(130)
+
+
+def _command(resume: bool) -> str:
+    """The command that started this process, or the one that resumes what it began."""
+    words = [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]
+    if resume:
+        places = [i for i, word in enumerate(words) if _option(word) == "resume_from_checkpoint"]
+        for place in reversed(places):
+            del words[place : place + (1 if "=" in words[place] else 2)]
+        words += ["--resume_from_checkpoint", "true"]
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return "the same command" + " with `--resume_from_checkpoint true`" * resume
+    return shlex.join(words)

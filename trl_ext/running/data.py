@@ -1,0 +1,248 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Prompts of the recipes: from the Hub, a file or a folder to a dataset with one column, `prompt`."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
+from transformers import PreTrainedTokenizerBase
+
+from .faults import find_fault
+
+__all__ = ["cut_prompts", "load_prompts", "looks_like_path", "split_prompts", "wrap_in_conversation"]
+
+FILE_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
+EXTENSIONS = ", ".join(FILE_FORMATS)
+_ROW = "number of the row"
+
+
+def load_prompts(
+    name: str,
+    *,
+    config: str | None = None,
+    split: str = "train",
+    column: str = "prompt",
+    min_toxicity: float | None = None,
+    where: str | None = None,
+) -> Dataset:
+    """Load prompts by name and bring them into TRL's prompt-only format.
+
+    Args:
+        name: A dataset of the Hub, a file (JSONL, JSON, parquet, csv, or txt with one prompt a line), or a folder: one
+            written by `save_to_disk`, or one of such files.
+        config: Configuration of a dataset of the Hub.
+        split: Split, also a slice of one (`"train[:100]"`). A single file has every split.
+        column: Column of the prompts. Its values are texts, conversations (lists of messages), or, as in
+            real-toxicity-prompts, dictionaries with `text` and `toxicity`.
+        min_toxicity: Keep only prompts whose `toxicity` is above this.
+        where: `"column=value"`: keep only rows in which the column, as text, has this value.
+
+    Returns:
+        A dataset with the column `prompt`, and, where the source has one, the text column `continuation`.
+
+    Raises:
+        ValueError: if there is no such file, split or column, or no prompt in it or left of it.
+    """
+    dataset = load_dataset_by_name(name, config, split)
+    if len(dataset) == 0:
+        raise ValueError(f"The dataset '{name}' (split '{split}') is empty; give one with at least one prompt.")
+    dataset = dataset.add_column(_ROW, list(range(1, len(dataset) + 1)))  # filters do not change what a row is called
+    if where is not None:
+        dataset = _keep_where(dataset, where, name)
+    columns = _columns(dataset)
+    if column not in columns and columns == ["text"]:
+        column = "text"  # a .txt file has no other name for its lines
+    if column not in columns:
+        raise ValueError(
+            f"The dataset '{name}' has no column '{column}' (columns: {', '.join(columns)}); name the one that holds "
+            "the prompts with `--prompt_column`."
+        )
+    if min_toxicity is not None:
+        dataset = _keep_toxic(dataset, column, min_toxicity, name)
+    has_continuation = "continuation" in columns
+
+    def normalize(row: dict[str, Any]) -> dict[str, Any]:
+        new = {"prompt": _prompt_of(row[column], f"Row {row[_ROW]} of '{name}'", column)}
+        if has_continuation:
+            new["continuation"] = _text_of(row["continuation"]) or ""
+        return new
+
+    return dataset.map(normalize, remove_columns=dataset.column_names, desc=f"Reading {name}")
+
+
+def _columns(dataset: Dataset) -> list[str]:
+    return [name for name in dataset.column_names if name != _ROW]
+
+
+def cut_prompts(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    min_tokens: int | None,
+    max_tokens: int | None,
+    seed: int = 0,
+) -> Dataset:
+    """Cut each text, prompt and continuation together, to a random number of tokens between the bounds.
+
+    This is how Hugging Face's detoxification guide makes prompts of 10 to 15 tokens. Texts of fewer than `min_tokens`
+    are dropped. Without `max_tokens` the prompts stay whole, and only the short ones are dropped.
+
+    Raises:
+        ValueError: for bounds that exclude each other, conversations, or if nothing is left.
+    """
+    if min_tokens is None and max_tokens is None:
+        return dataset.select_columns("prompt")
+    low = 1 if min_tokens is None else min_tokens
+    if low < 1 or (max_tokens is not None and max_tokens < low):
+        raise ValueError(
+            f"`prompt_min_tokens` {min_tokens} and `prompt_max_tokens` {max_tokens} must be at least 1 and in order."
+        )
+    if not isinstance(dataset[0]["prompt"], str):
+        raise ValueError("`prompt_min_tokens` and `prompt_max_tokens` cut texts; leave them out for conversations.")
+    generator = random.Random(seed)
+    prompts = []
+    for row in dataset:
+        text = row["prompt"] + (row.get("continuation", "") if max_tokens is not None else "")
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        length = len(ids) if max_tokens is None else generator.randint(low, max_tokens)
+        if len(ids) >= low:
+            prompts.append(text if length >= len(ids) else tokenizer.decode(ids[:length]))
+    if not prompts:
+        raise ValueError(
+            f"None of the {len(dataset)} prompts has {low} tokens; lower `prompt_min_tokens` or leave it out."
+        )
+    return Dataset.from_dict({"prompt": prompts})
+
+
+def wrap_in_conversation(dataset: Dataset, instruction: str) -> Dataset:
+    """Make each text the user's message of a conversation; `{prompt}` in `instruction` stands for the text.
+
+    Raises:
+        ValueError: if `instruction` has no `{prompt}`, or the prompts are conversations already.
+    """
+    if "{prompt}" not in instruction:
+        raise ValueError(f"`chat_instruction` must contain {{prompt}}, got '{instruction}'.")
+    if not isinstance(dataset[0]["prompt"], str):
+        raise ValueError("`chat_instruction` is for text prompts, these are conversations already; leave it out.")
+    messages = [[{"role": "user", "content": instruction.replace("{prompt}", text)}] for text in dataset["prompt"]]
+    return Dataset.from_dict({"prompt": messages})
+
+
+def split_prompts(
+    dataset: Dataset, size: int, seed: int = 0, remedy: str = "`--eval_dataset_name`"
+) -> tuple[Dataset, Dataset]:
+    """Hold out `size` prompts, at most half of them, for evaluation.
+
+    Raises:
+        ValueError: if there is only one prompt; `remedy` names the option with which others can be given.
+    """
+    if len(dataset) < 2:
+        raise ValueError(f"One row cannot be both trained on and evaluated on; give more rows, or {remedy}.")
+    shuffled = dataset.shuffle(seed=seed)
+    size = min(size, len(dataset) // 2)
+    return shuffled.select(range(size, len(dataset))), shuffled.select(range(size))
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether `name` can only mean a file or folder here, because no repository of the Hub is named so."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in FILE_FORMATS
+
+
+def load_dataset_by_name(name: str, config: str | None, split: str) -> Dataset:
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _load_file(path, split)
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return _load_saved(path, split)
+    if not path.is_dir() and looks_like_path(name):
+        raise ValueError(f"The dataset '{name}' does not exist; give a file, a folder or a dataset of the Hub.")
+    try:
+        return load_dataset(str(path) if path.is_dir() else name, config, split=split)
+    except (OSError, ValueError, DatasetGenerationError) as error:
+        where = "folder" if path.is_dir() else "file or folder, and on the Hub"
+        reason = _first_line(error.__cause__ or error)
+        raise ValueError(f"The dataset '{name}' cannot be loaded ({where}): {reason}") from error
+
+
+def _load_file(path: Path, split: str) -> Dataset:
+    if path.suffix not in FILE_FORMATS:
+        raise ValueError(f"The dataset '{path}' has an unknown ending '{path.suffix}'; known are {EXTENSIONS}.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"The dataset '{path}' is empty; give one with at least one prompt.")
+    files = {split.split("[")[0] or "train": str(path)}
+    options = {"encoding": "utf-8-sig"} if path.suffix == ".txt" else {}
+    try:
+        dataset = load_dataset(FILE_FORMATS[path.suffix], data_files=files, split=split, **options)
+        dataset.data.validate(full=True)  # JSON is read without a look at whether texts are UTF-8
+        return dataset
+    except (OSError, ValueError, DatasetGenerationError) as error:
+        if fault := find_fault(path):
+            raise ValueError(f"{fault} of '{path}'; mend or remove it.") from error
+        reason = _first_line(error.__cause__ or error)
+        if "corresponds to no data" in reason:
+            raise ValueError(f"The dataset '{path}' has no row in the split '{split}'; give one with rows.") from error
+        if "instruction format" in reason or "Split name" in reason:
+            raise ValueError(f"'{split}' is no split; write 'train', or a slice such as 'train[:100]'.") from error
+        raise ValueError(f"The dataset '{path}' cannot be read as {path.suffix[1:]}: {reason}") from error
+
+
+def _load_saved(path: Path, split: str) -> Dataset:
+    saved = load_from_disk(str(path))
+    if not isinstance(saved, DatasetDict):
+        return saved
+    if split not in saved:
+        raise ValueError(f"The dataset '{path}' has no split '{split}'; its splits are {', '.join(saved)}.")
+    return saved[split]
+
+
+def _keep_where(dataset: Dataset, where: str, name: str) -> Dataset:
+    column, equals, value = where.partition("=")
+    if not equals or column not in _columns(dataset):
+        raise ValueError(
+            f"The filter '{where}' must be 'column=value' with a column of '{name}': {', '.join(_columns(dataset))}."
+        )
+    kept = dataset.filter(lambda cell: str(cell) == value, input_columns=column)
+    if len(kept) == 0:
+        raise ValueError(f"No row of '{name}' has {where} (out of {len(dataset)}); change or drop the filter.")
+    return kept
+
+
+def _keep_toxic(dataset: Dataset, column: str, minimum: float, name: str) -> Dataset:
+    first = dataset[0][column]
+    if not isinstance(first, dict) or "toxicity" not in first:
+        raise ValueError(
+            f"`min_prompt_toxicity` needs '{column}.toxicity', which '{name}' does not have; leave it out."
+        )
+    # real-toxicity-prompts has rows whose toxicity is unknown
+    kept = dataset.filter(lambda cell: (cell["toxicity"] or 0.0) > minimum, input_columns=column)
+    if len(kept) == 0:
+        raise ValueError(
+            f"No prompt of '{name}' has a toxicity above {minimum} (out of {len(dataset)}); lower "
+            "`min_prompt_toxicity`."
+        )
+    return kept
+
+
+def _text_of(value: Any) -> Any:
+    return value.get("text") if isinstance(value, dict) else value
+
+
+def _prompt_of(value: Any, where: str, column: str) -> Any:
+    prompt = _text_of(value)
+    if isinstance(prompt, list) and prompt and all(isinstance(m, dict) and "role" in m for m in prompt):
+        return prompt
+    if prompt is None:
+        raise ValueError(f"{where} has no '{column}'; every row needs one (in a CSV file NA and null are none).")
+    if not isinstance(prompt, str):
+        raise ValueError(
+            f"{where} has {prompt!r:.60} as '{column}'; a prompt is a text, a dictionary with 'text', or a list of "
+            "messages."
+        )
+    if not prompt.strip():
+        raise ValueError(f"{where} has an empty '{column}'; remove it from the dataset.")
+    return prompt
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

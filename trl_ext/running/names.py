@@ -1,0 +1,131 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Names of models: whether they lead anywhere, before anything is trained."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+from transformers import AutoConfig, AutoTokenizer
+
+from trl_ext.rewards import ToxicityReward
+
+from .data import looks_like_path
+
+__all__ = [
+    "CRITIC_KINDS",
+    "check_classifier",
+    "check_critic",
+    "check_distinct",
+    "check_model",
+    "check_reward_model",
+]
+
+CRITIC_KINDS = ("head", "adapter", "copy")
+
+
+def check_model(option: str, name: str, *, advice: str = "", **options: Any) -> Any:
+    """Read the configuration of a model, which is little beside its weights.
+
+    Args:
+        option: With which the model was named, without dashes.
+        name: A folder or an id of the Hub.
+        advice: What else might be given.
+        options: Of `from_pretrained`: `revision`, `trust_remote_code`.
+
+    Returns:
+        The configuration; of a LoRA adapter, that of its base.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and looks_like_path(name):
+        raise ValueError(f"`--{option} {name}` does not exist; give a model's folder or its id on the Hub{advice}.")
+    if folder.is_dir() and (folder / "adapter_config.json").is_file():
+        base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+        return check_model(option, str(base), advice=" (it is the base of an adapter)", **options)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ValueError(f"`--{option} {name}` is a folder without a model: it has no config.json.")
+    try:
+        return AutoConfig.from_pretrained(str(folder) if folder.is_dir() else name, **options)
+    except (OSError, ValueError, KeyError) as error:
+        where = "a folder whose config.json is no model's" if folder.is_dir() else "no folder here, and not on the Hub"
+        if not folder.is_dir() and _is_offline(error):
+            where = "no folder here, and not among the downloaded models of the Hub, which cannot be reached"
+        raise ValueError(
+            f"`--{option} {name}` is {where}; give a model's folder or its id on the Hub{advice}."
+        ) from error
+
+
+def _is_offline(error: BaseException) -> bool:
+    words = ("connect", "offline", "cached files", "local cache")
+    return any(word in str(error).lower() for word in words)
+
+
+def check_critic(critic: str, *, has_lora: bool, **options: Any) -> None:
+    """See that `critic` is one of the kinds that go with the policy, or a model.
+
+    Raises:
+        ValueError: if not.
+    """
+    if critic == "adapter" and not has_lora:
+        raise ValueError("`--critic adapter` is a LoRA adapter beside the policy's own; add `--use_peft`.")
+    if critic not in CRITIC_KINDS:
+        check_model("critic", critic, advice=f", or one of {', '.join(CRITIC_KINDS)}", **options)
+
+
+def check_reward_model(option: str, name: str, **options: Any) -> None:
+    """See that a name is that of a reward model with a tokenizer.
+
+    Raises:
+        ValueError: if not.
+    """
+    config = check_model(option, name, **options)
+    is_adapter = (Path(name).expanduser() / "adapter_config.json").is_file()
+    if not is_adapter and config.num_labels != 1:
+        raise ValueError(
+            f"`--{option} {name}` has {config.num_labels} labels, and a reward model has one; give one that was "
+            "trained on preferences."
+        )
+    if not is_adapter:
+        _check_tokenizer(option, name, **options)
+
+
+def check_classifier(option: str, name: str, label: tuple[str, str | None], **options: Any) -> None:
+    """See that a name is that of a classifier with a toxic label and a tokenizer.
+
+    Args:
+        label: The option that names the label, and its value.
+
+    Raises:
+        ValueError: if not.
+    """
+    config = check_model(option, name, **options)
+    try:
+        ToxicityReward(name, toxic_label=label[1]).toxic_indices(config)
+    except ValueError as error:
+        labels = ", ".join(str(config.id2label[i]) for i in range(config.num_labels))
+        given = "" if label[1] is None else f" {label[1]}"
+        raise ValueError(
+            f"`--{label[0]}{given}` must be one of the labels of `--{option} {name}`, which are {labels}."
+        ) from error
+    _check_tokenizer(option, name, **options)
+
+
+def _check_tokenizer(option: str, name: str, **options: Any) -> None:
+    try:
+        AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"`--{option} {name}` has no tokenizer that can be loaded; save one beside it.") from error
+
+
+def check_distinct(policy: Mapping[str, str], output_dir: Path) -> None:
+    """See that the output directory is none of the models' folders, which would be overwritten.
+
+    Raises:
+        ValueError: if it is.
+    """
+    for option, name in policy.items():
+        if Path(name).expanduser().is_dir() and Path(name).expanduser().resolve() == output_dir:
+            raise ValueError(f"`--output_dir` is also `--{option} {name}`, which would be overwritten; choose another.")

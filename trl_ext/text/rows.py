@@ -1,0 +1,235 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""What the rows of a dataset must look like, and conversations as the policy's chat template writes them.
+
+The functions that find a fault return a clause for a sentence that begins with the dataset and the row.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, Any]
+# Columns of a row that belong to its chat template, as in TRL's trainers.
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
+ROLES = ("system", "developer", "user", "assistant", "tool")
+SHAREGPT = "rename 'from' to 'role' and 'value' to 'content' (`trl.maybe_convert_to_chatml`), 'human' to 'user' and 'gpt' to 'assistant'"  # fmt: skip # noqa: E501
+
+
+def check_dataset(dataset: Any, name: str, columns: str) -> None:
+    """Refuse what is no dataset with rows.
+
+    Args:
+        dataset: What the user gave.
+        name: What to call it in messages, such as `train_dataset`.
+        columns: What its columns should be, for messages.
+
+    Raises:
+        TypeError: when it is not a `datasets.Dataset`.
+        ValueError: when it has no rows.
+    """
+    if isinstance(dataset, DatasetDict | IterableDatasetDict):
+        splits = [str(split) for split in dataset]
+        kind = ("an " if isinstance(dataset, IterableDatasetDict) else "a ") + type(dataset).__name__
+        raise TypeError(
+            f"`{name}` is {kind} with the splits {', '.join(splits) or 'none'}; give one of them, such as "
+            f"`dataset[{splits[0] if splits else 'train'!r}]`."
+        )
+    if not isinstance(dataset, Dataset):
+        advice = {
+            IterableDataset: "cut a stream into one with `Dataset.from_list(list(stream.take(n)))`",
+            list: "make one with `Dataset.from_list(rows)`",
+            dict: "make one with `Dataset.from_dict(columns)`",
+            str: "read one with `datasets.load_dataset`",
+        }
+        fix = next((text for kind, text in advice.items() if isinstance(dataset, kind)), "make one with `Dataset`")
+        raise TypeError(f"`{name}` must be a `datasets.Dataset` with {columns}, got {type(dataset).__name__}; {fix}.")
+    if len(dataset) == 0 and dataset.column_names:
+        raise ValueError(f"`{name}` is empty; give at least one row.")
+
+
+def missing_prompt(columns: Sequence[str]) -> str:
+    """What to do about a dataset with these columns, none of which is called "prompt"."""
+    if "conversations" in columns:
+        return f"in 'conversations' (ShareGPT) {SHAREGPT}, and call what stands before the answer 'prompt'"
+    if "messages" in columns:
+        return "call what stands before the answer in 'messages' 'prompt'"
+    if {"chosen", "rejected"} <= set(columns):
+        return "take it from 'chosen' and 'rejected' with `dataset.map(trl.extract_prompt)`"
+    if "input_ids" in columns:
+        return (
+            "token ids, which TRL's old PPOTrainer took, must be texts: `dataset.map(lambda row: {'prompt': "
+            "tokenizer.decode(row['input_ids'], skip_special_tokens=True)})`"
+        )
+    return "rename the one that holds the prompts"
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a value of a row is meant as a list of messages."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+
+
+def value_fault(value: Any, conversational: bool, row: int, what: str = "prompt") -> str | None:
+    """What is given instead of a text, or of a list with messages, or None.
+
+    Args:
+        value: The value of a row.
+        conversational: Whether row 0 has a list with messages.
+        row: Number of the row.
+        what: Name of the column.
+    """
+    subject = "the prompt" if what == "prompt" else f"'{what}'"
+    if isinstance(value, str) and not conversational:
+        return None if value.strip() else f"{subject} is empty; filter such rows out."
+    if isinstance(value, list) and not value:
+        return f"{subject} is empty; filter such rows out."
+    if conversational and isinstance(value, list):
+        return None
+    wanted = "a list of messages, as in row 0" if conversational else "a text, as in row 0"
+    fix = ""
+    if isinstance(value, Mapping) and "role" in value:
+        fix = "; put a single message into a list"
+    elif isinstance(value, Mapping) and "text" in value:
+        fix = "; take its 'text'"
+    elif isinstance(value, list) and is_conversation(value[0]):
+        fix = "; give each conversation a row of its own"
+    elif isinstance(value, list) and isinstance(value[0], int):
+        fix = "; decode token ids with `tokenizer.decode`"
+    wanted = wanted if row else "a text or a list of messages"
+    return f"{subject} is {value!r:.60}; {'every prompt' if what == 'prompt' else 'it'} must be {wanted}{fix}."
+
+
+def conversation_fault(messages: Any, template: str) -> str | None:
+    """What is wrong with a list of messages, or None.
+
+    Args:
+        messages: A list with a dictionary or more.
+        template: Source of the chat template; the roles that it names are known ones.
+    """
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            return f"message {i} is {message!r:.60}; a message is a dictionary with 'role' and 'content'."
+        given = {key: value for key, value in message.items() if value is not None}
+        if "role" not in given:
+            fix = SHAREGPT if "from" in given else "give every message a 'role' and a 'content'"
+            return f"message {i} has no 'role', only {', '.join(map(repr, given)) or 'nothing'}; {fix}."
+        role = given["role"]
+        if role not in ROLES and not re.search(rf"['\"]{re.escape(str(role))}['\"]", template):
+            return f"message {i} has the role {role!r:.40}; the roles are 'system', 'user', 'assistant' and 'tool'."
+        fault = _content_fault(given)
+        if fault is not None:
+            return f"message {i} {fault}"
+    if not any(_text(message).strip() or message.get("tool_calls") for message in messages):
+        return "the messages are empty; filter such rows out."
+    return None
+
+
+def template_source(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The chat template of a tokenizer; all of them where there are several, by name."""
+    template: Any = tokenizer.chat_template
+    return "\n".join(map(str, template.values())) if isinstance(template, Mapping) else str(template or "")
+
+
+def options_fault(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with the arguments that a row brings for its chat template, or None."""
+    try:
+        template_options(row)
+    except ValueError as error:
+        return f"{error}."
+    return None
+
+
+def _content_fault(message: Mapping[str, Any]) -> str | None:
+    content = message.get("content")
+    if content is None:
+        return None if message.get("tool_calls") else "has no 'content'; filter such rows out."
+    if isinstance(content, str):
+        return None
+    if not isinstance(content, list):
+        return f"has the content {content!r:.60}; it must be a text."
+    for part in content:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+        if kind != "text":
+            return f"has a part of the type {kind!r}; PPOTrainer trains on text alone, so filter such rows out."
+        if not isinstance(part.get("text"), str):
+            return f"has the part {part!r:.60}; a part of a text has a 'text'."
+    return None
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def template_options(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the chat template that a row brings: its tools, and its `chat_template_kwargs`.
+
+    Both may be given as JSON, which keeps `datasets` from filling every dictionary with the keys of all the others.
+
+    Raises:
+        ValueError: tools that are not a list of dictionaries, or JSON that is none.
+    """
+    tools, kwargs = (_json(row.get(name), name) for name in TEMPLATE_COLUMNS)
+    if tools and not (isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools)):
+        raise ValueError(f"'tools' is {tools!r:.60}; it must be a list of JSON schemas, or that list as JSON")
+    if kwargs and not isinstance(kwargs, Mapping):
+        raise ValueError(f"'chat_template_kwargs' is {kwargs!r:.60}; it must be a dictionary")
+    # Some templates write an introduction to tools for an empty list.
+    return ({"tools": tools} if tools else {}) | dict(kwargs or {})
+
+
+def _json(value: Any, name: str) -> Any:
+    if not isinstance(value, str):
+        return _without_none(value)
+    try:
+        return json.loads(value) if value.strip() else None
+    except ValueError as error:
+        raise ValueError(f"'{name}' is {value!r:.60}, which is not JSON ({error})") from None
+
+
+def render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> str:
+    """A conversation as the policy reads it before its turn, or within it when the last message is the assistant's.
+
+    Args:
+        messages: The conversation, in which keys without a value do not count.
+        tokenizer: Has the chat template.
+        options: Further arguments of `apply_chat_template`, such as `tools`.
+    """
+    begun = messages[-1]["role"] == "assistant"
+    return str(
+        tokenizer.apply_chat_template(
+            [plain(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=not begun,
+            continue_final_message=begun,
+            **options,
+        )
+    )
+
+
+def plain(message: Message) -> Message:
+    """A message as every chat template understands it.
+
+    `datasets` gives all dictionaries in a column the keys of all the others, with None for a value: templates take
+    that for an image, or write "None". A list of texts is one text: templates for text write the list itself.
+    """
+    message = _without_none(dict(message))
+    if isinstance(message.get("content"), list):
+        message["content"] = _text(message)
+    return message
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(entry) for entry in value]
+    return value
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
