@@ -38,7 +38,7 @@ test: $(VENV)/.dev-installed  ## Run the tests; ARGS="tests/rewards -k length" c
 test-trl-1.12: $(VENV)/.dev-installed $(TRL_1_12)  ## Run the tests on the oldest TRL, the last with a PPO: parity with it too
 	@PYTHONPATH=$(TRL_1_12) $(OFFLINE) $(PYTEST) $(or $(ARGS),$(WITHOUT_TRL))
 
-quality: $(VENV)/.dev-installed  ## Check format, lint and types
+quality: $(VENV)/.dev-installed  ## Check format, lint, docstrings and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

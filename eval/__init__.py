@@ -1,1 +1,2 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Evaluation: `quality` of completions, `performance` of training."""

@@ -5,6 +5,7 @@ import ast
 import dataclasses
 import importlib.metadata
 import inspect
+import json
 import os
 import re
 import shutil
@@ -157,6 +158,33 @@ def test_ci_runs_what_a_contributor_runs() -> None:
         "quality",
         "test",
     ]
+
+
+@pytest.mark.parametrize("folder", ["trl_ext", "trl_ext/rewards", "recipes", "eval"])
+@pytest.mark.parametrize(
+    ("docstring", "rules"),
+    [
+        (None, {"D103"}),
+        ("\n    Return 1.\n    ", {"D200", "D212"}),
+        ("Return 1", {"D415"}),
+        ("Return one number,\n    which is 1.\n    ", {"D205"}),
+        ("Return 1.", set[str]()),
+    ],
+)
+def test_quality_demands_a_docstring_of_public_functions(folder: str, docstring: str | None, rules: set[str]) -> None:
+    body = "" if docstring is None else f'    """{docstring}"""\n'
+    source = f'"""A module."""\n\n\ndef one() -> int:\n{body}    return 1\n'
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=json"]
+    done = subprocess.run(
+        [*command, f"--stdin-filename={folder}/bad.py", "-"],
+        cwd=ROOT,
+        input=source,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == bool(rules), done.stderr
+    assert {violation["code"] for violation in json.loads(done.stdout)} == rules
 
 
 def test_every_make_target_that_is_named_exists() -> None:

@@ -58,7 +58,9 @@ class Judge(Protocol):
 
     def __call__(
         self, prompts: Sequence[Text], answers: Sequence[Text], baselines: Sequence[Text], **columns: list
-    ) -> list[Outcome]: ...
+    ) -> list[Outcome]:
+        """Return N outcomes: 1 for a win of the answer, -1 for a loss, 0 for a tie, None where the judge gave none."""
+        ...
 
 
 class RewardJudge:
@@ -81,6 +83,7 @@ class RewardJudge:
     def __call__(
         self, prompts: Sequence[Text], answers: Sequence[Text], baselines: Sequence[Text], **columns: list
     ) -> list[Outcome]:
+        """Return N outcomes, one for each answer and its baseline."""
         ours, theirs = (self._rewards(prompts, completions, columns) for completions in (answers, baselines))
         return [
             None if one is None or other is None else _sign(one - other, self.margin)
@@ -169,6 +172,7 @@ class EndpointJudge:
     def __call__(
         self, prompts: Sequence[Text], answers: Sequence[Text], baselines: Sequence[Text], **columns: list
     ) -> list[Outcome]:
+        """Return N outcomes, one for each answer and its baseline."""
         self._failed_in_a_row = 0
         texts = [
             (prompt_text(prompt), completion_text(answer), completion_text(baseline))

@@ -88,8 +88,9 @@ def add_policy_adapter(model: nn.Module, peft_config: PeftConfig) -> tuple[PeftM
 
 
 def _not_adapted(model: nn.Module) -> str:
-    """A pattern of layers that are linear and get no adapter: in a vision tower, which reads no text, and routers that
-    return more than a tensor (PhiMoE).
+    """Return a pattern of the linear layers that get no adapter.
+
+    They are those of a vision tower, which reads no text, and routers that return more than a tensor (PhiMoE).
     """
     beside = [rf"(.*\.)?{name}(\..*)?" for name in modules_beside_text(model)]  # type: ignore[arg-type]
     routers = {

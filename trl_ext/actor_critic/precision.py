@@ -39,8 +39,9 @@ def requested_dtype(init_kwargs: dict[str, Any]) -> torch.dtype | None:
 
 
 def with_dtype(init_kwargs: dict[str, Any], *, trained: bool) -> dict[str, Any]:
-    """Keyword arguments of `from_pretrained` with the dtype of a model by name: what was asked for, else float32 for
-    weights that are trained and the checkpoint's own for frozen ones.
+    """Return keyword arguments of `from_pretrained` with the dtype of a model given by name.
+
+    It is the requested dtype; otherwise float32 for trained weights and the checkpoint's own for frozen ones.
 
     Raises:
         ValueError: when float16 weights were to be trained.

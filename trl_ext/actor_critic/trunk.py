@@ -246,6 +246,7 @@ class ValueHead(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Return the values (...) of hidden states (..., D), in float32."""
         # `.to(torch.bfloat16)`, `bf16_full_eval` and FSDP's mixed precision change the weights' dtype.
         with torch.autocast(hidden.device.type, enabled=False):
             return functional.linear(hidden.float(), self.weight.float(), self.bias.float()).squeeze(-1)

@@ -50,10 +50,12 @@ class GenerationEngine(Protocol):
     def __call__(
         self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[[int], Any] | None = None
     ) -> Completions:
-        """Args:
-        model: Causal LM in eval mode.
-        prompt_ids: Unpadded token ids of each prompt.
-        on_progress: Called with the number of completions finished since the last call.
+        """Sample one completion per prompt.
+
+        Args:
+            model: Causal LM in eval mode.
+            prompt_ids: Unpadded token ids of each prompt.
+            on_progress: Called with the number of completions finished since the last call.
         """
         ...
 
@@ -134,6 +136,7 @@ class TransformersEngine:
     def __call__(
         self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[[int], Any] | None = None
     ) -> Completions:
+        """Sample one completion per prompt; see [`GenerationEngine`]."""
         out = Completions([], [], [] if self.return_logps else None)
 
         def sample(some: list[list[int]]) -> None:
@@ -293,8 +296,9 @@ def _cast_as_autocast_would(model: PreTrainedModel) -> Iterator[None]:
 
 
 class ContinuousBatchingEngine:
-    """Sampling with transformers' continuous batching (`model.generate_batch`): finished completions make room for the
-    next prompt, with a paged KV cache.
+    """Sampling with transformers' continuous batching (`model.generate_batch`), with a paged KV cache.
+
+    Finished completions make room for the next prompt.
 
     Args:
         tokenizer: Tokenizer of the model.
@@ -342,6 +346,7 @@ class ContinuousBatchingEngine:
     def __call__(
         self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[[int], Any] | None = None
     ) -> Completions:
+        """Sample one completion per prompt; see [`GenerationEngine`]."""
         with torch.no_grad(), _own_generation_config(model, self.generation_config), _cast_as_autocast_would(model):
             try:
                 outputs = model.generate_batch(

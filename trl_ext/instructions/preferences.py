@@ -16,11 +16,11 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def convert_preferences(dataset: Dataset, name: str, *, chat: bool, skip_bad: bool = False) -> Dataset:
-    """Bring preference pairs into TRL's format with an explicit prompt.
+    r"""Bring preference pairs into TRL's format with an explicit prompt.
 
     Understood are texts or conversations in `chosen` and `rejected`, with or without `prompt`; conversations may hold
     the prompt's messages (UltraFeedback) or not; texts without a prompt must be dialogues in the format of Anthropic's
-    HH ("\\n\\nHuman: ... \\n\\nAssistant: ...").
+    HH ("\n\nHuman: ... \n\nAssistant: ...").
 
     Args:
         dataset: The rows; a numeric column `margin` and the text columns `kind` and `key` are kept.

@@ -66,9 +66,11 @@ class Noise:
         return (statistics.median(self.differences) / _NORMAL_MEDIAN) ** 2 / 6
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the JSON-able state for a checkpoint."""
         return {"last": self.last, "differences": self.differences}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
         self.last, self.differences = list(state["last"]), list(state["differences"])
 
 
@@ -102,9 +104,11 @@ class Drift:
         return self.sum / DRIFT_LIMIT
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the JSON-able state for a checkpoint."""
         return {"noise": self.noise.state_dict(), "start": self.start, "seen": self.seen, "sum": self.sum}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
         self.noise.load_state_dict(state["noise"])
         self.start, self.seen, self.sum = state["start"], state["seen"], state["sum"]
 
@@ -250,6 +254,7 @@ class Overoptimization:
         return Finding(float(z[i]), int(earlier.step[i]), (float(before[i]), float(after[0])), proxies)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the JSON-able state for a checkpoint."""
         return {
             "gold_noise": self.gold_noise.state_dict(),
             "proxy_noise": self.proxy_noise.state_dict(),
@@ -259,6 +264,7 @@ class Overoptimization:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
         self.gold_noise.load_state_dict(state["gold_noise"])
         self.proxy_noise.load_state_dict(state["proxy_noise"])
         self.blocks = [dict(block) for block in state["blocks"]]

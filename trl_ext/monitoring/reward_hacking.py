@@ -60,8 +60,9 @@ class Alarm(NamedTuple):
 
 
 class RewardHackingMonitor(TrainerCallback):
-    """Watches a run for over-optimization of its reward ("Scaling Laws for Reward Model Overoptimization", Gao et al.
-    2023, arXiv 2210.10760), and raises an alarm, once per signal:
+    """Watches a run for over-optimization of its reward and raises an alarm once per signal.
+
+    See "Scaling Laws for Reward Model Overoptimization" (Gao et al. 2023, arXiv 2210.10760). The signals:
 
     - "gold": the gold score has fallen from the best it was. "divergence": it has come down, if only a little, while
       the reward rose, and lies well below what the reward's rise had promised. Both by

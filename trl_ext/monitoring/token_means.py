@@ -21,9 +21,11 @@ class TokenMeans:
 
     @torch.no_grad()
     def add(self, per_token: dict[str, Tensor], mask: Tensor) -> None:
-        """Args:
-        per_token: Quantities of shape (B, C), by name; the same names every time.
-        mask: Which tokens count, shape (B, C).
+        """Add the quantities of one micro-batch.
+
+        Args:
+            per_token: Quantities of shape (B, C), by name; the same names every time.
+            mask: True for tokens that count, shape (B, C).
         """
         self._add("tokens", masked_sum(torch.ones(mask.shape, device=mask.device), mask))
         for name, values in per_token.items():

@@ -108,6 +108,7 @@ class QuantizedStandIn(nn.Linear):
     is_int8 = False
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the product of `x` (..., in_features) with the weight, shape (..., out_features)."""
         return _Product.apply(x, self).clone()  # PEFT's layers do
 
 

@@ -51,16 +51,22 @@ class RewardFunction(Protocol):
 
     def __call__(
         self, prompts: Sequence[Text], completions: Sequence[Text], completion_ids: list[list[int]], **columns: Any
-    ) -> list[Reward] | Awaitable[list[Reward]]: ...
+    ) -> list[Reward] | Awaitable[list[Reward]]:
+        """Return one reward for each of the N completions; None where the function does not apply."""
+        ...
 
 
 @runtime_checkable
 class Stateful(Protocol):
     """What keeps state between calls; it is JSON-able and goes into checkpoints."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return the JSON-able state for a checkpoint."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
+        ...
 
 
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})

@@ -69,6 +69,7 @@ class Combination(ABC):
         return {"members": {str(i): m.state_dict() for i, m in enumerate(self.members) if isinstance(m, Stateful)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
         for i, member_state in state["members"].items():
             self.members[int(i)].load_state_dict(member_state)
 
@@ -118,6 +119,7 @@ class WeightedSum(Combination):
             )
 
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        """Return the weighted sum of each sample's rewards."""
         totals: list[Reward] = []
         for row in zip(*rewards, strict=True):
             terms = [weight * r for weight, r in zip(self.weights, row, strict=True) if r is not None]
@@ -146,6 +148,7 @@ class Clipped(Combination):
             raise ValueError(f"Clipped got low={low} and high={high}: give at least one limit, low <= high.")
 
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        """Return each reward, limited to [low, high]."""
         return _map(lambda reward: min(max(reward, self.low), self.high), rewards[0])
 
 
@@ -172,6 +175,8 @@ class LogSigmoid(Combination):
         self.center, self.scale = center, scale
 
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        """Return log sigmoid((reward - center) / scale) of each reward."""
+
         def bounded(reward: float) -> float:
             centred = torch.tensor((reward - self.center) / self.scale, dtype=torch.float64)
             return torch.nn.functional.logsigmoid(centred).item()
@@ -210,6 +215,7 @@ class PAR(Combination):
         self.reference_column, self.tokenizer = reference_column, tokenizer
 
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        """Return the mean sigmoid of each reward less its references' rewards."""
         if self.reference_column not in batch.columns:
             raise RewardTypeError(
                 f"'{self.__name__}' compares with the column '{self.reference_column}', but there is only "
@@ -286,6 +292,7 @@ class RunningNormalization(Combination):
         self.synchronize_each_call = True
 
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        """Return the normalized rewards, and count the raw ones in."""
         self.pending = self.pending.merge(Moments.of(_present(rewards[0])))
         known = self.moments if self.moments.n else self.pending
         shift, spread = known.mean if self.center else 0.0, known.std if known.std > 1e-8 else 1.0
@@ -300,9 +307,11 @@ class RunningNormalization(Combination):
         self.pending = Moments()
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the JSON-able state for a checkpoint."""
         return {**super().state_dict(), "moments": list(self.moments), "pending": list(self.pending)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
         super().load_state_dict(state)
         self.moments, self.pending = Moments(*state["moments"]), Moments(*state["pending"])
 
@@ -345,6 +354,7 @@ class Ensemble(Combination):
         self.aggregation, self.k = aggregation, k
 
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        """Return one reward a sample, of the members that scored it."""
         rows = [_present(row) for row in zip(*rewards, strict=True)]
         spreads = [statistics.pstdev(row) for row in rows if len(row) > 1]
         log_metric = batch.services.get("log_metric")

@@ -43,6 +43,7 @@ class LengthDebiased(Combination):
         self.synchronize_each_call = True
 
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        """Return the rewards without their linear dependence on length, and count the raw ones in."""
         if batch.completion_ids is None:
             raise RewardValueError(f"'{self.__name__}' needs the completions' tokens: pass `completion_ids`.")
         lengths = [float(len(ids)) for ids in batch.completion_ids]
@@ -69,8 +70,10 @@ class LengthDebiased(Combination):
         self.pending = LineMoments()
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the JSON-able state for a checkpoint."""
         return {**super().state_dict(), "line": list(self.line), "pending": list(self.pending)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
         super().load_state_dict(state)
         self.line, self.pending = LineMoments(*state["line"]), LineMoments(*state["pending"])

@@ -130,9 +130,11 @@ class PreferenceReward:
         return self.center, self.scale
 
     def state_dict(self) -> dict[str, float]:
+        """Return the JSON-able state for a checkpoint."""
         return {"center": self.center, "scale": self.scale}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore the state that `state_dict` returned."""
         self.center, self.scale = state["center"], state["scale"]
 
     def _check_pair(self, prompt: Text, completion: Text, like: Text) -> None:

@@ -103,10 +103,12 @@ class SequenceScorer:
 
     @property
     def model(self) -> PreTrainedModel:
+        """The model, loaded on first use."""
         return self.load()[0]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, loaded on first use."""
         return self.load()[1]
 
     def check(self) -> Any:

@@ -98,12 +98,14 @@ def quiet() -> Iterator[None]:
 
 
 def run_training(trainer: Trainer, stage: str) -> None:
+    """Train with `trainer`, showing one progress bar named `stage`."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StageBar(stage))
     trainer.train()
 
 
 def trainer_options(folder: Path, *, epochs: float, batch_size: int, learning_rate: float, seed: int) -> dict[str, Any]:
+    """Return the arguments of `TrainingArguments` that every embedded model is trained with."""
     return {
         "output_dir": str(folder / "trainer"),
         "num_train_epochs": epochs,
@@ -292,6 +294,7 @@ def _train_classifier(
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Save model and tokenizer in `folder` and remove the Trainer's own folder inside it."""
     # The Trainer insists on an output directory of its own.
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     model.save_pretrained(folder)
