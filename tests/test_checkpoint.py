@@ -134,13 +134,6 @@ def test_the_manifest_comes_last_and_at_once(tmp_path, monkeypatch):
     assert calls[:7] == ["fsync"] * 6 + ["replace"] and is_complete(folder)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    write_json(tmp_path / "state.json", {"step": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "state.json", {"step": 2, "rollout": object()})
-    assert json.loads((tmp_path / "state.json").read_text()) == {"step": 1}
-
-
 def flipped_bit(folder: Path) -> None:
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[3] ^= 1

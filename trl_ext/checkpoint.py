@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from .files import write_json
 from .processes import together
 
 logger = logging.getLogger(__name__)
@@ -33,16 +34,6 @@ _HASHING_THREADS = 8
 
 
 # ---- files and folders ----
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def digest(path: Path) -> str:

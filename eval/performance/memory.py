@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PretrainedConfig
 
-from eval.files import write_text
 from trl_ext import PPOConfig, PPOTrainer
+from trl_ext.files import write_json
 from trl_ext.planner.plan import GIB, SHAPES, Footprint, Setup, load_config, plan, setup_from, setup_parser
 from trl_ext.rewards import PreferenceReward
 
@@ -201,7 +201,7 @@ def write(results: dict[str, Any], folder: Path) -> Path:
     parts += [f"batch{setup['micro_batch']}", results["arrangement"], _device_name(results)]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{'_'.join(parts).replace(' ', '-')}.json"
-    write_text(path, json.dumps(results, indent=2) + "\n")
+    write_json(path, results)
     return path
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from eval.files import write_text
+from trl_ext.files import write_text
 from trl_ext.planner.plan import GIB, Footprint
 
 from .memory import RESULTS

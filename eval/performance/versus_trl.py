@@ -25,9 +25,9 @@ from rich.console import Console
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, PreTrainedModel
 
-from eval.files import write_text
 from trl_ext import PPOConfig, PPOTrainer
 from trl_ext.actor_critic import trunk
+from trl_ext.files import write_json
 
 from .memory import RESULTS, describe_device, installed_versions
 from .operations import Sizes, operations, peak_rate
@@ -315,7 +315,7 @@ def write(cells: list[dict[str, Any]], device: dict[str, Any], folder: Path) -> 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{device['name'].replace(' ', '-')}.json"
     contents = {"device": device | {"threads": torch.get_num_threads()}, "versions": installed_versions()}
-    write_text(path, json.dumps(contents | {"cells": cells}, indent=2) + "\n")
+    write_json(path, contents | {"cells": cells})
     return path
 
 

@@ -2,7 +2,6 @@
 """Compare the completions of two models: `python -m eval.quality --model A --baseline B --prompts P`."""
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
@@ -13,8 +12,8 @@ from rich.table import Table
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eval.files import write_text
 from trl_ext.evaluation.intervals import Interval
+from trl_ext.files import write_json, write_json_lines
 from trl_ext.messages.redaction import redacted
 from trl_ext.rewards.toxicity import ToxicityReward
 
@@ -117,11 +116,11 @@ def write_results(
             name: {column: interval.as_dict() for column, interval in row.items()} for name, row in comparison.items()
         },
     }
-    write_text(folder / "quality.json", json.dumps(results, indent=2) + "\n")
+    write_json(folder / "quality.json", results)
     model, baseline = samples["model"], samples["baseline"]
     rows = zip(model.prompts, model.texts, baseline.texts, strict=True)
-    lines = [json.dumps({"prompt": prompt, "model": ours, "baseline": theirs}) + "\n" for prompt, ours, theirs in rows]
-    write_text(folder / "completions.jsonl", "".join(lines))
+    lines = [{"prompt": prompt, "model": ours, "baseline": theirs} for prompt, ours, theirs in rows]
+    write_json_lines(folder / "completions.jsonl", lines)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 """The optimal frontier of reward over KL of a model: `python -m eval.quality.frontier --model M --prompts P ...`."""
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from eval.files import write_text
 from trl_ext.evaluation.frontier import expected, optimal_frontier, tilted
+from trl_ext.files import write_json
 from trl_ext.messages.redaction import redacted
 from trl_ext.rewards.toxicity import OUTPUTS, ToxicityReward
 
@@ -134,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print_error(error)
         return 2
-    write_text(Path(arguments.output), json.dumps(results, indent=2) + "\n")
+    write_json(Path(arguments.output), results)
     if arguments.plot is not None:
         draw(results, Path(arguments.plot))
     Console().print(build_table(results))

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from eval.files import write_text
+from trl_ext.files import write_json
 from trl_ext.messages.redaction import redacted
 from trl_ext.reports.report import write_report
 from trl_ext.reports.reward_model import RewardModelReport, describe_reward_model, reward_model_plots
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     folder, rate = Path(arguments.output), report.accuracy
     results = {"settings": redacted(vars(arguments)), **report.as_dict()}
-    write_text(folder / "reward_model.json", json.dumps(results, indent=2) + "\n")
+    write_json(folder / "reward_model.json", results)
     _write_page(folder / "reward_model.html", arguments.model, report)
     print(
         f"accuracy {rate.estimate:.3f} [{rate.low:.3f}, {rate.high:.3f}] on {report.pairs} pairs, ece {report.ece:.3f}"

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.files import write_text
 from trl_ext.evaluation.intervals import Interval, bootstrap_mean, wilson
+from trl_ext.files import write_json
 from trl_ext.messages.printable import one_line
 from trl_ext.messages.redaction import redacted
 from trl_ext.rewards import PreferenceReward
@@ -211,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(judge, EndpointJudge):
         results["disagreements_between_orders"] = judge.disagreements
     path = Path(arguments.output) / "win_rate.json"
-    write_text(path, json.dumps(results, indent=2) + "\n")
+    write_json(path, results)
     Console().print(build_table(total, categories))
     print(path)
     return 0

@@ -3,11 +3,9 @@ import io
 import math
 import sys
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
 from rich.console import Console
 from transformers.integrations import TensorBoardCallback
@@ -157,26 +155,6 @@ def test_a_reward_may_have_the_name_of_another_column():
 )
 def test_as_text_of_other_messages(message: dict[str, Any], expected: str):
     assert as_text([message]) == f"assistant: {expected}"
-
-
-def test_parquet_file_holds_every_sample(tmp_path: Path):
-    path = _table(num_rows=1, prompts=[CHAT] * 3).save(tmp_path)
-    assert path == tmp_path / "completions" / "completions_00007.parquet"
-    frame = pd.read_parquet(path)
-    assert list(frame["completion"]) == [" blue.", " warm.", " deep."]
-    assert frame["prompt"][0][1] == CHAT[1]
-    assert frame["toxicity"].isna().tolist() == [False, True, False]
-    _table(completions=["a", "b", "c"]).save(tmp_path)
-    assert list(pd.read_parquet(path)["completion"]) == ["a", "b", "c"]
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize(
-    "odd", [[{"role": "user", "content": [{"type": "image", "image": object()}]}], "half an emoji \ud83d"]
-)
-def test_samples_that_parquet_cannot_hold_are_saved_as_text(tmp_path: Path, odd: Any):
-    path = _table(prompts=[odd, CHAT, "text"]).save(tmp_path)
-    assert list(pd.read_parquet(path)["prompt"])[1:] == ["system: Be kind.\nuser: Do you like my cake?", "text"]
 
 
 class FakeLogger(SimpleNamespace):

@@ -2,7 +2,6 @@
 """What the stages learn from: demonstrations, preference pairs and prompts."""
 
 import json
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from trl_ext.files import read_json_lines
 from trl_ext.running.data import load_dataset_by_name, load_prompts, split_prompts
 
 from .arguments import InstructArguments
@@ -121,19 +121,4 @@ def _can_be_learned(value: Any) -> bool:
 
 
 def _read(path: str) -> Dataset:
-    return Dataset.from_list(read_rows(Path(path))).select_columns(list(PROMPT_COLUMNS))
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as JSONL in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    return Dataset.from_list(read_json_lines(Path(path))).select_columns(list(PROMPT_COLUMNS))

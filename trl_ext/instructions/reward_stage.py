@@ -8,13 +8,14 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from trl_ext.config import PPOConfig
+from trl_ext.files import read_json_lines, write_json_lines
 from trl_ext.reports.reward_model import describe_reward_model
 from trl_ext.rewards import PreferenceReward, completion_text
 from trl_ext.running.folders import discard
 from trl_ext.worlds.instructions import grade
 
 from .arguments import InstructArguments
-from .data import StageData, read_rows, write_rows
+from .data import StageData
 from .preferences import keep_last_turns
 from .rewards import load_rewards
 from .sampling import rank_pairs, sample
@@ -111,10 +112,10 @@ def sampled_pairs(
     for name, file, (n, noise) in zip(names, files, sizes, strict=True):
         path = folder / name
         if not path.is_file():
-            rows = read_rows(Path(file))[:n]
+            rows = read_json_lines(Path(file))[:n]
             prompts = [row["prompt"] for row in rows for _ in range(ANSWERS_PER_PROMPT)]
             texts = sample(start, tokenizer, prompts, args, args.seed + 1, init_kwargs)
             answers = [texts[i : i + ANSWERS_PER_PROMPT] for i in range(0, len(texts), ANSWERS_PER_PROMPT)]
-            write_rows(path, rank_pairs(rows, answers, grade, n=n, label_noise=noise, seed=args.seed))
-        parts.append(Dataset.from_list(read_rows(path)))
+            write_json_lines(path, rank_pairs(rows, answers, grade, n=n, label_noise=noise, seed=args.seed))
+        parts.append(Dataset.from_list(read_json_lines(path)))
     return parts[0], parts[1]

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trl_ext.checkpoint import recover, write_json
+from trl_ext.checkpoint import recover
+from trl_ext.files import write_json
 from trl_ext.messages.redaction import redacted
 from trl_ext.running.folders import is_whole_model, set_aside
 from trl_ext.running.interrupts import Interrupted

@@ -25,8 +25,8 @@ from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 from trl_ext.actor_critic.loading import keep_differentiable, load_policy
 from trl_ext.actor_critic.merge import merge
 from trl_ext.actor_critic.precision import adapters_in_float32, with_dtype
-from trl_ext.checkpoint import write_json
 from trl_ext.config import PPOConfig
+from trl_ext.files import write_json
 from trl_ext.running.folders import discard, is_whole_model, write_whole
 
 from . import checkpoints

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Tables of prompts, completions, rewards and advantages: in the terminal, in the loggers and in a file.
+"""Tables of prompts, completions, rewards and advantages, in the terminal and in the loggers.
 
 `trl.trainer.utils.print_prompt_completions_sample` is not used: it raises on a reward of None (which the contract of
 reward functions allows), prints texts at full length, reads reward names as markup, draws its rows at random, and
@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import html
 import importlib
-import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import pandas as pd
@@ -47,7 +45,7 @@ class SampleTable:
 
         Args:
             num_rows: How many samples `print`, `to_rows` and `log_samples` show: the first ones, so that the same
-                run shows the same samples. None shows all. `as_dict` and `save` always have all.
+                run shows the same samples. None shows all. `as_dict` always has all.
 
         Raises:
             ValueError: If `num_rows` is below 1.
@@ -122,31 +120,6 @@ class SampleTable:
         # Bars are taken away while the table is printed; otherwise their last state stays behind in the middle of it.
         with tqdm.external_write_mode(file=console.file):
             console.print(self._rich_table())
-
-    def save(self, output_dir: str | os.PathLike) -> Path:
-        """Write all samples to `output_dir/completions/completions_<step>.parquet`, where GRPOTrainer puts them.
-
-        A file of the same step, left by a run that was interrupted, is replaced.
-
-        Returns:
-            The path of the file.
-        """
-        path = Path(output_dir) / "completions" / f"completions_{self.step:05d}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        columns = self.as_dict()
-        try:
-            try:
-                pd.DataFrame(columns).to_parquet(temporary)
-            except (ValueError, TypeError, OverflowError):
-                # Parquet wants one type per field: messages with images, or with a string here and blocks there, have
-                # none, and samples that cannot be stored as they are must not end the run.
-                texts = {name: [as_text(entry) for entry in columns[name]] for name in ("prompt", "completion")}
-                pd.DataFrame({**columns, **texts}).to_parquet(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
 
     def _num_shown(self) -> int:
         return len(self) if self.num_rows is None else min(self.num_rows, len(self))

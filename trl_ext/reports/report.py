@@ -11,6 +11,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_ext.files import write_text
 from trl_ext.messages.printable import printable
 from trl_ext.messages.redaction import redacted, redacted_text
 from trl_ext.monitoring.metrics import finite
@@ -140,7 +141,10 @@ def write_report(
         _config_section(config or {}),
     ]
     body = "\n".join(section for section in sections if section)
-    return _write_atomically(Path(path), _PAGE.format(title=_escape(title), style=_STYLE, body=body))
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_text(target, _PAGE.format(title=_escape(title), style=_STYLE, body=body))
+    return target
 
 
 def _summary_section(
@@ -267,14 +271,3 @@ def _number(value: Any) -> str:
 
 def _escape(value: Any) -> str:
     return html.escape(printable(as_text(value)))
-
-
-def _write_atomically(path: Path, page: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -1,9 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """What a recipe measures before and after training, and the numbers it leaves behind."""
 
-import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +19,7 @@ from trl_ext.evaluation.intervals import bootstrap_mean
 from trl_ext.experience.engines import GenerationEngine, eos_token_ids
 from trl_ext.experience.prompts import Prompt, tokenize_prompts
 from trl_ext.experience.rollout import collate
+from trl_ext.files import without_nan, write_json
 from trl_ext.messages.redaction import redacted
 from trl_ext.monitoring import PhaseProgress
 from trl_ext.rewards import RewardRunner
@@ -271,15 +270,5 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write `summary` as JSON in one step, secrets hidden, NaN and infinity as null for readers that are strict."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: clean(entry) for key, entry in value.items()}
-        if isinstance(value, list):
-            return [clean(entry) for entry in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(redacted(clean(summary)), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Write `summary` as JSON, secrets hidden, NaN and infinity as null."""
+    write_json(path, redacted(without_nan(summary)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from trl_ext.checkpoint import write_json
+from trl_ext.files import read_json_lines, write_json
 
 from . import cache, corpus, grammar, models, vocabulary
 
@@ -76,7 +76,7 @@ def _accuracies(root: Path) -> dict[str, float]:
 
 
 def _measure(root: Path) -> dict[str, float]:
-    rows = corpus.read_rows(root / "corpus" / corpus.HELD_OUT)
+    rows = read_json_lines(root / "corpus" / corpus.HELD_OUT)
     texts, labels = [row["text"] for row in rows], [bool(row["label"]) for row in rows]
     toxicity = (models.toxic_probabilities(root / "toxicity-classifier", texts) > 0.5).tolist()
     judge = (models.toxic_probabilities(root / "judge-classifier", texts) > 0.5).tolist()

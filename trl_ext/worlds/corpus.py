@@ -6,11 +6,12 @@ share no continuation, and neither any model nor the training prompts contain an
 """
 
 import hashlib
-import json
 import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from trl_ext.files import write_json_lines
 
 from .grammar import Comment, sample_comment, sample_opening
 
@@ -57,15 +58,6 @@ def distinct(number: int, draw: Callable[[], str | Comment], keep: Callable[[Any
             raise ValueError(f"the grammar has only {len(seen)} distinct entries of {number} asked for; ask for fewer")
 
 
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def _labelled(comments: Iterable[Comment]) -> Iterator[dict[str, Any]]:
     # A reward may score the completion with or without its prompt, so every third row has no opening.
     for index, comment in enumerate(comments):
@@ -109,13 +101,15 @@ def write_corpus(
         return not is_held_out_opening(comment.opening)
 
     texts = distinct(lm_texts, draw, for_training)
-    _write(folder / LM_TEXTS, ({"text": comment.text} for comment in texts))
+    write_json_lines(folder / LM_TEXTS, ({"text": comment.text} for comment in texts))
     half_a = distinct(labelled, draw, lambda comment: for_training(comment) and half(comment) == HALF_A)
-    _write(folder / HALF_A, _labelled(half_a))
+    write_json_lines(folder / HALF_A, _labelled(half_a))
     half_b = distinct(labelled, draw, lambda comment: for_training(comment) and half(comment) == HALF_B)
-    _write(folder / HALF_B, _labelled(half_b))
+    write_json_lines(folder / HALF_B, _labelled(half_b))
     unseen = distinct(held_out, draw, lambda comment: not for_training(comment) and half(comment) == HELD_OUT)
-    _write(folder / HELD_OUT, _labelled(unseen))
+    write_json_lines(folder / HELD_OUT, _labelled(unseen))
     prompts = distinct(train_prompts, opening, lambda text: not is_held_out_opening(text))
-    _write(folder / TRAIN_PROMPTS, ({"prompt": text} for text in prompts))
-    _write(folder / EVAL_PROMPTS, ({"prompt": text} for text in distinct(eval_prompts, opening, is_held_out_opening)))
+    write_json_lines(folder / TRAIN_PROMPTS, ({"prompt": text} for text in prompts))
+    write_json_lines(
+        folder / EVAL_PROMPTS, ({"prompt": text} for text in distinct(eval_prompts, opening, is_held_out_opening))
+    )

@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The small language model of the instruction recipe before any fine-tuning, and its data, made once and cached."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,8 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 from trl import SFTConfig, SFTTrainer
+
+from trl_ext.files import write_json_lines
 
 from . import cache, default_cache_dir, instructions
 from .models import quiet, run_training, save_model, trainer_options
@@ -113,7 +114,7 @@ def write_data(folder: Path, settings: InstructionSettings, seed: int) -> None:
     """Write demonstrations and prompts."""
 
     def write(name: str, rows: list[dict[str, str]]) -> None:
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_json_lines(folder / name, rows)
 
     shown = instructions.demonstrations(settings.demonstrations, seed + 1, settings.demonstrations_right)
     write("demonstrations.jsonl", list(shown))

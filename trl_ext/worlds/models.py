@@ -41,7 +41,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 from trl import SFTConfig, SFTTrainer
 
-from .corpus import read_rows
+from trl_ext.files import read_json_lines
 
 MAX_LENGTH = 64
 LABELS = {0: "neutral", 1: "toxic"}
@@ -189,7 +189,7 @@ def train_language_model(
         hidden_size: Width; heads are 32 wide.
         layers: Depth.
     """
-    rows = read_rows(texts_file)
+    rows = read_json_lines(texts_file)
     tokenizer = _byte_level_tokenizer([row["text"] for row in rows], vocab_size)
     set_seed(seed)
     model = LlamaForCausalLM(
@@ -224,7 +224,7 @@ def train_toxicity_classifier(
     labelled_file: Path, folder: Path, *, seed: int, vocab_size: int, hidden_size: int, epochs: int
 ) -> None:
     """Train the reward: a two-layer BERT over byte-level BPE, labels `neutral` and `toxic`."""
-    rows = read_rows(labelled_file)
+    rows = read_json_lines(labelled_file)
     tokenizer = _byte_level_tokenizer([row["text"] for row in rows], vocab_size)
     tokenizer.padding_side = "right"
     set_seed(seed)
@@ -248,7 +248,7 @@ def train_judge(
     labelled_file: Path, folder: Path, *, seed: int, vocab_size: int, hidden_size: int, epochs: int
 ) -> None:
     """Train the evaluator: a three-layer DistilBERT over lower-cased word pieces, same labels, never a reward."""
-    rows = read_rows(labelled_file)
+    rows = read_json_lines(labelled_file)
     tokenizer = _word_piece_tokenizer([row["text"] for row in rows], vocab_size)
     set_seed(seed + 1)
     model = DistilBertForSequenceClassification(
