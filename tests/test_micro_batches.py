@@ -181,7 +181,7 @@ def test_memory_that_runs_out_in_the_second_micro_batch_begins_the_step_again(tm
     torch.testing.assert_close(expected.model.state_dict(), trainer.model.state_dict(), rtol=0, atol=1e-5)
 
 
-def test_sampling_and_evaluating_go_on_in_halves(tmp_path, caplog):
+def test_sampling_and_forward_passes_go_on_in_halves(tmp_path, caplog):
     trainer, _ = train(tmp_path, local_rollout_forward_batch_size=8)
     rows = [{"prompt": text} for text in PROMPTS["prompt"]]
     failures = []
@@ -195,7 +195,7 @@ def test_sampling_and_evaluating_go_on_in_halves(tmp_path, caplog):
     rollout = trainer._collect(rows, trainer.progress, training=False).rollout
     assert len(rollout) == 8 and rollout.completion_mask.any(1).all()
     assert (rollout.old_logps.sum(1) < 0).all() and (rollout.ref_logps.sum(1) < 0).all()
-    assert len(failures) == 3, "8 and 4 at a time while sampling, 4 while evaluating"
+    assert len(failures) == 3, "8 and 4 at a time while sampling, 4 in the forward pass"
     assert "Out of memory sampling 8 samples at a time" in caplog.text
     assert "`local_rollout_forward_batch_size`" in caplog.text
     assert "Out of memory evaluating 4 samples at a time" in caplog.text

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .actor_critic import Evaluation
+from .actor_critic import ForwardOutput
 from .experience.rollout import Rollout
 from .objectives import approx_kl, kl_loss, policy_loss, value_loss
 
@@ -31,7 +31,7 @@ LOSS_OPTIONS = (
 
 
 def token_losses(
-    out: Evaluation,
+    out: ForwardOutput,
     batch: Rollout,
     *,
     cliprange: float,

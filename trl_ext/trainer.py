@@ -470,7 +470,7 @@ class PPOTrainer(BaseTrainer):
             means.add(self._token_losses(model, batch)[1], batch.completion_mask)
 
         with progress.phase("learn"):
-            self.micro_batches.run(self._all_rows(rollout), measure, "evaluating")
+            self.micro_batches.run(self._all_rows(rollout), measure, "in a forward pass over")
         metrics |= means.take(self._reduce)
         metrics["time/learn"] = progress.take_seconds()["learn"]
         metrics["tokens_per_second"] = experience.speed(metrics["time/learn"])

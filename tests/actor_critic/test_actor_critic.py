@@ -21,7 +21,7 @@ from tests.actor_critic.makes import (
     two_adapters,
 )
 from tests.tiny_models import VOCAB_SIZE, save_tiny, tiny_causal_lm, tiny_classifier
-from trl_ext.actor_critic import ActorCritic, Evaluation, build_actor_critic, trunk
+from trl_ext.actor_critic import ActorCritic, ForwardOutput, build_actor_critic, trunk
 from trl_ext.actor_critic.trunk import ValueHead
 
 ARCHITECTURES = ["llama", "gpt2", "qwen2", "mistral", "gemma2", "phi", "gpt_neox"]
@@ -306,5 +306,5 @@ def test_the_critic_adapter_belongs_to_the_critic():
         name for name, _ in model.named_parameters() if ".critic." in name
     }
     assert len(critic) == 2 + 2 * 14, "value head, and A and B for each of 7 layers in 2 blocks"
-    assert isinstance(model(*batch()), Evaluation)
+    assert isinstance(model(*batch()), ForwardOutput)
     assert model.value_head.weight.shape == (1, 32) and model.config.vocab_size == VOCAB_SIZE

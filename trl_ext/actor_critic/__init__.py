@@ -3,14 +3,14 @@
 
 from .adapters import add_policy_adapter
 from .build import build_actor_critic
-from .model import ActorCritic, Evaluation
+from .model import ActorCritic, ForwardOutput
 from .reward_adapter import AdapterRewardModel
 from .reward_ensemble import load_reward_ensemble
 
 __all__ = [
     "ActorCritic",
     "AdapterRewardModel",
-    "Evaluation",
+    "ForwardOutput",
     "add_policy_adapter",
     "build_actor_critic",
     "load_reward_ensemble",

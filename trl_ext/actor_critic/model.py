@@ -50,8 +50,8 @@ CRITIC_FOLDER = "critic"
 CRITIC_ADAPTER, REFERENCE_ADAPTER = "critic", "reference"  # added to the policy
 
 
-class Evaluation(NamedTuple):
-    """What actor and critic say about a batch of B completions of up to C tokens; 0 outside the completion mask.
+class ForwardOutput(NamedTuple):
+    """Output of a forward pass over B completions of up to C tokens; 0 outside the completion mask.
 
     Attributes:
         logps: Log-probability of each completion token at the sampling temperature, nats, float32, shape (B, C).
@@ -187,7 +187,7 @@ class ActorCritic(nn.Module):
         chunk_size: int = 512,
         entropy: EntropyMode = "gradient",
         role: Literal["actor_critic", "actor", "reference"] = "actor_critic",
-    ) -> Evaluation:
+    ) -> ForwardOutput:
         """Log-probabilities, entropies and values of completions, given their prompts.
 
         Args:
@@ -206,19 +206,19 @@ class ActorCritic(nn.Module):
             with torch.no_grad(), self._reference() as model:
                 states = self._states(text_trunk(model), tokens, completion_mask)
                 options["entropy"] = "none"
-                return Evaluation(*self._score(model, states, ids, completion_mask, **options), None)
+                return ForwardOutput(*self._score(model, states, ids, completion_mask, **options), None)
         model = causal_lm(self.policy)
         with self.hold():
             states = self._states(text_trunk(model), tokens, completion_mask)
             scores = self._score(model, states, ids, completion_mask, **options)
         if role == "actor":
-            return Evaluation(*scores, None)
+            return ForwardOutput(*scores, None)
         if self.critic_kind == "adapter":
             with self._switch.use(CRITIC_ADAPTER):
                 states = self._states(text_trunk(model), tokens, completion_mask)
         elif self.critic is not None:
             states = self._states(self.critic, tokens, completion_mask)
-        return Evaluation(*scores, self.value_head(states))
+        return ForwardOutput(*scores, self.value_head(states))
 
     @staticmethod
     def _states(trunk: nn.Module, tokens: tuple[Tensor, Tensor], completion_mask: Tensor) -> Tensor:

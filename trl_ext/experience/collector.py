@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from trl_ext.actor_critic import Evaluation
+from trl_ext.actor_critic import ForwardOutput
 from trl_ext.micro_batches import MicroBatches
 from trl_ext.monitoring import PhaseProgress
 from trl_ext.objectives import last_token_index
@@ -69,7 +69,7 @@ class Collector:
     def __init__(
         self,
         sample: Callable[[list[list[int]], Callable[[int], Any]], Completions],
-        forward: Callable[..., Evaluation],
+        forward: Callable[..., ForwardOutput],
         rewards: RewardRunner,
         tokenizer: PreTrainedTokenizerBase,
         *,
@@ -194,6 +194,6 @@ class Collector:
                 last_values[rows] = out.values.gather(1, after_last.unsqueeze(1)).squeeze(1)
                 advance(len(rows))
 
-            self.micro_batches.run(torch.arange(len(rollout), device=self.device), forward, "evaluating")
+            self.micro_batches.run(torch.arange(len(rollout), device=self.device), forward, "in a forward pass over")
         rollout.old_logps, rollout.ref_logps, rollout.old_values = parts["old"], parts["ref"], parts["value"]
         return parts["entropy"], last_values

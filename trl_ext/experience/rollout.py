@@ -126,7 +126,7 @@ def pass_order(n: int, epoch: int, seed: tuple[int, ...]) -> Tensor:
     """The order in which pass `epoch` over a rollout takes its `n` samples, int64, shape (n,).
 
     It follows from the seed alone, so that a run resumed between two steps of a rollout goes on with the same
-    minibatches. The first pass keeps the order in which log-probabilities were evaluated: its first minibatch repeats
+    minibatches. The first pass keeps the order in which log-probabilities were computed: its first minibatch repeats
     the very same computation, and the ratio is 1 to the last bit.
     """
     if epoch == 0:
