@@ -3,8 +3,8 @@
 
 import copy
 import warnings
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_type_hints
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from ._compat import DICT_FIELDS, BaseConfig
 from .checks.combinations import MAPPINGS, check_combinations, warn_where_doubtful, warn_without_effect
@@ -17,8 +17,12 @@ from .checks.training_arguments import (
     has_bf16,
     warn_ignored,
 )
+from .experience.advantages import AdvantageOptions
+from .learning import LossOptions
 from .messages.advice import TRAINER_ARGUMENTS, answers_unknown
 from .messages.redaction import redacted
+
+Options = TypeVar("Options")
 
 
 @answers_unknown("setting", "PPOTrainer", TRAINER_ARGUMENTS)
@@ -314,3 +318,16 @@ class PPOConfig(BaseConfig):
     def steps_per_rollout(self) -> int:
         """Optimizer steps taken on each rollout."""
         return self.num_ppo_epochs * self.num_mini_batches
+
+    @property
+    def advantage_options(self) -> AdvantageOptions:
+        """How scores become advantages and returns."""
+        return self._options(AdvantageOptions)
+
+    @property
+    def loss_options(self) -> LossOptions:
+        """Bounds and weights of the loss."""
+        return self._options(LossOptions)
+
+    def _options(self, kind: type[Options]) -> Options:
+        return kind(**{option.name: getattr(self, option.name) for option in fields(kind)})  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -16,69 +17,56 @@ from .objectives import approx_kl, kl_loss, policy_loss, value_loss
 # Rollouts in a row without a single optimizer step, after which a run is taken for lost.
 MAX_LOST_ROLLOUTS = 3
 
-# Arguments of `token_losses` that are fields of `PPOConfig`.
-LOSS_OPTIONS = (
-    "cliprange",
-    "cliprange_high",
-    "dual_clip",
-    "cliprange_value",
-    "vf_coef",
-    "entropy_coef",
-    "kl_loss_coef",
-    "kl_loss_estimator",
-    "use_bias_correction_kl",
-)
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Bounds and weights of PPO's loss; every field as in `PPOConfig`."""
+
+    cliprange: float
+    cliprange_high: float | None
+    dual_clip: float | None
+    cliprange_value: float | None
+    vf_coef: float
+    entropy_coef: float
+    kl_loss_coef: float
+    kl_loss_estimator: str
+    use_bias_correction_kl: bool
 
 
-def token_losses(
-    out: ForwardOutput,
-    batch: Rollout,
-    *,
-    cliprange: float,
-    cliprange_high: float | None,
-    dual_clip: float | None,
-    cliprange_value: float | None,
-    vf_coef: float,
-    entropy_coef: float,
-    kl_loss_coef: float,
-    kl_loss_estimator: str,
-    use_bias_correction_kl: bool,
-) -> dict[str, Tensor]:
-    """The loss of every completion token, and what is logged beside it.
+def token_losses(out: ForwardOutput, batch: Rollout, options: LossOptions) -> dict[str, Tensor]:
+    """Return the loss of every completion token, and the diagnostics that are logged beside it.
 
     Args:
         out: Log-probabilities, entropies and values of the current weights.
         batch: Old log-probabilities and values, reference log-probabilities, advantages and returns.
-        cliprange, cliprange_high, dual_clip, cliprange_value: Bounds, as in `PPOConfig`.
-        vf_coef, entropy_coef: Weights of the value loss and the entropy bonus, as in `PPOConfig`.
-        kl_loss_coef, kl_loss_estimator, use_bias_correction_kl: The KL loss, as in `PPOConfig`.
+        options: Clip ranges and the weights of the terms.
 
     Returns:
-        Tensors of shape (B, C), not masked. `loss` is what is minimized, the others are parts of it or diagnostics.
+        Tensors of shape (B, C), not masked. `loss` is minimized; the others are terms of it or diagnostics.
     """
     policy, ratio, clipped = policy_loss(
         out.logps,
         batch.old_logps,
         batch.advantages,
-        cliprange=cliprange,
-        cliprange_high=cliprange_high,
-        dual_clip=dual_clip,
+        cliprange=options.cliprange,
+        cliprange_high=options.cliprange_high,
+        dual_clip=options.dual_clip,
     )
     assert out.values is not None
     value, value_clipped = value_loss(
-        out.values[:, :-1], batch.old_values, batch.returns, cliprange_value=cliprange_value
+        out.values[:, :-1], batch.old_values, batch.returns, cliprange_value=options.cliprange_value
     )
-    actor = policy * batch.weights - entropy_coef * out.entropy
-    if kl_loss_coef > 0:
-        actor = actor + kl_loss_coef * kl_loss(
+    actor = policy * batch.weights - options.entropy_coef * out.entropy
+    if options.kl_loss_coef > 0:
+        actor = actor + options.kl_loss_coef * kl_loss(
             out.logps,
             batch.old_logps,
             batch.ref_logps,
-            estimator=kl_loss_estimator,
-            bias_correction=use_bias_correction_kl,
+            estimator=options.kl_loss_estimator,
+            bias_correction=options.use_bias_correction_kl,
         )
     return {
-        "loss": actor + vf_coef * value,
+        "loss": actor + options.vf_coef * value,
         "policy_loss": policy,
         "value_loss": value,
         "entropy": out.entropy,

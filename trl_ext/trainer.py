@@ -43,14 +43,14 @@ from .assembly import (
     run_configuration,
 )
 from .config import PPOConfig
-from .experience.advantages import ADVANTAGE_OPTIONS, add_logged, named_rewards
+from .experience.advantages import add_logged, named_rewards
 from .experience.collector import Collector, Experience
 from .experience.engines import Completions, GenerationEngine
 from .experience.prompts import EpochSeed, RolloutRows, RolloutSampler
 from .experience.rollout import Rollout, pass_order
 from .experience.supervised import SupervisedBatch
 from .kl_control import KLController
-from .learning import LOSS_OPTIONS, StepGate, drop_gradients, gradients_are_finite, restored, token_losses
+from .learning import StepGate, drop_gradients, gradients_are_finite, restored, token_losses
 from .messages.advice import answers_unknown
 from .micro_batches import MicroBatches
 from .monitoring import MetricBuffer, PhaseProgress, SampleTable, TokenMeans, log_samples, observe_rollout
@@ -199,7 +199,7 @@ class PPOTrainer(BaseTrainer):
             micro_batches=self.micro_batches,
             missing_eos_penalty=args.missing_eos_penalty,
             importance_sampling_cap=args.importance_sampling_cap if args.importance_sampling_correction else None,
-            advantages={name: getattr(args, name) for name in ADVANTAGE_OPTIONS},
+            advantages=args.advantage_options,
             reduce=self._reduce,
             device=self.accelerator.device,
         )
@@ -365,7 +365,7 @@ class PPOTrainer(BaseTrainer):
 
     def _token_losses(self, model: nn.Module, batch: Rollout) -> tuple[Any, dict[str, Tensor]]:
         out = self._forward(model, batch, entropy="gradient" if self.args.entropy_coef else "value")
-        return out, token_losses(out, batch, **{name: getattr(self.args, name) for name in LOSS_OPTIONS})
+        return out, token_losses(out, batch, self.args.loss_options)
 
     def _supervised_loss(self, model: nn.Module, batch: SupervisedBatch) -> Tensor:
         """The language-model loss of PPO-ptx: its share of a mean over the tokens of the whole global minibatch."""

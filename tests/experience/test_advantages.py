@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from trl_ext.experience.advantages import add_advantages, describe, importance_weights, named_rewards
+from trl_ext.experience.advantages import AdvantageOptions, add_advantages, describe, importance_weights, named_rewards
 from trl_ext.experience.rollout import Rollout, collate
 from trl_ext.rewards import Scores
 
@@ -34,9 +34,8 @@ def rollout() -> Rollout:
 LAST_VALUES = torch.tensor([99.0, 3.0, 99.0])
 
 
-def with_advantages(**changes: Any) -> Rollout:
+def with_advantages(kl_coef: float = 0.1, **changes: Any) -> Rollout:
     settings: dict[str, Any] = {
-        "kl_coef": 0.1,
         "kl_estimator": "k1",
         "gamma": 1.0,
         "lam": 0.5,
@@ -45,10 +44,10 @@ def with_advantages(**changes: Any) -> Rollout:
         "bootstrap_truncated": False,
         "whiten_rewards": False,
         "whiten_advantages": False,
-        "reduce": one_process,
     }
     out = rollout()
-    add_advantages(out, LAST_VALUES, **{**settings, **changes})
+    options = AdvantageOptions(**{**settings, **changes})
+    add_advantages(out, LAST_VALUES, options, kl_coef=kl_coef, reduce=one_process)
     assert (out.advantages[~out.completion_mask] == 0).all()
     return out
 

@@ -4,6 +4,8 @@
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,17 +39,19 @@ _LOGGED_ELSEWHERE = frozenset(
 )
 _LOGGED_ELSEWHERE_UNDER = ("time/", "monitor/")
 
-# Arguments of `add_advantages` that are fields of `PPOConfig`.
-ADVANTAGE_OPTIONS = (
-    "kl_estimator",
-    "gamma",
-    "lam",
-    "lam_critic",
-    "lam_adaptive_alpha",
-    "bootstrap_truncated",
-    "whiten_rewards",
-    "whiten_advantages",
-)
+
+@dataclass(frozen=True)
+class AdvantageOptions:
+    """How `add_advantages` turns scores into advantages and returns; every field as in `PPOConfig`."""
+
+    kl_estimator: str
+    gamma: float
+    lam: float
+    lam_critic: float | None
+    lam_adaptive_alpha: float | None
+    bootstrap_truncated: bool
+    whiten_rewards: bool
+    whiten_advantages: bool
 
 
 def importance_weights(rollout: Rollout, engine_logps: list[list[float]], *, cap: float) -> Tensor:
@@ -68,42 +72,28 @@ def importance_weights(rollout: Rollout, engine_logps: list[list[float]], *, cap
 
 
 def add_advantages(
-    rollout: Rollout,
-    last_values: Tensor,
-    *,
-    kl_coef: float,
-    kl_estimator: str,
-    gamma: float,
-    lam: float,
-    lam_critic: float | None,
-    lam_adaptive_alpha: float | None,
-    bootstrap_truncated: bool,
-    whiten_rewards: bool,
-    whiten_advantages: bool,
-    reduce: Reduce,
+    rollout: Rollout, last_values: Tensor, options: AdvantageOptions, *, kl_coef: float, reduce: Reduce
 ) -> None:
     """Fill in `advantages` and `returns`: token rewards, then GAE.
 
     Args:
         rollout: With scores, log-probabilities and values filled in.
         last_values: Values of the states after the last tokens, shape (N,).
-        kl_coef, kl_estimator: The KL penalty inside the reward.
-        gamma, lam, lam_critic, lam_adaptive_alpha: As in `PPOConfig`.
-        bootstrap_truncated: Let truncated completions go on with `last_values`.
-        whiten_rewards, whiten_advantages: As in `PPOConfig`.
+        options: Discount, lambdas, bootstrapping and whitening.
+        kl_coef: Coefficient of the KL penalty in the reward.
         reduce: Sums a tensor over processes.
     """
     mask, values = rollout.completion_mask, rollout.old_values
-    kl = kl_estimate(rollout.old_logps, rollout.ref_logps, kl_estimator)
+    kl = kl_estimate(rollout.old_logps, rollout.ref_logps, options.kl_estimator)
     rewards = token_rewards(rollout.scores, kl, kl_coef, mask)
-    if whiten_rewards:
+    if options.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)
-    bootstrap = last_values * ~rollout.terminated if bootstrap_truncated else None
-    actor_lam = lam if lam_adaptive_alpha is None else length_adaptive_lam(mask.sum(1), lam_adaptive_alpha)
-    advantages = gae(rewards, values, mask, gamma=gamma, lam=actor_lam, bootstrap_values=bootstrap)
-    critic_lam = lam if lam_critic is None else lam_critic
-    rollout.returns = values + gae(rewards, values, mask, gamma=gamma, lam=critic_lam, bootstrap_values=bootstrap)
-    rollout.advantages = whiten(advantages, mask, reduce=reduce) if whiten_advantages else advantages
+    bootstrap = last_values * ~rollout.terminated if options.bootstrap_truncated else None
+    estimate = partial(gae, rewards, values, mask, gamma=options.gamma, bootstrap_values=bootstrap)
+    alpha = options.lam_adaptive_alpha
+    advantages = estimate(lam=options.lam if alpha is None else length_adaptive_lam(mask.sum(1), alpha))
+    rollout.returns = values + estimate(lam=options.lam if options.lam_critic is None else options.lam_critic)
+    rollout.advantages = whiten(advantages, mask, reduce=reduce) if options.whiten_advantages else advantages
 
 
 def check_finite(rollout: Rollout, reduce: Reduce, step: int) -> None:

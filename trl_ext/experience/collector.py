@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """`Collector`: makes a rollout, from prompts to advantages."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from trl_ext.rewards import RewardRunner, Scores
 from trl_ext.rewards.base import Batch
 from trl_ext.text.decoding import as_completions, decode_answers
 
-from .advantages import add_advantages, check_finite, describe, importance_weights
+from .advantages import AdvantageOptions, add_advantages, check_finite, describe, importance_weights
 from .engines import Completions
 from .prompts import tokenize_prompts
 from .rollout import Rollout, collate
@@ -77,7 +77,7 @@ class Collector:
         micro_batches: MicroBatches,
         missing_eos_penalty: float | None,
         importance_sampling_cap: float | None,
-        advantages: Mapping[str, Any],
+        advantages: AdvantageOptions,
         reduce: Reduce,
         device: torch.device,
     ):
@@ -86,7 +86,7 @@ class Collector:
         self.micro_batches = micro_batches
         self.missing_eos_penalty = missing_eos_penalty
         self.importance_sampling_cap = importance_sampling_cap
-        self.advantages = dict(advantages)
+        self.advantages = advantages
         self.reduce, self.device = reduce, device
 
     def collect(
@@ -114,7 +114,7 @@ class Collector:
         check_finite(rollout, self.reduce, state.global_step)
         if self.importance_sampling_cap is not None and engine_logps is not None:
             rollout.weights = importance_weights(rollout, engine_logps, cap=self.importance_sampling_cap)
-        add_advantages(rollout, last_values, kl_coef=kl_coef, reduce=self.reduce, **self.advantages)
+        add_advantages(rollout, last_values, self.advantages, kl_coef=kl_coef, reduce=self.reduce)
 
         metrics = describe(rollout, scores, self.rewards.names, entropy, reduce=self.reduce)
         if self.importance_sampling_cap is None:
