@@ -57,12 +57,12 @@ $(VENV)/.created:
 	@touch $@
 
 # A stamp is written only after pip succeeded, so an interrupted installation is taken up again by the next make.
-$(VENV)/.run-installed: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.run-installed: $(VENV)/.created pyproject.toml setup.py constraints.txt
 	@echo "Installing trl_ext into $(VENV) (a minute or two, once) ..."
 	@$(PIP_INSTALL) -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.dev-installed: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.dev-installed: $(VENV)/.created pyproject.toml setup.py constraints.txt
 	@echo "Installing trl_ext and its development tools into $(VENV) (a minute or two, once) ..."
 	@$(PIP_INSTALL) -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/.run-installed

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +27,8 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-ROOT = Path(__file__).resolve().parent.parent
-if __name__ == "__main__" and str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))  # a clone works without being installed
+if find_spec("trl_ext") is None:
+    sys.path.append(str(Path(__file__).resolve().parent.parent))  # a clone works without being installed
 
 from trl_ext.checkpoint import checkpoints
 from trl_ext.config import PPOConfig
@@ -42,6 +42,7 @@ from trl_ext.running.evaluation import Measured, goals, measure, print_summary, 
 from trl_ext.running.folders import locked, set_aside_run
 from trl_ext.running.interrupts import Interrupted, OrderlyStop
 from trl_ext.running.names import check_classifier, check_critic, check_distinct, check_model
+from trl_ext.running.places import PACKAGE
 from trl_ext.trainer import PPOTrainer
 from trl_ext.worlds import OfflineAssets, prepare
 
@@ -205,10 +206,10 @@ def prepare_offline(recipe: DetoxArguments, args: PPOConfig) -> OfflineAssets:
             # Their trainers would see this launch and wait for processes that do not train them.
             launch = ("RANK", "WORLD_SIZE", "MASTER_", "LOCAL_", "ACCELERATE_", "TORCHELASTIC_")
             environment = {k: v for k, v in os.environ.items() if not k.startswith(launch)}
-            command = [sys.executable, "-m", "trl_ext.worlds"]
+            command = [sys.executable, "-m", prepare.__module__]
             if recipe.offline_cache_dir is not None:
                 command += ["--cache_dir", str(Path(recipe.offline_cache_dir).expanduser().resolve())]
-            subprocess.run(command, cwd=ROOT, env=environment, check=True)
+            subprocess.run(command, cwd=PACKAGE.parent, env=environment, check=True)
         return prepare(recipe.offline_cache_dir)
 
 

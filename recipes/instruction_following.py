@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,8 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as hf_logging
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-ROOT = Path(__file__).resolve().parent.parent
-if __name__ == "__main__" and str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))  # a clone works without being installed
+if find_spec("trl_ext") is None:
+    sys.path.append(str(Path(__file__).resolve().parent.parent))  # a clone works without being installed
 
 from trl_ext.config import PPOConfig
 from trl_ext.instructions import comparison, policy, reward_stage, showing, training

@@ -32,7 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"running"}),
     frozenset({"instructions"}),
     frozenset({"commands"}),
-    frozenset({"recipes", "eval"}),
+    frozenset({"recipes", "eval", "__main__"}),
 )
 
 # Integrations know nothing of the trainer or what is made for it, and it knows nothing of them.

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from trl_ext.actor_critic import ActorCritic, build_actor_critic
 from trl_ext.actor_critic.trunk import causal_lm
-from trl_ext.planner.plan import Setup
+from trl_ext.planner.setup import Setup
 from trl_ext.rewards import PreferenceReward
 
 from .random_models import random_model, save_reward_adapter

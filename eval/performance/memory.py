@@ -19,8 +19,11 @@ from rich.table import Table
 from transformers import PretrainedConfig
 
 from trl_ext import PPOConfig, PPOTrainer
+from trl_ext.commands.plan import setup_from, setup_parser
 from trl_ext.files import write_json
-from trl_ext.planner.plan import GIB, SHAPES, Footprint, Setup, load_config, plan, setup_from, setup_parser
+from trl_ext.planner.plan import GIB, Footprint, load_config, plan
+from trl_ext.planner.setup import Setup
+from trl_ext.planner.shapes import SHAPES
 from trl_ext.rewards import PreferenceReward
 
 from .arrangements import four_models, one_base, weights_by_role

@@ -1,14 +1,9 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Merge a trained LoRA policy into its base: `python -m trl_ext.actor_critic.merge RUN OUTPUT`.
+"""Merge a trained LoRA policy into its base: a plain model that needs neither PEFT nor bitsandbytes."""
 
-Writes a plain model that needs neither PEFT nor bitsandbytes.
-"""
-
-import argparse
 import json
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +16,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
-
-from trl_ext.messages.printable import one_line
 
 from .adapters import ADAPTER_WEIGHTS, QUANTIZATION_FILE, resize_for_adapter
 
@@ -212,30 +205,7 @@ def _whole(output: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m trl_ext.actor_critic.merge", description=__doc__)
-    parser.add_argument("run", help="folder of a run with LoRA")
-    parser.add_argument("output", help="folder for the merged model")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: the checkpoint's own")
-    parser.add_argument("--base_model", help="name or folder of the base, where it has moved")
-    parser.add_argument(
-        "--original_base", action="store_true", help="merge into the original weights, not the dequantized ones"
-    )
-    arguments = parser.parse_args()
-    try:
-        merge(
-            arguments.run,
-            arguments.output,
-            dtype=getattr(torch, arguments.dtype) if arguments.dtype else None,
-            original_base=arguments.original_base,
-            base_model=arguments.base_model,
-        )
-    except (ImportError, OSError, ValueError) as error:
-        print("error: " + one_line(error, 4000), file=sys.stderr)
-        raise SystemExit(2) from None
-    print(arguments.output)
-
-
 if __name__ == "__main__":
+    from trl_ext.commands.merge import main
+
     main()

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""`python -m trl_ext.actor_critic.plan`: the former name of `python -m trl_ext.planner.plan`."""
+"""`python -m trl_ext.actor_critic.plan`: a former name of `trl_ext plan`."""
 
 if __name__ == "__main__":
-    from trl_ext.planner.plan import main
+    from trl_ext.commands.plan import main
 
-    raise SystemExit(main())
+    main()

@@ -1,28 +1,20 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What fits on a card: `python -m trl_ext.planner.plan --model NAME --quantization nf4 --critic adapter`."""
+"""Plan the memory of a PPO run from a model's configuration, without its weights: by role and by phase."""
 
-import argparse
 import dataclasses
-import json
-import sys
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from trl_ext.actor_critic.trunk import text_trunk
-from trl_ext.messages.printable import one_line
 
 from .footprint import DryRun, Parts
+from .setup import Setup
 from .shapes import SHAPES
 from .weights import (
-    OPTIMIZERS,
-    QUANTIZATIONS,
     base_bytes,
     count,
     lora_parameters,
@@ -33,72 +25,9 @@ from .weights import (
     trained_parameters,
 )
 
-DESCRIPTION = """Plan the memory of a PPO run from a model's configuration, without its weights: by role and by phase,
-the largest micro-batch for every card, and what to change where it does not fit. Without --model: the largest model."""
-
 GIB = 2**30
 CUDA_CONTEXT = GIB // 2  # CUDA's own context and kernels, which torch does not count as allocated
 USABLE_FRACTION = 0.95  # of a card; the rest goes to gaps between torch's blocks
-CARDS = (8.0, 12.0, 16.0, 24.0)  # GiB
-CHOICES = {"quantization": QUANTIZATIONS, "critic": ("head", "adapter", "copy"), "optimizer": OPTIMIZERS}
-CHOICES["dtype"] = ("bfloat16", "float32")
-
-
-def _option(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What decides how much memory a run takes, besides the model.
-
-    Raises:
-        ValueError: for what does not exist or cannot be trained.
-    """
-
-    quantization: str = _option("nf4", "how the base is held; nf4 with double quantization")
-    critic: str = _option("head", "as in PPOConfig")
-    prompt: int = _option(512, "tokens of the longest prompt")
-    completion: int = _option(512, "tokens of the longest completion")
-    micro_batch: int = _option(1, "samples in a forward and backward pass (per_device_train_batch_size)")
-    rank: int = _option(16, "of the policy's LoRA on every linear layer but the head; 0 trains the model itself")
-    critic_rank: int | None = _option(None, "of the critic's adapter; default: the same")
-    reward_adapters: int = _option(0, "reward models that are adapters on the base, of the policy's rank")
-    reference_adapter: bool = _option(
-        False, "training starts from an adapter, a frozen clone of which is the reference"
-    )
-    rollout: int = _option(64, "completions sampled per rollout")
-    generation_batch: int | None = _option(
-        None, "sequences sampled at a time; default: as many as take no more than learning does"
-    )
-    reward_batch: int | None = _option(
-        None, "texts that a reward adapter scores at a time; default: as many as are sampled"
-    )
-    optimizer: str = _option("adamw_torch_fused", "called optim in PPOConfig")
-    logits_chunk_size: int = _option(512, "as in PPOConfig")
-    gradient_checkpointing: bool = _option(True, "as in PPOConfig")
-    dtype: str = _option("bfloat16", "what is computed in, and kept of frozen weights that are not quantized")
-
-    def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        smallest = dict.fromkeys(("prompt", "completion", "micro_batch", "rollout", "logits_chunk_size"), 1)
-        smallest |= dict.fromkeys(("critic_rank", "generation_batch", "reward_batch"), 1)
-        smallest |= dict.fromkeys(("rank", "reward_adapters"), 0)
-        for name, least in smallest.items():
-            if not isinstance(getattr(self, name), int | None):
-                raise ValueError(f"`{name}` must be a whole number, got {getattr(self, name)!r}.")
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
-        if self.rank == 0 and self.quantization != "none":
-            raise ValueError(f"`rank` 0 trains the model itself, which {self.quantization} weights do not allow.")
-        if self.rank == 0 and (self.critic == "adapter" or self.reward_adapters or self.reference_adapter):
-            raise ValueError("`rank` 0 trains without adapters, so critic, reward and reference cannot be any.")
-        if self.rank > 0 and self.critic == "copy":
-            raise ValueError(
-                "`critic` 'copy' copies a whole model; with adapters use 'adapter' or 'head', or `rank` 0."
-            )
 
 
 @dataclass(frozen=True)
@@ -267,9 +196,6 @@ def advise(config: PretrainedConfig, setup: Setup, peak: int) -> list[tuple[str,
     return sorted(((text, n) for text, n in saved.items() if n >= GIB // 1000), key=lambda pair: -pair[1])
 
 
-# ---- the command line ----
-
-
 def load_config(name: str) -> PretrainedConfig:
     """A configuration by name in `SHAPES`, file, folder or hub name; raises ValueError where there is none."""
     if name in SHAPES:
@@ -284,102 +210,7 @@ def load_config(name: str) -> PretrainedConfig:
         ) from error
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
-
-
-def setup_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """A parser with an option for every field of [`Setup`]; wrong input ends in one line and status 2."""
-    parser = _Parser(prog=prog, description=description)
-    for field in dataclasses.fields(Setup):
-        help = field.metadata["help"]
-        if field.name == "gradient_checkpointing":
-            parser.add_argument("--no_gradient_checkpointing", action="store_false", dest=field.name, help=help)
-        elif field.default is False:
-            parser.add_argument(f"--{field.name}", action="store_true", help=help)
-        else:
-            kind = str if field.name in CHOICES else int
-            choices = f"{', '.join(CHOICES[field.name])}; " if field.name in CHOICES else ""
-            default = "" if field.default is None else f" ({field.default})"
-            parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=f"{choices}{help}{default}")
-    return parser
-
-
-def setup_from(arguments: argparse.Namespace) -> Setup:
-    """A [`Setup`] from the options that `setup_parser` adds; raises ValueError for a value that will not do."""
-    return Setup(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Setup)})
-
-
-def footprint_table(title: str, footprint: Footprint) -> Table:
-    """Memory by role and part (rows) and phase (columns), in GiB."""
-    table = Table(title=title, caption="GiB, as torch.cuda.max_memory_allocated counts")
-    for column in ("", *footprint.phases):
-        table.add_column(column, justify="right" if column else "left")
-    parts = list(dict.fromkeys(part for added in footprint.phases.values() for part in added))
-    rows = {role: [size] * len(footprint.phases) for role, size in footprint.resident.items()}
-    rows |= {part: [added.get(part, 0) for added in footprint.phases.values()] for part in parts}
-    rows["peak"] = [footprint.phase_peak(phase) for phase in footprint.phases]
-    for name, sizes in rows.items():
-        table.add_row(name, *(f"{size / GIB:.2f}" if size else "" for size in sizes), style="bold" * (name == "peak"))
-    return table
-
-
-def _by_card(what: str, values: dict[float, Any]) -> str:
-    rule = f"within {USABLE_FRACTION:.0%} of a card less {CUDA_CONTEXT / GIB} GB for CUDA's context"
-    return f"{what} ({rule}): " + ", ".join(f"{card:g} GB: {value or 'none'}" for card, value in values.items())
-
-
-def _print_model(arguments: argparse.Namespace, setup: Setup, cards: tuple[float, ...]) -> None:
-    """The plan for one model, as tables or as JSON."""
-    config = load_config(arguments.model)
-    footprint = plan(config, setup)
-    too_small = [card for card in cards if not footprint.fits(card)]
-    micro_batches = largest_micro_batch(config, setup, cards)
-    advice = advise(config, setup, footprint.peak) if too_small else []
-    if arguments.json:
-        results = dataclasses.asdict(footprint) | {
-            "phase_peaks": {p: footprint.phase_peak(p) for p in footprint.phases}
-        }
-        results |= {"peak": footprint.peak, "cuda_context": CUDA_CONTEXT, "usable_fraction": USABLE_FRACTION}
-        results |= {"largest_micro_batch": micro_batches, "too_small": too_small, "advice": dict(advice)}
-        print(json.dumps(results, indent=2))
-        return
-    Console().print(footprint_table(f"{arguments.model}, micro-batch {setup.micro_batch}", footprint))
-    scored = f", scored by reward adapters {footprint.reward_batch} at a time" if setup.reward_adapters else ""
-    print(f"Sampled {footprint.generation_batch} at a time (local_rollout_forward_batch_size){scored}.")
-    print(_by_card("Largest micro-batch", micro_batches))
-    if too_small:
-        names = ", ".join(f"{card:g}" for card in too_small)
-        print(f"This does not fit into {names} GB. What to change, by what each saves at the peak:")
-        for text, saved in advice:
-            print(f"  {text} saves {saved / GIB:.2f} GiB")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = setup_parser("python -m trl_ext.planner.plan", DESCRIPTION)
-    parser.add_argument("--model", help=f"config.json, folder, hub name, or one of {', '.join(SHAPES)}")
-    parser.add_argument("--card", type=float, help="memory of one card in GB (8, 12, 16 and 24)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args(argv)
-    cards = CARDS if arguments.card is None else (arguments.card,)
-    try:
-        if arguments.card is not None and not arguments.card > 0:
-            raise ValueError(f"`card` must be more than 0, got {arguments.card}.")
-        setup = setup_from(arguments)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # one of transformers, at a call of peft's
-            if arguments.model:
-                _print_model(arguments, setup, cards)
-            else:
-                models = largest_model(setup, cards)
-                print(json.dumps({"largest_model": models}) if arguments.json else _by_card("Largest model", models))
-    except ValueError as error:
-        print(f"error: {one_line(error, 4000)}", file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from trl_ext.commands.plan import main
+
+    main()

@@ -13,11 +13,8 @@ from transformers.pytorch_utils import Conv1D
 from trl_ext.actor_critic.adapters import add_policy_adapter
 from trl_ext.actor_critic.trunk import modules_beside_text
 
-QUANTIZATIONS = ("nf4", "int8", "none")
-# Optimizers by what they keep of each parameter: torch's two moments have the parameter's own dtype.
-_TWO_MOMENTS = ("adamw_torch", "adamw_torch_fused")
+# State of each parameter; torch's own AdamW has two moments in the parameter's dtype instead.
 _BYTES_OF_STATE = {"adamw_8bit": 2, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, "paged_adamw_32bit": 8, "sgd": 0}
-OPTIMIZERS = (*_TWO_MOMENTS, *_BYTES_OF_STATE)
 
 
 def meta_model(
@@ -121,7 +118,7 @@ def count(model: nn.Module) -> int:
 
 def optimizer_bytes(n: int, itemsize: int, optimizer: str) -> int:
     """Bytes that an optimizer keeps about `n` parameters of `itemsize` bytes each."""
-    return n * (2 * itemsize if optimizer in _TWO_MOMENTS else _BYTES_OF_STATE[optimizer])
+    return n * _BYTES_OF_STATE.get(optimizer, 2 * itemsize)
 
 
 def step_bytes(n: int, itemsize: int, optimizer: str) -> int:

@@ -1,17 +1,15 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Weight-averaged reward models: `python -m trl_ext.rewards.warm OUT MODEL MODEL ...`.
+"""Weight-averaged reward models.
 
 "WARM: On the Benefits of Weight Averaged Reward Models" (Ramé et al. 2024, arXiv 2401.12187): one model, at the price
 of one, that is nearly as hard to hack as an ensemble and more robust to noisy labels. The models must come from the
 same pretrained weights; they differ in data order, hyperparameters or labels.
 """
 
-import argparse
 import dataclasses
 import json
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -24,8 +22,6 @@ from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-from trl_ext.messages.printable import one_line
 
 Folder = str | os.PathLike
 
@@ -283,21 +279,7 @@ def _scale(config: LoraConfig, key: str, rank: int) -> float:
     return alpha / (rank**0.5 if config.use_rslora else rank)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trl_ext.rewards.warm", description="Average reward models of one origin (arXiv 2401.12187)."
-    )
-    parser.add_argument("output", help="folder for the average")
-    parser.add_argument("models", nargs="+", help="folders of two or more reward models, or of their LoRA adapters")
-    arguments = parser.parse_args(argv)
-    try:
-        print(average_reward_models(arguments.models, arguments.output))
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: {one_line(error, 4000)}", file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from trl_ext.commands.average import main
+
+    main()

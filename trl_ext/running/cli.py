@@ -22,14 +22,16 @@ from trl import ModelConfig, TrlParser
 from trl_ext.checkpoint import newest_whole
 from trl_ext.config import PPOConfig
 from trl_ext.messages.advice import advice
-from trl_ext.messages.printable import one_line
+from trl_ext.messages.refusal import refuse
+from trl_ext.messages.suggestion import suggestion
 
 from .interrupts import Interrupted
+from .places import PACKAGE, RECIPES
 from .values import parse_node, parse_text, read_mapping
 
-__all__ = ["RecipeParser", "check_launch", "check_output_dir", "newest_checkpoint", "run"]
+__all__ = ["RecipeParser", "check_launch", "check_output_dir", "find_config", "newest_checkpoint", "run"]
 
-ROOT = Path(__file__).resolve().parents[2]
+LAYERS = ("default", "embedded", "lora")  # files of defaults in each recipe's folder
 # What to type for an argument of PPOTrainer; the reward has an option of its own in each recipe.
 _FOR_ARGUMENT = {
     "model": "use `model_name_or_path`.",
@@ -66,7 +68,7 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
 class RecipeParser(TrlParser):
     """TRL's parser with the recipe's defaults below the YAML file, and help that can be read.
 
-    From weakest to strongest: the dataclasses' defaults, `default.yaml`, without a model's name `embedded.yaml`, with
+    Strength of values, ascending: the dataclasses' defaults, `default.yaml`, without a model's name `embedded.yaml`, with
     LoRA `lora.yaml`, the file of `--config`, the command line.
 
     Args:
@@ -91,8 +93,10 @@ class RecipeParser(TrlParser):
     ):
         embedded = configs / "embedded.yaml"
         files = "default.yaml, with LoRA also lora.yaml" + ", without a model embedded.yaml" * embedded.exists()
-        description = f"{description.strip()}\n\nDefaults, in {configs.relative_to(ROOT)}: {files};\n"
-        description += "--config FILE.yaml and then the command line override them."
+        description = f"{description.strip()}\n\nDefaults, in {'/'.join(configs.parts[-3:])}: {files};\n"
+        description += (
+            "--config FILE.yaml, or --config NAME of a file in configs, and then the command line override them."
+        )
         super().__init__(
             (recipe_type, PPOConfig, ModelConfig),
             usage="%(prog)s [--config FILE.yaml] [--option VALUE ...]",
@@ -112,7 +116,7 @@ class RecipeParser(TrlParser):
         )
         self._hints = {name: hint for part in self.dataclass_types for name, hint in get_type_hints(part).items()}
         self._options = {action.dest: action for action in reversed(self._actions)}
-        self._layers = [self._read(configs / f"{name}.yaml") for name in ("default", "embedded", "lora")]
+        self._layers = [self._read(configs / f"{name}.yaml") for name in LAYERS]
 
     def parse_recipe(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
         """Parse a command line; `--config` may name a YAML file.
@@ -131,7 +135,8 @@ class RecipeParser(TrlParser):
         Raises:
             ValueError: in one sentence, for an option or a value that there is not, here or in the YAML file.
         """
-        arguments, file = _without_config(argv)
+        arguments, given_config = _without_config(argv)
+        file = None if given_config is None else find_config(given_config)
         own = {} if file is None else self._read(file)
         environment = own.pop("env", {})
         default, embedded, lora = self._layers
@@ -246,7 +251,31 @@ def _option(argument: str) -> str:
     return argument.lstrip("-\u2013\u2014").split("=")[0].replace("-", "_")
 
 
-def _without_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+def find_config(name: str) -> Path:
+    """Find the YAML file of `--config`.
+
+    Args:
+        name: Path of a file, or the name of one of the recipes' own, with or without folder and suffix:
+            `cards/8gb_llama_3b`.
+
+    Raises:
+        ValueError: if there is no such file, or the name stands for several.
+    """
+    given = Path(name).expanduser()
+    if given.exists():
+        return given
+    configs = RECIPES / "configs"
+    files = [path for path in sorted(configs.rglob("*.yaml")) if path.stem not in LAYERS]
+    known = {path.relative_to(configs).with_suffix("").as_posix(): path for path in files}
+    short = name.removesuffix(".yaml")
+    found = [path for place, path in known.items() if f"/{place}".endswith(f"/{short}")]
+    if len(found) == 1:
+        return found[0]
+    answer = suggestion(short, known) or f"known are {', '.join(known)}."
+    raise ValueError(f"`--config {name}` is no file, and no configuration of the recipes has this name: {answer}")
+
+
+def _without_config(arguments: Sequence[str]) -> tuple[list[str], str | None]:
     """The command line without `--config FILE` or `--config=FILE`, and the file."""
     rest: list[str] = []
     files: list[str] = []
@@ -260,7 +289,7 @@ def _without_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
             rest.append(argument)
     if len(files) > 1 or "" in files:
         raise ValueError("`--config` needs the path of a YAML file, once.")
-    return rest, Path(files[0]).expanduser() if files else None
+    return rest, files[0] if files else None
 
 
 def _read_environment(node: yaml.Node, path: Path) -> dict[str, str]:
@@ -332,7 +361,7 @@ def run(main: Callable[[], None]) -> None:
     except (ValueError, TypeError, OSError, ImportError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         # An OSError is a file or name that is not there. The other two may be bugs, unless this project raised them.
-        own = any(raised_in.is_relative_to(ROOT / package) for package in ("trl_ext", "recipes", "eval"))
+        own = any(raised_in.is_relative_to(folder) for folder in (PACKAGE, RECIPES))
         if not own and not isinstance(error, OSError):
             raise
         fail(error)
@@ -340,8 +369,7 @@ def run(main: Callable[[], None]) -> None:
 
 def fail(error: Exception) -> NoReturn:
     """Print an error as one line, in the words of the command line, and exit with status 2."""
-    print("error: " + one_line(in_options(str(error)), 4000), file=sys.stderr)
-    raise SystemExit(2)
+    refuse(in_options(str(error)))
 
 
 def interrupted(stop: KeyboardInterrupt) -> NoReturn:

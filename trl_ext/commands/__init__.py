@@ -1,0 +1,54 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The command line `trl_ext`: one module for each subcommand.
+
+A module has `SUMMARY`, its line of `trl_ext --help`, and `main`, which takes the arguments after the subcommand. It
+imports torch and transformers inside functions, so that `--help` answers at once. A new subcommand is one module and one
+line of `COMMANDS`.
+"""
+
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+
+from trl_ext import __version__
+from trl_ext.messages.suggestion import suggestion
+
+from . import average, detox, instruct, merge, plan, worlds
+from .parser import CommandParser
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "detox": detox,
+    "instruct": instruct,
+    "plan": plan,
+    "merge": merge,
+    "average": average,
+    "worlds": worlds,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the subcommand that the command line names.
+
+    Args:
+        argv: Subcommand and its arguments; None for those of the process.
+
+    Raises:
+        SystemExit: with status 2, after one line, for input that cannot be used.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given and given[0] in COMMANDS:
+        COMMANDS[given[0]].main(given[1:])
+        return
+    parser = CommandParser(
+        "trl_ext",
+        usage="%(prog)s COMMAND [OPTION ...]",
+        description="PPO for language models.",
+        epilog="\n".join(["commands:", *(f"  {name:10}{module.SUMMARY}" for name, module in COMMANDS.items())]),
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", metavar="COMMAND", help="one of the commands below; `trl_ext COMMAND --help`")
+    parser.add_argument("--version", action="version", version=f"trl_ext {__version__}")
+    name = parser.parse_known_args(given or ["--help"])[0].command
+    parser.error(f"There is no command `{name}`: {suggestion(name, COMMANDS) or '`trl_ext --help` lists all of them.'}")

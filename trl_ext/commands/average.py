@@ -1,0 +1,23 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""`trl_ext average OUTPUT MODEL MODEL ...`: average the weights of reward models."""
+
+from collections.abc import Sequence
+
+from trl_ext.messages.refusal import refusing
+
+from .parser import CommandParser
+
+SUMMARY = "average the weights of reward models (WARM)"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Average, and print the folder of the result."""
+    parser = CommandParser("trl_ext average", description="Average reward models of one origin (arXiv 2401.12187).")
+    parser.add_argument("output", help="folder for the average")
+    parser.add_argument("models", nargs="+", help="folders of two or more reward models, or of their LoRA adapters")
+    arguments = parser.parse_args(argv)
+
+    from trl_ext.rewards.warm import average_reward_models
+
+    with refusing(OSError, ValueError):
+        print(average_reward_models(arguments.models, arguments.output))
