@@ -115,20 +115,24 @@ def test_every_dependency_is_a_range_with_a_pin_inside(requirement: str) -> None
     assert wanted.specifier.contains(pinned[canonicalize_name(wanted.name)])
 
 
-def test_a_wheel_brings_the_types_and_the_recipes_files(tmp_path: Path) -> None:
+def test_a_wheel_puts_one_package_on_the_path_and_brings_types_and_recipes(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
-    for name in ("trl_ext", "recipes", "eval"):
+    for name in ("trl_ext", "recipes", "eval", "tests"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree / name)
     code = "import sys, setuptools.build_meta as build; build.build_wheel(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=tree, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     with zipfile.ZipFile(next(tmp_path.glob("trl_ext-*.whl"))) as wheel:
         inside = set(wheel.namelist())
-    assert "trl_ext/py.typed" in inside
-    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml")}
-    assert len(files) > 10 and files <= inside
+        metadata = {Path(name).name: wheel.read(name).decode() for name in inside if ".dist-info/" in name}
+    assert metadata["top_level.txt"].split() == ["trl_ext"]
+    assert "trl_ext = trl_ext.commands:main" in metadata["entry_points.txt"]
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "trl_ext").rglob("*.py")} | {"trl_ext/py.typed"}
+    recipes = [path for path in (ROOT / "recipes").rglob("*") if path.suffix in (".py", ".yaml", ".md")]
+    files |= {f"trl_ext/{path.relative_to(ROOT).as_posix()}" for path in recipes}
+    assert len(recipes) > 15 and {name for name in inside if ".dist-info/" not in name} == files
 
 
 def imported_libraries(*folders: str) -> set[str]:
@@ -323,6 +327,7 @@ def test_plug_ins_that_the_readme_names_can_be_imported() -> None:
 
 def test_public_names_are_importable_and_documented() -> None:
     assert sorted(set(trl_ext.__all__)) == sorted(trl_ext.__all__)
+    assert set(trl_ext._HOMES) == set(trl_ext.__all__) <= set(dir(trl_ext))
     for name in trl_ext.__all__:
         public = getattr(trl_ext, name)
         # `__doc__` of a class without one of its own is None; a dataclass without one gets its signature.

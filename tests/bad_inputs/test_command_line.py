@@ -139,7 +139,16 @@ CASES = [
     row("--config a.yaml --config b.yaml", "`--config` needs the path of a YAML file, once."),
     row(
         "--config gone.yaml",
-        "The file 'gone.yaml' cannot be read (No such file or directory); give an existing YAML file.",
+        "`--config gone.yaml` is no file, and no configuration of the recipes has this name: known are "
+        "cards/12gb_llama_8b, cards/16gb_qwen_14b, cards/24gb_llama_8b, cards/8gb_llama_3b, "
+        "detoxification/gpt_neo_125m, detoxification/qwen2.5_0.5b_instruct, instruction_following/defended, "
+        "instruction_following/over_optimized, instruction_following/qwen2.5_0.5b_ultrafeedback, "
+        "instruction_following/qwen2.5_1.5b_hh.",
+    ),
+    row(
+        "--config cards/8gb_lama_3b",
+        "`--config cards/8gb_lama_3b` is no file, and no configuration of the recipes has this name: did you mean "
+        "`cards/8gb_llama_3b` or `cards/24gb_llama_8b` or `cards/12gb_llama_8b`?",
     ),
     row("--config=.", "The file '.' cannot be read (Is a directory); give an existing YAML file."),
 ]  # fmt: skip

@@ -1,9 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The planner: published sizes, roles against a real actor-critic, what a change saves, and its command line."""
+"""The planner: published sizes, roles against a real actor-critic, what a change saves, and what is refused."""
 
 import dataclasses
 import functools
-import json
 from typing import Any
 
 import pytest
@@ -16,16 +15,15 @@ from trl_ext.actor_critic import ActorCritic, build_actor_critic
 from trl_ext.planner import plan as module
 from trl_ext.planner.plan import (
     GIB,
-    SHAPES,
     Footprint,
-    Setup,
     advise,
     largest_micro_batch,
     largest_model,
     load_config,
-    main,
     plan,
 )
+from trl_ext.planner.setup import Setup
+from trl_ext.planner.shapes import SHAPES
 from trl_ext.planner.weights import base_bytes, meta_model
 
 PUBLISHED = {
@@ -209,7 +207,7 @@ def test_advice_says_what_each_change_saves(monkeypatch):
         ({"critic": "model"}, "head, adapter, copy"),
         ({"optimizer": "lion"}, "adamw_torch"),
         ({"prompt": 0}, "`prompt` must be at least 1"),
-        ({"rank": -1}, "`rank` must be at least 0"),
+        ({"rank": -1}, "`rank` must be 0 or more"),
         ({"generation_batch": 0}, "`generation_batch`"),
         ({"rank": 0}, "nf4 weights do not allow"),
         ({"rank": 0, "quantization": "none", "critic": "adapter"}, "without adapters"),
@@ -219,54 +217,3 @@ def test_advice_says_what_each_change_saves(monkeypatch):
 def test_what_cannot_be_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         Setup(**options)
-
-
-def test_a_model_that_is_no_causal_lm_is_refused(tmp_path, capsys):
-    AutoConfig.for_model("t5", d_model=32).save_pretrained(tmp_path)
-    assert main(["--model", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_command_reads_a_configuration_and_no_weights(tmp_path, capsys):
-    folder = tmp_path / "model"
-    save_tiny(folder, tiny_causal_lm(hidden_size=64, layers=3))
-    (folder / "model.safetensors").write_bytes(b"no weights")
-    arguments = ["--critic", "adapter", "--rank", "4", "--prompt", "12", "--completion", "20", "--rollout", "4"]
-    for model in (folder, folder / "config.json"):
-        assert main(["--model", str(model), *arguments, "--card", "8", "--json"]) == 0
-        printed = json.loads(capsys.readouterr().out)
-        assert printed["resident"]["base"] == base_bytes(meta_model(tiny()), "nf4")
-        assert printed["peak"] == max(printed["phase_peaks"].values())
-        assert printed["largest_micro_batch"] == {"8.0": 4}
-
-
-def test_command_says_what_to_change_where_a_model_does_not_fit(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "advise", lambda *_: [("critic='head' instead of 'adapter'", int(1.2 * GIB))])
-    save_tiny(tmp_path, tiny_causal_lm(hidden_size=64, layers=3))
-    for card, fits in (("0.5", False), ("8", True)):
-        assert main(["--model", str(tmp_path), "--rollout", "2", "--card", card]) == 0
-        out = capsys.readouterr().out
-        assert ("does not fit into 0.5 GB" in out) == (not fits)
-        assert ("critic='head' instead of 'adapter' saves 1.20 GiB" in out) == (not fits)
-    for part in ("base", "actor adapter", "optimizer", "gradients", "activations", "logits", "KV cache", "peak"):
-        assert part in out
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["--model", "no/such-model"], ["--micro_batch", "many"], ["--quantization", "fp8"], ["--dtype", "int8"], ["--x"]],
-)
-def test_wrong_input_is_one_line_and_status_2(arguments, capsys):
-    try:
-        status = main(arguments)
-    except SystemExit as end:
-        status = int(end.code or 0)
-    captured = capsys.readouterr()
-    assert status == 2 and not captured.out
-    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
-
-
-def test_command_without_model_prints_the_largest(monkeypatch, capsys):
-    monkeypatch.setattr(module, "SHAPES", {"small": tiny().to_dict()})
-    assert main(["--card", "8"]) == 0
-    assert "8 GB: small" in capsys.readouterr().out

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from tests.tiny_models import save_tiny, tiny_classifier, tiny_tokenizer
-from trl_ext.rewards.warm import average_reward_models, main
+from trl_ext.commands.average import main
+from trl_ext.rewards.warm import average_reward_models
 
 IDS = torch.tensor([[5, 9, 11, 40, 20, 21]])
 
@@ -149,7 +150,9 @@ def test_adapters_that_have_no_average_are_refused(whole, base, tmp_path):
 
 
 def test_command_line(whole, tmp_path, capsys):
-    assert main([str(tmp_path / "out"), *map(str, whole)]) == 0
+    main([str(tmp_path / "out"), *map(str, whole)])
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
-    assert main([str(tmp_path / "out"), *map(str, whole)]) == 2
+    with pytest.raises(SystemExit) as end:
+        main([str(tmp_path / "out"), *map(str, whole)])
+    assert end.value.code == 2
     assert "is in use" in capsys.readouterr().err

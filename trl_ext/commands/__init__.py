@@ -2,8 +2,8 @@
 """The command line `trl_ext`: one module for each subcommand.
 
 A module has `SUMMARY`, its line of `trl_ext --help`, and `main`, which takes the arguments after the subcommand. It
-imports torch and transformers inside functions, so that `--help` answers at once. A new subcommand is one module and one
-line of `COMMANDS`.
+imports torch and transformers inside functions, so that `--help` answers at once. To add a subcommand, write a module
+and add a line to `COMMANDS`.
 """
 
 import sys

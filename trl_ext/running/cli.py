@@ -68,8 +68,8 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
 class RecipeParser(TrlParser):
     """TRL's parser with the recipe's defaults below the YAML file, and help that can be read.
 
-    Strength of values, ascending: the dataclasses' defaults, `default.yaml`, without a model's name `embedded.yaml`, with
-    LoRA `lora.yaml`, the file of `--config`, the command line.
+    Values by their strength, from weak to strong: the dataclasses' defaults, `default.yaml`, without a model's name
+    `embedded.yaml`, with LoRA `lora.yaml`, the file of `--config`, the command line.
 
     Args:
         recipe_type: Dataclass whose fields become options, beside those of `PPOConfig` and TRL's `ModelConfig`.

@@ -1,0 +1,90 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The command line: its table of subcommands, its speed, and former names that forward."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trl_ext
+from trl_ext.commands import COMMANDS, main
+from trl_ext.running.places import RECIPES
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "pandas"}
+
+
+def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_help_lists_every_subcommand_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--help"]):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        lines = capsys.readouterr().out.splitlines()
+        assert end.value.code == 0 and max(map(len, lines)) <= 120
+        for name, module in COMMANDS.items():
+            assert [line.split(maxsplit=1) for line in lines].count([name, module.SUMMARY]) == 1
+            assert module.__name__ == f"trl_ext.commands.{name}" and module.__doc__.startswith(f"`trl_ext {name}")
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"trl_ext {trl_ext.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plam", "--model", "x"], "There is no command `plam`: did you mean `plan`?"),
+        (["qqqqqq"], "There is no command `qqqqqq`: `trl_ext --help` lists all of them."),
+        (["--models"], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_an_unknown_subcommand_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert (end.value.code, capsys.readouterr().err) == (2, f"error: {message}\n")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom trl_ext.commands import main\ntry:\n    main(sys.argv[1:])\nfinally:\n    print(*sys.modules)"
+    )
+    for command in ([], ["plan"], ["merge"], ["average"], ["worlds"]):
+        done = python("-c", code, *command, "--help")
+        assert done.returncode == 0 and not HEAVY & set(done.stdout.splitlines()[-1].split()), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("trl_ext", "trl_ext"),
+        ("trl_ext.actor_critic.plan", "trl_ext plan"),
+        ("trl_ext.planner.plan", "trl_ext plan"),
+        ("trl_ext.actor_critic.merge", "trl_ext merge"),
+        ("trl_ext.rewards.warm", "trl_ext average"),
+        ("trl_ext.worlds", "trl_ext worlds"),
+        ("recipes.offline", "trl_ext worlds"),
+    ],
+)
+def test_former_names_forward(module: str, command: str) -> None:
+    done = python("-m", module, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: {command}"), done.stderr[-2000:]
+
+
+def test_a_recipe_runs_with_the_rest_of_the_command_line(tmp_path: Path) -> None:
+    done = python("-m", "trl_ext", "instruct", "--stages", "sft", "dance", cwd=tmp_path)
+    assert done.returncode == 2 and "got ['dance']" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_recipes_are_beside_the_package_in_a_clone() -> None:
+    assert RECIPES == ROOT / "recipes"

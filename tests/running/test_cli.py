@@ -1,0 +1,33 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Configurations by path and by short name."""
+
+from pathlib import Path
+
+import pytest
+
+from trl_ext.running.cli import find_config
+from trl_ext.running.places import RECIPES
+
+CARD = RECIPES / "configs" / "cards" / "8gb_llama_3b.yaml"
+
+
+@pytest.mark.parametrize("name", ["cards/8gb_llama_3b", "cards/8gb_llama_3b.yaml", "8gb_llama_3b", "8gb_llama_3b.yaml"])
+def test_a_short_name_is_found_from_any_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name) == CARD
+
+
+def test_a_file_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "8gb_llama_3b.yaml").touch()
+    assert find_config("cards/8gb_llama_3b.yaml") == Path("cards/8gb_llama_3b.yaml")
+    assert find_config("cards/8gb_llama_3b") == CARD, "without the suffix there is no such file"
+    monkeypatch.chdir(RECIPES.parent)
+    assert find_config("recipes/configs/cards/8gb_llama_3b.yaml").samefile(CARD)
+
+
+@pytest.mark.parametrize("name", ["default", "lora.yaml", "a_llama", "qwen2.5", "", "../cards/8gb_llama_3b"])
+def test_a_part_of_a_name_or_a_layer_of_defaults_is_no_short_name(name: str) -> None:
+    with pytest.raises(ValueError, match="is no file, and no configuration of the recipes has this name"):
+        find_config(name or "nothing")
