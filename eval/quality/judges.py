@@ -19,9 +19,10 @@ from typing import Any, Protocol
 from tqdm.auto import tqdm
 
 from trl_ext.messages.printable import error_text, one_line
-from trl_ext.rewards.base import Batch, Text, completion_text, prompt_text, reward_name
+from trl_ext.rewards.base import Batch, completion_text, prompt_text, reward_name
 from trl_ext.rewards.calling import start
 from trl_ext.rewards.retry import run_reward
+from trl_ext.text.rows import Text
 
 Outcome = int | None
 """1: the model's answer is better, -1: the baseline's, 0: a tie, None: not judged."""

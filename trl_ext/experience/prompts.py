@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from trl_ext.text.rows import (
     TEMPLATE_COLUMNS,
+    Text,
     check_dataset,
     conversation_fault,
     first_line,
@@ -26,13 +27,11 @@ from trl_ext.text.rows import (
 )
 from trl_ext.text.tokens import appended_tokens, encode, unknown_token
 
-Prompt = str | list[dict[str, Any]]
-
 _CHUNK = 1000  # rows that are checked at a time
 
 
 def tokenize_prompts(
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Text],
     tokenizer: PreTrainedTokenizerBase,
     chat_template_kwargs: dict[str, Any] | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,

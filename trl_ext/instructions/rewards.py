@@ -10,8 +10,8 @@ from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from trl_ext.actor_critic import ActorCritic, build_actor_critic, load_reward_ensemble
 from trl_ext.config import PPOConfig
-from trl_ext.experience.prompts import Prompt
 from trl_ext.rewards import PAR, Ensemble, LengthDebiased, LogSigmoid, PreferenceReward
+from trl_ext.text.rows import Text
 
 from .arguments import InstructArguments
 
@@ -117,7 +117,7 @@ def combine(members: Sequence[PreferenceReward], recipe: InstructArguments, toke
     return reward
 
 
-def calibrate(members: Sequence[PreferenceReward], prompts: Sequence[Prompt], completions: Sequence[Any]) -> None:
+def calibrate(members: Sequence[PreferenceReward], prompts: Sequence[Text], completions: Sequence[Any]) -> None:
     """Mean 0 and deviation 1 on completions of the initial policy (detail 9), each model by itself."""
     for member in members:
         member.calibrate(prompts, completions)

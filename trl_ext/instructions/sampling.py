@@ -13,14 +13,15 @@ from trl_ext.actor_critic.loading import load_policy
 from trl_ext.assembly import mapping
 from trl_ext.config import PPOConfig
 from trl_ext.experience.engines import TransformersEngine, eos_token_ids
-from trl_ext.experience.prompts import Prompt, tokenize_prompts
+from trl_ext.experience.prompts import tokenize_prompts
 from trl_ext.text.decoding import decode_answers
+from trl_ext.text.rows import Text
 
 
 def sample(
     model_name: str,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Text],
     args: PPOConfig,
     seed: int,
     init_kwargs: dict[str, Any],

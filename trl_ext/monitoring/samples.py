@@ -19,13 +19,12 @@ import pandas as pd
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text as RichText
 from tqdm.auto import tqdm
 from transformers.integrations import TensorBoardCallback
 
 from trl_ext.messages.printable import one_line, printable
-
-PromptOrCompletion = str | list[dict[str, Any]]
+from trl_ext.text.rows import Text
 
 _OWN_COLUMNS = ("step", "prompt", "completion", "advantage")
 
@@ -63,8 +62,8 @@ class SampleTable:
 
     def fill(
         self,
-        prompts: Sequence[PromptOrCompletion],
-        completions: Sequence[PromptOrCompletion],
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
         rewards: Mapping[str, Sequence[float | None]],
         advantages: Sequence[float | None] | None = None,
         step: int = 0,
@@ -133,12 +132,12 @@ class SampleTable:
         table.add_column("Prompt", style="yellow", ratio=1, overflow="fold")
         table.add_column("Completion", style="green", ratio=1, overflow="fold")
         for name in self._extra_names:
-            table.add_column(Text(printable(name)), ratio=1, overflow="fold")
+            table.add_column(RichText(printable(name)), ratio=1, overflow="fold")
         numbers = [*self._reward_names, *(["advantage"] if "advantage" in self._columns else [])]
         for name in numbers:
             header = "Advantage" if name == "advantage" else name
-            # Text, here and for prompts and completions, because rich reads a plain string as markup.
-            table.add_column(Text(printable(header)), justify="right", min_width=5, overflow="fold")
+            # A `RichText`, here and for prompts and completions, because rich reads a plain string as markup.
+            table.add_column(RichText(printable(header)), justify="right", min_width=5, overflow="fold")
         for index in range(self._num_shown()):
             texts = [_rich_entry(self._columns[name][index]) for name in ("prompt", "completion")]
             texts += [_rich_entry(str(self._columns[name][index])) for name in self._extra_names]
@@ -148,7 +147,7 @@ class SampleTable:
         return Panel(table, title=f"Step {self.step}", subtitle=subtitle)
 
 
-def as_text(entry: PromptOrCompletion) -> str:
+def as_text(entry: Text) -> str:
     """Return a prompt or completion as one text; messages are rendered as `role: content`, one under the other."""
     if _is_conversation(entry):
         text = "\n".join(f"{message.get('role', 'message')}: {_content(message)}" for message in entry)
@@ -233,11 +232,11 @@ def _markdown_cell(value: Any) -> str:
     return escaped.replace("\n", "<br>")
 
 
-def _rich_entry(entry: PromptOrCompletion) -> Text:
+def _rich_entry(entry: Text) -> RichText:
     if not entry or not _is_conversation(entry):
         text = printable(shorten(as_text(entry)))
-        return Text(text) if text.strip() else Text("(empty)", style="dim italic")
-    lines = Text()
+        return RichText(text) if text.strip() else RichText("(empty)", style="dim italic")
+    lines = RichText()
     for index, message in enumerate(entry):
         lines.append("\n" * (index > 0))
         lines.append(f"{printable(str(message.get('role', 'message')))}: ", style="bold")

@@ -35,9 +35,8 @@ import numpy as np
 import torch
 
 from trl_ext.messages.printable import brief, one_line
+from trl_ext.text.rows import Message, Text
 
-Message = dict[str, Any]
-Text = str | list[Message]
 Reward = float | None
 Outcome = float | None | BaseException
 """A reward, or why there is none."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_ext.messages.printable import error_text
+from trl_ext.text.rows import Text
 
-from .base import Batch, Reward, Stateful, Text, completion_text, reward_name
+from .base import Batch, Reward, Stateful, completion_text, reward_name
 from .calling import attempt, call_reward
 
 _PROMPTS = ["The weather today is", "I think that you", "Wie geht", "今天"]

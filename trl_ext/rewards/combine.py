@@ -17,8 +17,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from trl_ext.messages.printable import brief
+from trl_ext.text.rows import Text
 
-from .base import Batch, Reward, RewardTypeError, Stateful, Text, completion_text, reward_name
+from .base import Batch, Reward, RewardTypeError, Stateful, completion_text, reward_name
 from .calling import call_rewards
 from .moments import Moments, merge_over_processes
 from .representation import constructor_repr

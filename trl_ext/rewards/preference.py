@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .base import RewardValueError, Text, conversation
+from trl_ext.text.rows import Text
+
+from .base import RewardValueError, conversation
 from .padding import Row
 from .representation import constructor_repr
 from .scoring import SequenceScorer, Source

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from trl_ext.text.decoding import characters_in_tokens, decode_alone
+from trl_ext.text.rows import Text
 
-from .base import Text, completion_text
+from .base import completion_text
 from .representation import constructor_repr
 
 Unit = Literal["tokens", "words", "characters"]

@@ -16,8 +16,9 @@ from torch.nn import Module
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_ext.messages.printable import brief, error_text, one_line
+from trl_ext.text.rows import Text
 
-from .base import Batch, Stateful, Text, completion_text, iter_parts, prompt_text, reward_name
+from .base import Batch, Stateful, completion_text, iter_parts, prompt_text, reward_name
 from .combine import check_weights
 from .logged import CallLog, combined
 from .preference import PreferenceReward

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .base import RewardValueError, Text, completion_text, full_text
+from trl_ext.text.rows import Text
+
+from .base import RewardValueError, completion_text, full_text
 from .representation import constructor_repr
 from .scoring import SequenceScorer, Source
 

@@ -17,13 +17,14 @@ from trl_ext.actor_critic import ActorCritic
 from trl_ext.config import PPOConfig
 from trl_ext.evaluation.intervals import bootstrap_mean
 from trl_ext.experience.engines import GenerationEngine, eos_token_ids
-from trl_ext.experience.prompts import Prompt, tokenize_prompts
+from trl_ext.experience.prompts import tokenize_prompts
 from trl_ext.experience.rollout import collate
 from trl_ext.files import without_nan, write_json
 from trl_ext.messages.redaction import redacted
 from trl_ext.monitoring import PhaseProgress
 from trl_ext.rewards import RewardRunner
 from trl_ext.text.decoding import as_completions, decode_answers
+from trl_ext.text.rows import Text
 from trl_ext.trainer import PPOTrainer
 
 __all__ = [
@@ -53,7 +54,7 @@ class Samples(NamedTuple):
         terminated: Whether each ended by itself.
     """
 
-    prompts: list[Prompt]
+    prompts: list[Text]
     prompt_ids: list[list[int]]
     completions: list[str]
     completion_ids: list[list[int]]
@@ -101,7 +102,7 @@ class Sampler:
         self.actor_critic, self.engine, self.tokenizer, self.args = actor_critic, engine, tokenizer, args
         self.eos_ids = torch.tensor(eos_token_ids(actor_critic.causal_lm, tokenizer), device=actor_critic.device)
 
-    def __call__(self, prompts: list[Prompt], seed: int, on_progress: Callable[[int], Any] | None = None) -> Samples:
+    def __call__(self, prompts: list[Text], seed: int, on_progress: Callable[[int], Any] | None = None) -> Samples:
         """One completion for each prompt.
 
         Args:

@@ -13,6 +13,9 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, Any]
+Text = str | list[Message]
+"""A prompt or a completion: a string, or the messages of a conversation."""
+
 # Columns of a row that belong to its chat template, as in TRL's trainers.
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 ROLES = ("system", "developer", "user", "assistant", "tool")
