@@ -82,6 +82,10 @@ def test_the_edges_of_a_range_are_fine_and_silent(settings):
         ({"kl_controller": "adaptive"}, "`kl_controller='adaptive'` needs `kl_target`"),
         ({"kl_controller": "pid"}, "`kl_controller='pid'` needs `kl_target`"),
         ({"kl_controller": "scheduled"}, "`kl_controller='scheduled'` needs `kl_coef_end`"),
+        (
+            {"kl_controller": "scheduled", "kl_schedule": "exponential", "kl_coef_end": 0.0},
+            "`kl_schedule='exponential'` multiplies the coefficient",
+        ),
     ],
 )
 def test_a_controller_needs_its_target(settings, message):
@@ -264,6 +268,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "kl_target": (["6"], 6.0),
     "kl_horizon": (["1000"], 1000),
     "kl_coef_end": (["0.01"], 0.01),
+    "kl_schedule": (["cosine"], "cosine"),
     "reward_weights": (["1", "0.5"], [1.0, 0.5]),
     "reward_clip_range": (["-2", "2"], [-2.0, 2.0]),
     "reward_retries": (["0"], 0),

@@ -298,6 +298,10 @@ def test_the_controller_moves_the_coefficient(tmp_path):
         ({"kl_controller": "adaptive", "kl_target": 1.0, "kl_coef": 0.2}, lambda a, b: b < a),
         ({"kl_controller": "pid", "kl_target": 1.0, "kl_coef": 0.2}, lambda a, b: b < a),
         ({"kl_controller": "scheduled", "kl_coef": 0.2, "kl_coef_end": 0.4}, lambda a, b: b == pytest.approx(0.3)),
+        (
+            {"kl_controller": "scheduled", "kl_coef": 0.2, "kl_coef_end": 0.05, "kl_schedule": "exponential"},
+            lambda a, b: b == pytest.approx(0.1),
+        ),
         ({"kl_controller": "fixed", "kl_coef": 0.2}, lambda a, b: a == b),
     ],
 )

@@ -16,7 +16,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .actor_critic import ActorCritic
 from .config import PPOConfig
-from .kl_control import KLController
+from .kl_control import KLController, all_settings
 from .text.rows import is_conversation
 from .text.tokens import check_tokenizer
 
@@ -163,7 +163,7 @@ def _check_controller(controller: Any, args: Any) -> None:
         return
     _check_kind("kl_controller", controller, KLController, "an object, for instance `AdaptiveKL(target=3.0)`")
     fields = PPOConfig.__dataclass_fields__
-    for name in ("kl_controller", "kl_coef", "kl_target", "kl_horizon", "kl_coef_end"):
+    for name in ("kl_controller", *all_settings()):
         if getattr(args, name) != fields[name].default:
             warnings.warn(
                 f"`{name}` of PPOConfig has no effect: PPOTrainer was given the controller {controller!r}.",

@@ -3,7 +3,8 @@
 
 import os
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from .actor_critic import ActorCritic
 from .actor_critic.names import find_policy, load_tokenizer
 from .config import PPOConfig
-from .experience.engines import ContinuousBatchingEngine, GenerationEngine, TransformersEngine, eos_token_ids
+from .experience.engines import ENGINES, GenerationEngine, eos_token_ids
 from .experience.prompts import check_prompt_column, check_prompts
 from .experience.supervised import SupervisedData, text_columns
-from .kl_control import PIDKL, AdaptiveKL, FixedKL, KLController, ScheduledKL
+from .kl_control import KLController, make_controller
 from .rewards import PreferenceReward
 from .text.tokens import check_tokenizer, check_vocabulary
 
@@ -189,15 +190,7 @@ def leaves_parameters_unused(config: Any, args: PPOConfig) -> bool:
 
 def build_kl_controller(args: PPOConfig, total_episodes: int) -> KLController:
     """The controller that `args.kl_controller` names."""
-    # `PPOConfig` has checked that a controller with a target or an end was given one.
-    target, end = args.kl_target or 0.0, args.kl_coef_end or 0.0
-    builders: dict[str, Callable[[], KLController]] = {
-        "fixed": lambda: FixedKL(args.kl_coef),
-        "adaptive": lambda: AdaptiveKL(target=target, init_coef=args.kl_coef, horizon=args.kl_horizon),
-        "pid": lambda: PIDKL(target=target, init_coef=args.kl_coef),
-        "scheduled": lambda: ScheduledKL(args.kl_coef, end, episodes=total_episodes),
-    }
-    return builders[args.kl_controller]()
+    return make_controller(args.kl_controller, vars(args), total_episodes)
 
 
 def build_supervised_data(
@@ -242,25 +235,20 @@ def run_configuration(
 def build_generation_engine(
     args: PPOConfig, model: ActorCritic, tokenizer: PreTrainedTokenizerBase
 ) -> GenerationEngine:
-    """The engine that `args` asks for."""
-    common: dict[str, Any] = {
+    """Return the engine that `args` asks for."""
+    values: dict[str, Any] = {
         "eos_token_ids": eos_token_ids(model.causal_lm, tokenizer),
         "max_new_tokens": args.max_completion_length,
         "temperature": args.temperature,
         "top_p": args.top_p,
         "top_k": args.top_k,
+        "min_p": args.min_p,
+        "repetition_penalty": args.repetition_penalty,
+        "stop_strings": args.stop_strings,
+        "batch_size": args.local_rollout_forward_batch_size,
         "return_logps": args.importance_sampling_correction,
+        "generation_kwargs": mapping(args.generation_kwargs),
+        "config": mapping(getattr(args, f"{args.engine}_config", None)),
     }
-    if args.use_transformers_continuous_batching:
-        return ContinuousBatchingEngine(
-            tokenizer, **common, config=mapping(args.transformers_continuous_batching_config)
-        )
-    return TransformersEngine(
-        tokenizer,
-        **common,
-        min_p=args.min_p,
-        repetition_penalty=args.repetition_penalty,
-        stop_strings=args.stop_strings,
-        batch_size=args.local_rollout_forward_batch_size,
-        generation_kwargs=mapping(args.generation_kwargs),
-    )
+    engine = ENGINES[args.engine]
+    return engine(tokenizer, **{name: values[name] for name in values if name in signature(engine).parameters})

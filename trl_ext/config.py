@@ -18,6 +18,8 @@ from .checks.training_arguments import (
     warn_ignored,
 )
 from .experience.advantages import AdvantageOptions
+from .experience.engines import ENGINES
+from .kl_control import CONTROLLERS, SHAPES
 from .learning import LossOptions
 from .messages.advice import TRAINER_ARGUMENTS, answers_unknown
 from .messages.redaction import redacted
@@ -210,17 +212,20 @@ class PPOConfig(BaseConfig):
             "every minibatch, not in the first alone."
         },
     )
-    kl_controller: Literal["fixed", "adaptive", "pid", "scheduled"] = field(
+    kl_controller: Literal[tuple(CONTROLLERS)] = field(  # type: ignore[valid-type]
         default="fixed",
         metadata={"help": "How the coefficient moves; ignored when the trainer is given a controller."},
     )
     kl_target: Positive | None = field(
-        default=None, metadata={"help": "Target of 'adaptive' and 'pid', in nats per completion."}
+        default=None, metadata={"help": "KL that 'adaptive' and 'pid' hold, in nats per completion."}
     )
     kl_horizon: Annotated[int, Limits(above=0)] | None = field(
         default=None, metadata={"help": "Horizon of 'adaptive' in episodes; None fits it to the batch."}
     )
     kl_coef_end: Coefficient | None = field(default=None, metadata={"help": "Final coefficient of 'scheduled'."})
+    kl_schedule: Literal[SHAPES] = field(  # type: ignore[valid-type]
+        default="linear", metadata={"help": "Curve on which 'scheduled' moves from `kl_coef` to `kl_coef_end`."}
+    )
 
     # Rewards
     reward_adapters: list[str] | None = field(
@@ -268,7 +273,7 @@ class PPOConfig(BaseConfig):
             warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
             super().__post_init__()
         check_supported(self)
-        check_combinations(self)
+        check_combinations(self, ENGINES[self.engine])
         for warn in (warn_ignored, warn_where_doubtful, warn_without_effect):
             warn(self)
 
@@ -280,7 +285,7 @@ class PPOConfig(BaseConfig):
         """
         check_fields(self, get_type_hints(PPOConfig, include_extras=True), INHERITED_LIMITS)
         check_supported(self)
-        check_combinations(self)
+        check_combinations(self, ENGINES[self.engine])
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, for JSON, with secrets hidden: what files, loggers and reports are written from."""
@@ -318,6 +323,11 @@ class PPOConfig(BaseConfig):
     def steps_per_rollout(self) -> int:
         """Optimizer steps taken on each rollout."""
         return self.num_ppo_epochs * self.num_mini_batches
+
+    @property
+    def engine(self) -> str:
+        """Name in `ENGINES` of the engine that samples."""
+        return next((name for name in ENGINES if getattr(self, f"use_{name}", False)), "generate")
 
     @property
     def advantage_options(self) -> AdvantageOptions:

@@ -276,12 +276,12 @@ ENGINES = [
 COMBINATIONS = [
     case(
         ValueError,
-        "`kl_controller='adaptive'` needs `kl_target`, in nats per completion.",
+        "`kl_controller='adaptive'` needs `kl_target` (KL that 'adaptive' and 'pid' hold, in nats per completion).",
         kl_controller="adaptive",
     ),
     case(
         ValueError,
-        "`kl_controller='pid'` multiplies `kl_coef`, which must be between 0.0001 and 100 for that, got 0.0.",
+        "`kl_controller='pid'`: `kl_coef` is multiplied and must be between 0.0001 and 100, got 0.0.",
         kl_controller="pid",
         kl_target=3.0,
         kl_coef=0.0,
@@ -329,6 +329,7 @@ WARNINGS = [
         kl_target=3.0,
     ),
     case(UserWarning, f"`kl_coef_end` {IDLE} with `kl_controller='fixed'`.", kl_coef_end=0.0),
+    case(UserWarning, f"`kl_schedule` {IDLE} with `kl_controller='fixed'`.", kl_schedule="cosine"),
     case(UserWarning, f"`kl_loss_estimator` {IDLE} without `kl_loss_coef`.", kl_loss_estimator="k3"),
     case(UserWarning, f"`ptx_max_length` {IDLE} without `ptx_coef`.", ptx_max_length=64),
     case(

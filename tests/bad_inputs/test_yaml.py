@@ -85,7 +85,7 @@ CASES = [
     row(
         "a combination",
         "kl_controller: scheduled\n",
-        "`kl_controller='scheduled'` needs `kl_coef_end`, the final coefficient (in 'bad.yaml').",
+        "`kl_controller='scheduled'` needs `kl_coef_end` (Final coefficient of 'scheduled') (in 'bad.yaml').",
     ),
     # keys
     row(

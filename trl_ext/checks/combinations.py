@@ -2,13 +2,15 @@
 """Checks of `PPOConfig` that concern several settings at once: contradictions, doubtful settings, and idle ones."""
 
 import dataclasses
+import inspect
 import warnings
+from collections.abc import Callable, Container
 from typing import Any
 
 from transformers import GenerationConfig
 from transformers.generation import ContinuousBatchingConfig
 
-from trl_ext.kl_control import COEF_BOUNDS
+from trl_ext.kl_control import all_settings, make_controller, settings_of
 from trl_ext.messages.printable import brief
 from trl_ext.messages.suggestion import suggestion
 
@@ -22,8 +24,12 @@ MAPPINGS = (
 )
 
 
-def check_combinations(args: Any) -> None:
+def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
     """Refuse settings of a `PPOConfig` that contradict each other.
+
+    Args:
+        args: The settings.
+        engine: Constructor of the engine that samples; its parameters are the settings that the engine follows.
 
     Raises:
         ValueError: with the names of the settings.
@@ -32,7 +38,7 @@ def check_combinations(args: Any) -> None:
         if isinstance(value := getattr(args, name), str):
             raise ValueError(f"`{name}` must be a mapping or its JSON, got {brief(value)}.")
     _check_controller(args)
-    _check_sampling(args)
+    _check_sampling(args, inspect.signature(engine).parameters)
     bounds, weights = args.reward_clip_range, args.reward_weights
     if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):
         raise ValueError(f"`reward_clip_range` must be a lower and a higher bound, got {bounds}.")
@@ -50,25 +56,23 @@ def check_combinations(args: Any) -> None:
 
 
 def _check_controller(args: Any) -> None:
-    chosen, (low, high) = args.kl_controller, COEF_BOUNDS
-    if chosen in ("adaptive", "pid") and args.kl_target is None:
-        raise ValueError(f"`kl_controller='{chosen}'` needs `kl_target`, in nats per completion.")
-    if chosen in ("adaptive", "pid") and not low <= args.kl_coef <= high:
-        raise ValueError(
-            f"`kl_controller='{chosen}'` multiplies `kl_coef`, which must be between {low:g} and {high:g} for that, "
-            f"got {args.kl_coef}."
-        )
-    if chosen == "scheduled" and args.kl_coef_end is None:
-        raise ValueError("`kl_controller='scheduled'` needs `kl_coef_end`, the final coefficient.")
+    chosen = args.kl_controller
+    for setting, needed in settings_of(chosen).items():
+        if needed and getattr(args, setting) is None:
+            meaning = args.__dataclass_fields__[setting].metadata["help"].rstrip(".")
+            raise ValueError(f"`kl_controller='{chosen}'` needs `{setting}` ({meaning}).")
+    try:
+        make_controller(chosen, vars(args), episodes=1)
+    except ValueError as error:
+        raise ValueError(f"`kl_controller='{chosen}'`: {error}") from None
 
 
-def _check_sampling(args: Any) -> None:
-    unknown = [n for n in ("min_p", "stop_strings", "generation_kwargs") if getattr(args, n)]
-    unknown += ["repetition_penalty"] if args.repetition_penalty != 1.0 else []
-    if args.use_transformers_continuous_batching and unknown:
+def _check_sampling(args: Any, followed: Container[str]) -> None:
+    used = [n for n in ("min_p", "stop_strings", "generation_kwargs") if getattr(args, n)]
+    used += ["repetition_penalty"] if args.repetition_penalty != 1.0 else []
+    if unknown := [name for name in used if name not in followed]:
         raise ValueError(
-            f"`use_transformers_continuous_batching` cannot do {', '.join(f'`{n}`' for n in unknown)}; leave one of "
-            "them out."
+            f"`use_{args.engine}` cannot do {', '.join(f'`{n}`' for n in unknown)}; leave one of them out."
         )
     if "" in (args.stop_strings or []):
         raise ValueError(f"`stop_strings` must not have an empty text, got {args.stop_strings}.")
@@ -129,13 +133,11 @@ def warn_where_doubtful(args: Any) -> None:
 
 def warn_without_effect(args: Any) -> None:
     """Warn of settings that another setting switches off."""
-    controller = f"`kl_controller='{args.kl_controller}'`"
+    controller, read_by_it = f"`kl_controller='{args.kl_controller}'`", settings_of(args.kl_controller)
     one_step = "one optimizer step per rollout, before which the policy has not moved"
     # A condition under which the settings are read, the settings, and why they are not read otherwise.
     conditions: list[tuple[bool, tuple[str, ...], str]] = [
-        (args.kl_controller in ("adaptive", "pid"), ("kl_target",), f"with {controller}"),
-        (args.kl_controller == "adaptive", ("kl_horizon",), f"with {controller}"),
-        (args.kl_controller == "scheduled", ("kl_coef_end",), f"with {controller}"),
+        *((setting in read_by_it, (setting,), f"with {controller}") for setting in all_settings()),
         (args.kl_loss_coef > 0, ("kl_loss_estimator",), "without `kl_loss_coef`"),
         (args.ptx_coef > 0, ("ptx_max_length",), "without `ptx_coef`"),
         (

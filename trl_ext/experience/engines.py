@@ -375,3 +375,11 @@ class ContinuousBatchingEngine:
             [bool(row) and row[-1] in self.eos_token_ids for row in ids],
             [list(r.logprobs) for r in results] if self.return_logps else None,
         )
+
+
+# Engines by name; the setting `use_<name>` chooses one, "generate" is the engine of a run that chooses none. A
+# constructor names the settings of `PPOConfig` that its engine follows; `config` is the mapping `<name>_config`.
+ENGINES: dict[str, Callable[..., GenerationEngine]] = {
+    "generate": TransformersEngine,
+    "transformers_continuous_batching": ContinuousBatchingEngine,
+}

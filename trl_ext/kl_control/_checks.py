@@ -45,6 +45,12 @@ def require_coef_in_bounds(init_coef: float, min_coef: float, max_coef: float) -
         )
 
 
+def require_multipliable(kl_coef: float) -> None:
+    """Raise ValueError unless a controller that multiplies its coefficient can start with `kl_coef`."""
+    if not MIN_COEF <= kl_coef <= MAX_COEF:
+        raise ValueError(f"`kl_coef` is multiplied and must be between {MIN_COEF:g} and {MAX_COEF:g}, got {kl_coef}.")
+
+
 def is_usable(kl: float, episodes: int) -> bool:
     """Says whether a measurement can be learned from; warns if the KL is not finite.
 

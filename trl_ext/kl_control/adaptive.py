@@ -5,7 +5,15 @@ from typing import Any
 
 from trl_ext.messages.advice import answers_unknown
 
-from ._checks import MAX_COEF, MIN_COEF, check_state, is_usable, require_coef_in_bounds, require_positive
+from ._checks import (
+    MAX_COEF,
+    MIN_COEF,
+    check_state,
+    is_usable,
+    require_coef_in_bounds,
+    require_multipliable,
+    require_positive,
+)
 
 _UPDATES_TO_DOUBLE = 20
 
@@ -56,6 +64,12 @@ class AdaptiveKL:
         self.clip = clip
         self.min_coef = min_coef
         self.max_coef = max_coef
+
+    @classmethod
+    def from_options(cls, *, kl_coef: float, kl_target: float, kl_horizon: float | None = None) -> "AdaptiveKL":
+        """Return the controller that these settings describe; raise ValueError where `kl_coef` cannot be multiplied."""
+        require_multipliable(kl_coef)
+        return cls(target=kl_target, init_coef=kl_coef, horizon=kl_horizon)
 
     def __repr__(self) -> str:
         return f"AdaptiveKL(target={self.target}, horizon={self.horizon}, clip={self.clip}) at {self.coef:.4g}"

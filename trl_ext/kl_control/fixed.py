@@ -23,6 +23,11 @@ class FixedKL:
         require_non_negative("coef", coef)
         self.coef = float(coef)
 
+    @classmethod
+    def from_options(cls, *, kl_coef: float) -> "FixedKL":
+        """Return the controller that these settings describe."""
+        return cls(kl_coef)
+
     def __repr__(self) -> str:
         return f"FixedKL({self.coef:.4g})"
 

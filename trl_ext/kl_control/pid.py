@@ -13,6 +13,7 @@ from ._checks import (
     is_finite,
     is_usable,
     require_coef_in_bounds,
+    require_multipliable,
     require_non_negative,
     require_positive,
 )
@@ -84,6 +85,12 @@ class PIDKL:
         self._integral = 0.0
         self._previous_error: float | None = None
         self._smoothed_kl: float | None = None
+
+    @classmethod
+    def from_options(cls, *, kl_coef: float, kl_target: float) -> "PIDKL":
+        """Return the controller that these settings describe; raise ValueError where `kl_coef` cannot be multiplied."""
+        require_multipliable(kl_coef)
+        return cls(target=kl_target, init_coef=kl_coef)
 
     def __repr__(self) -> str:
         return f"PIDKL(target={self.target}, kp={self.kp}, ki={self.ki}, kd={self.kd}) at {self.coef:.4g}"

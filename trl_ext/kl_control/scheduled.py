@@ -8,7 +8,7 @@ from trl_ext.messages.advice import answers_unknown
 
 from ._checks import check_state, is_usable, require_non_negative, require_positive
 
-_SHAPES = ("linear", "cosine", "exponential")
+SHAPES = ("linear", "cosine", "exponential")
 
 
 @answers_unknown("argument")
@@ -30,8 +30,8 @@ class ScheduledKL:
     """
 
     def __init__(self, start: float, end: float, episodes: int, shape: str = "linear") -> None:
-        if shape not in _SHAPES:
-            raise ValueError(f"shape is {shape!r}; use one of {', '.join(_SHAPES)}.")
+        if shape not in SHAPES:
+            raise ValueError(f"shape is {shape!r}; use one of {', '.join(SHAPES)}.")
         check = require_positive if shape == "exponential" else require_non_negative
         check("start", start)
         check("end", end)
@@ -42,6 +42,22 @@ class ScheduledKL:
         self.shape = shape
         self._seen = 0
         self.coef = self._at(0.0)
+
+    @classmethod
+    def from_options(
+        cls, *, kl_coef: float, kl_coef_end: float, episodes: int, kl_schedule: str = "linear"
+    ) -> "ScheduledKL":
+        """Return the controller that these settings describe, over `episodes` completions.
+
+        Raises:
+            ValueError: an exponential curve begins or ends at 0.
+        """
+        if kl_schedule == "exponential" and not (kl_coef > 0 and kl_coef_end > 0):
+            raise ValueError(
+                f"`kl_schedule='exponential'` multiplies the coefficient, so `kl_coef` and `kl_coef_end` must be above "
+                f"0, got {kl_coef} and {kl_coef_end}."
+            )
+        return cls(kl_coef, kl_coef_end, episodes, kl_schedule)
 
     def __repr__(self) -> str:
         curve = f"{self.start}, {self.end}, episodes={self.episodes}, shape={self.shape!r}"
