@@ -18,7 +18,7 @@ def write_text(path: Path, text: str) -> None:
         path: The file; its folder must exist.
         text: Its whole content.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that the next write replaces what a kill left
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
