@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Checks on the source itself: who imports whom, private names of other libraries, unsafe calls, sizes.
+"""Checks on the source itself: imports, private names of other libraries, unsafe calls, sizes.
 
 Every check takes the root of a source tree and returns one line for each violation, so that the tests can also run it
 on small trees that break the rule.
@@ -9,7 +9,8 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path, PurePosixPath
 
 PACKAGES = ("trl_ext", "recipes", "eval")
 
@@ -38,12 +39,22 @@ LAYERS: tuple[frozenset[str], ...] = (
 # Integrations know nothing of the trainer or what is made for it, and it knows nothing of them.
 NO_INTEGRATIONS = frozenset({"experience", "config", "checkpoint", "learning", "assembly", "arguments", "trainer"})
 
+# Strings that may name a package, by file: the recipes are scripts and YAML files, which are run and read.
+ALLOWED_NAMES_IN_STRINGS = frozenset({("trl_ext/running/places.py", "recipes")})
+# Strings that name a package and are still to go, likewise. Whoever removes such a string removes its line here.
+KNOWN_NAMES_IN_STRINGS = frozenset(
+    {("trl_ext/running/evaluation.py", "eval/quality"), ("trl_ext/running/evaluation.py", "a path out of trl_ext")}
+)
+# Calls whose arguments are modules or parts of a path.
+_REACHING = frozenset({"Path", "joinpath", "join", "import_module", "run_module", "run_path", "files"})
+
 # What a package may import besides itself and the standard library.
 ONLY_IMPORTS = {"objectives": frozenset({"torch"}), "kl_control": frozenset[str]()}
 
 FOREIGN = ("trl", "peft", "transformers")
 MAIN = "__name__ == '__main__'"
-LINE_LIMIT = 400
+# More lines than this are a warning: the rule is "split by concept". The trainer's limit is a rule.
+LONG_MODULE = 400
 LINE_LIMITS = {"trl_ext/trainer.py": 600}
 # Leading underscores that are documented (named tuples), or argparse's, which has no other way to regroup options.
 NOT_PRIVATE = frozenset({"_asdict", "_replace", "_fields", "_make", "_group_actions"})
@@ -131,6 +142,100 @@ def layer_violations(root: Path) -> list[str]:
             if imported is not None and not _may_import(importer, imported):
                 found.append(f"{file}:{line}: {importer} must not import {imported} ({module})")
     return found
+
+
+def circle_violations(root: Path) -> list[str]:
+    """A circle of modules that import each other.
+
+    `LAYERS` rules out circles of packages: no layer imports a higher one, and its members do not import each other.
+    """
+    modules = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file, _ in _parsed(root)}
+    trees = dict(_parsed(root))
+    graph: dict[str, set[str]] = {module: set() for module in modules}
+    for module, file in modules.items():
+        for _, name in imported_modules(_without_main(trees[file]), file):
+            imported = name if name in modules else name.rpartition(".")[0]
+            graph[module] |= {imported} & modules.keys() - {module}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return [f"{' <- '.join(modules[module] for module in error.args[1])}: a circle of imports"]
+    return []
+
+
+def _strings(node: ast.AST) -> list[str]:
+    """The strings among the elements or arguments of a node."""
+    children = ast.iter_child_nodes(node)
+    return [child.value for child in children if isinstance(child, ast.Constant) and isinstance(child.value, str)]
+
+
+def _tail(node: ast.expr) -> list[str]:
+    """Strings at the end of a path: `base / "a" / "b"` gives ["a", "b"]."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and (last := _strings(node)):
+        return [*_tail(node.left), last[-1]]
+    return []
+
+
+def _climbed(node: ast.AST) -> int | None:
+    """How many folders an expression climbs from `__file__`, or None where it is about something else."""
+    match node:
+        case ast.Name(id="__file__"):
+            return 0
+        case ast.Subscript(value=ast.Attribute(value=base, attr="parents"), slice=ast.Constant(value=int(index))):
+            up = index + 1
+        case ast.Attribute(value=base, attr=attribute):
+            up = int(attribute == "parent")
+        case ast.Call(func=ast.Attribute(attr="dirname"), args=[base]):
+            up = 1
+        case ast.Call(func=ast.Attribute() as base) if _climbed(base) is not None:
+            up = 0
+        case ast.Call(args=[base]):
+            up = 0
+        case _:
+            return None
+    below = _climbed(base)
+    return None if below is None else below + up
+
+
+def _names_in_strings(node: ast.AST, file: str, root: Path) -> str | None:
+    """The module or package that a node names in a string, or reaches by a path."""
+    if file.startswith("trl_ext/") and (_climbed(node) or 0) >= len(PurePosixPath(file).parts):
+        return "a path out of trl_ext"
+    if isinstance(node, ast.BinOp) and (tail := _tail(node)):
+        return "/".join(tail) if tail[0] in PACKAGES and (root / "/".join(tail)).exists() else None
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        path = root / re.sub(r"^(\.*/)+", "", node.value).removesuffix(".py").replace(".", "/")
+        named = re.fullmatch(rf"[./]*({'|'.join(PACKAGES)})([./]\w+)+", node.value)
+        return node.value if named and (path.is_dir() or path.with_suffix(".py").is_file()) else None
+    if isinstance(node, ast.JoinedStr):
+        return next((s for s in _strings(node)[:1] if re.match(rf"({'|'.join(PACKAGES)})[./]", s)), None)
+    strings = _strings(node)
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        after = strings[strings.index("-m") + 1 :][:1] if "-m" in strings else []
+        named_all = len(strings) > 1 and set(strings) <= set(PACKAGES)
+        return ", ".join(strings if named_all else [s for s in after if s in PACKAGES]) or None
+    if isinstance(node, ast.Call):
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+        return next((s for s in strings if s in PACKAGES), None) if called in _REACHING else None
+    return None
+
+
+def name_in_string_violations(root: Path) -> list[str]:
+    """Strings that name a package or module of the repository, or reach one by a path, instead of an import.
+
+    Docstrings are free to name them, and so is a longer text, such as a message that shows a command line.
+    """
+    found: dict[tuple[str, int, str], str] = {}
+    for file, tree in _parsed(root):
+        nodes = list(ast.walk(tree))
+        documentation = {node.value for node in nodes if isinstance(node, ast.Expr) and _strings(node)}
+        beginnings = {n.left for n in nodes if isinstance(n, ast.BinOp) and isinstance(n.left, ast.BinOp)}
+        for node in (node for node in nodes if node not in documentation | beginnings):
+            name = _names_in_strings(node, file, root)
+            if name is not None and (file, name) not in KNOWN_NAMES_IN_STRINGS | ALLOWED_NAMES_IN_STRINGS:
+                line: int = node.lineno  # type: ignore[attr-defined]
+                found.setdefault((file, line, name), f"{file}:{line}: names {name} in a string: import it instead")
+    return list(found.values())
 
 
 def dependency_violations(root: Path) -> list[str]:
@@ -271,15 +376,15 @@ def _switches_on(node: ast.AST, switch: str) -> bool:
     return False
 
 
+def line_counts(root: Path) -> dict[str, int]:
+    """Lines of each Python file, by its path from `root`."""
+    return {p.relative_to(root).as_posix(): len(p.read_text("utf-8").splitlines()) for p in python_files(root)}
+
+
 def size_violations(root: Path) -> list[str]:
-    """Modules longer than the limit."""
-    found = []
-    for path in python_files(root):
-        file = path.relative_to(root).as_posix()
-        lines, limit = len(path.read_text(encoding="utf-8").splitlines()), LINE_LIMITS.get(file, LINE_LIMIT)
-        if lines > limit:
-            found.append(f"{file}: {lines} lines, the limit is {limit}")
-    return found
+    """Modules longer than their limit in `LINE_LIMITS`."""
+    limits = [(file, count, LINE_LIMITS.get(file, count)) for file, count in line_counts(root).items()]
+    return [f"{file}: {count} lines, the limit is {limit}" for file, count, limit in limits if count > limit]
 
 
 def unfinished_violations(root: Path) -> list[str]:

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The rules of the house hold in the source, and each check notices when its rule is broken."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,13 @@ from tests import architecture as check
 
 ROOT = Path(__file__).resolve().parent.parent
 
+KNOWN = check.KNOWN_NAMES_IN_STRINGS
+
 Check = Callable[[Path], list[str]]
 CHECKS = [
     check.layer_violations,
+    check.circle_violations,
+    check.name_in_string_violations,
     check.dependency_violations,
     check.private_name_violations,
     check.unsafe_violations,
@@ -25,6 +30,19 @@ CHECKS = [
 def test_the_source_keeps_the_rule(violations: Check) -> None:
     assert check.python_files(ROOT), "nothing was checked"
     assert violations(ROOT) == []
+
+
+def test_long_modules_are_a_warning() -> None:
+    for file, count in check.line_counts(ROOT).items():
+        if count > check.LONG_MODULE:
+            warnings.warn(f"{file} has {count} lines: split it, if it holds two concepts.", stacklevel=1)
+
+
+def test_names_in_strings_that_are_still_to_go_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "KNOWN_NAMES_IN_STRINGS", frozenset())
+    found = check.name_in_string_violations(ROOT)
+    gone = {known for known in KNOWN if not any(f.startswith(known[0]) and f" {known[1]} " in f for f in found)}
+    assert not gone, f"take these out of KNOWN_NAMES_IN_STRINGS in tests/architecture.py: {gone}"
 
 
 def write_tree(root: Path, files: dict[str, str]) -> Path:
@@ -45,6 +63,12 @@ GOOD = {
     "trl_ext/rewards/__init__.py": "from trl_ext.rewards.base import Reward\nfrom .a import Rule\n",
     "trl_ext/rewards/a.py": "from .base import Reward\nfrom trl_ext.objectives.a import x\n",
     "trl_ext/experience/a.py": "from trl_ext.text.a import x\nimport trl_ext._compat\n",
+    "trl_ext/text/a.py": (
+        '"""The package eval/a, run with python -m eval.a."""\n'
+        "from pathlib import Path\nhere = Path(__file__).parent / 'data'\ncache = Path.home() / 'trl_ext' / 'cache'\n"
+        "parser.print('run python -m eval.a')\nlogger = get_logger('trl_ext')\nstages = ('ppo', 'eval')\n"
+        "find_spec('trl_ext')\nkey = 'trl_ext.state'\nprefix = f'eval_{key}'\n"
+    ),
     "trl_ext/trainer.py": (
         "import torch\nfrom trl_ext import rewards\nfrom trl_ext.config import PPOConfig\n"
         "class T:\n    def _hook(self):\n        self._state = torch._dynamo\n        super()._hook()\n"
@@ -87,6 +111,36 @@ BAD = [
     (check.layer_violations, "trl_ext/_compat.py", "from trl_ext.objectives.a import x", "must not import objectives"),
     (check.layer_violations, "recipes/a.py", "from eval.quality import x", "recipes must not import eval"),
     (check.layer_violations, "trl_ext/stray.py", "x = 1", "in no layer"),
+    (
+        check.circle_violations,
+        "trl_ext/rewards/base.py",
+        "def f():\n    import trl_ext.rewards.a",
+        "a circle of imports",
+    ),
+    # strings that name a package or reach one by a path
+    *[
+        (check.name_in_string_violations, "trl_ext/text/a.py", source, "in a string: import it")
+        for source in (
+            "folder = 'eval/a'",
+            "folder = '../eval/a.py'",
+            "folder = ROOT / 'eval' / 'a.py'",
+            "folder = ROOT / 'recipes'",
+            "folder = Path('eval')",
+            "folder = os.path.join(ROOT, 'recipes', 'a.py')",
+            "folder = ROOT.joinpath('eval', name)",
+            "name = 'recipes.a'",
+            "name = f'trl_ext.{rest}'",
+            "import_module('trl_ext.trainer')",
+            "runpy.run_module('trl_ext.trainer')",
+            "runpy.run_module('recipes')",
+            "command = [sys.executable, '-m', 'trl_ext.commands.a']",
+            "command = (sys.executable, '-m', 'eval')",
+            "own = any(path.is_relative_to(name) for name in ('trl_ext', 'recipes'))",
+            "from pathlib import Path\nROOT = Path(__file__).resolve().parents[2]",
+            "from pathlib import Path\nROOT = Path(__file__).parent.parent.parent",
+            "import os\nROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))",
+        )
+    ],
     # what the pure packages may depend on
     (check.dependency_violations, "trl_ext/objectives/a.py", "import numpy as np", "must not import numpy"),
     (check.dependency_violations, "trl_ext/kl_control/a.py", "from torch import nn", "must not import torch"),
@@ -123,7 +177,6 @@ BAD = [
     (check.unsafe_violations, "recipes/a.py", "args.trust_remote_code = True", "trust_remote_code=True"),
     (check.unsafe_violations, "eval/a.py", "np.load('x', allow_pickle=True)", "allow_pickle"),
     # size and loose ends
-    (check.size_violations, "trl_ext/text/a.py", "x = 1\n" * 400, "401 lines, the limit is 400"),
     (check.size_violations, "trl_ext/trainer.py", "x = 1\n" * 600, "601 lines, the limit is 600"),
     (check.unfinished_violations, "trl_ext/text/a.py", "x = 1  # TO" + "DO: later", "TO" + "DO"),
     (check.unfinished_violations, "eval/a.py", "raise NotImplementedErr" + "or", "NotImplementedErr" + "or"),

@@ -214,7 +214,7 @@ def compare(argv: list[str], folder: Path) -> int:
     rest = [argument for argument in argv if argument != "--compare"]
     for arrangement in ARRANGEMENTS:
         with tempfile.TemporaryDirectory() as own:
-            command = [sys.executable, "-m", "eval.performance.memory", *rest, "--arrangement", arrangement]
+            command = [sys.executable, "-m", __spec__.name, *rest, "--arrangement", arrangement]
             status = subprocess.run([*command, "--output", own], check=False).returncode
             if status:
                 return status

@@ -256,7 +256,7 @@ def in_own_process(run: Run, measure: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.json"
         arguments = [json.dumps(dataclasses.asdict(run)), measure, str(path)]
-        command = [sys.executable, "-m", "eval.performance.versus_trl", "--run", *arguments]
+        command = [sys.executable, "-m", __spec__.name, "--run", *arguments]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{run} failed:\n{done.stderr[-3000:]}")
