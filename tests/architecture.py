@@ -17,7 +17,7 @@ PACKAGES = ("trl_ext", "recipes", "eval")
 # Each layer may import the layers above it in this list and itself; the members of one layer do not import each other.
 # "trl_ext" is the public API in `trl_ext/__init__.py`.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"messages", "files"}),
+    frozenset({"critic_modes", "messages", "files"}),
     frozenset({"_compat", "text", "micro_batches", "processes"}),
     frozenset({"objectives", "kl_control", "rewards.base"}),
     frozenset({"checks", "rewards", "actor_critic"}),

@@ -29,6 +29,7 @@ from packaging.utils import canonicalize_name
 import trl_ext
 from tests.tiny_models import save_tiny, tiny_causal_lm, tiny_classifier
 from trl_ext import kl_control, rewards
+from trl_ext.critic_modes import CRITIC_MODES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -323,6 +324,8 @@ def test_plug_ins_that_the_readme_names_can_be_imported() -> None:
     controllers = {name for name in kl_control.__all__ if name.endswith("KL")}
     of_a_kind = {name for name in rewards.__all__ if name.endswith("Reward")}
     assert controllers <= set(classes) and of_a_kind <= set(classes)
+    critics = next(row[1] for row in table("plug-ins") if row[0].startswith("critics"))
+    assert re.findall(r'`"(\w+)"`', critics) == list(CRITIC_MODES)
 
 
 def test_public_names_are_importable_and_documented() -> None:

@@ -40,7 +40,8 @@ def adapter(base, tmp_path_factory) -> str:
 
 def actor_critic(base: str, adapter: str) -> ActorCritic:
     torch.manual_seed(0)
-    made = build_actor_critic(base, peft_config=LoraConfig(r=4, target_modules="all-linear"), reward_adapters=[adapter])
+    lora = LoraConfig(r=4, target_modules="all-linear")
+    made = build_actor_critic(base, peft_config=lora, reward_adapters=[adapter], sum_reward_models=False)
     scramble(made, scale=0.05)
     return made
 
@@ -52,7 +53,6 @@ def adapter_reward(model: ActorCritic) -> PreferenceReward:
 
 
 def trainer(folder: Path, model: ActorCritic, reward: Any, **settings: Any):
-    del model.reward_models[:]
     return scripted.trainer(folder, model=model, reward_funcs=[reward], total_episodes=8, **settings)
 
 

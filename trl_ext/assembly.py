@@ -3,7 +3,6 @@
 
 import os
 import textwrap
-from collections.abc import Iterable
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -154,7 +153,7 @@ def count_episodes(args: PPOConfig, dataset: Dataset) -> int:
 def add_adapter_rewards(
     reward_funcs: Any,
     processing_classes: Any,
-    reward_models: Iterable[Any],
+    actor_critic: ActorCritic,
     tokenizer: PreTrainedTokenizerBase,
     args: PPOConfig,
 ) -> tuple[list[Any], Any]:
@@ -170,7 +169,7 @@ def add_adapter_rewards(
             chat_template_kwargs=mapping(args.chat_template_kwargs),
             batch_size=args.local_rollout_forward_batch_size,
         )
-        for model in reward_models
+        for model in (actor_critic.reward_models if actor_critic.sum_reward_models else ())
     ]
     if isinstance(processing_classes, list | tuple):
         processing_classes = [*processing_classes, *[None] * len(adapters)]

@@ -17,6 +17,7 @@ from .checks.training_arguments import (
     has_bf16,
     warn_ignored,
 )
+from .critic_modes import CRITIC_MODES
 from .experience.advantages import AdvantageOptions
 from .experience.engines import ENGINES
 from .kl_control import CONTROLLERS, SHAPES
@@ -64,9 +65,9 @@ class PPOConfig(BaseConfig):
     critic: str = field(
         default="head",
         metadata={
-            "help": "Where values come from: 'head' (a value head on the policy's own trunk), 'adapter' (a second "
-            "LoRA adapter and value head on the same base), 'copy' (a separate copy of the policy), or the name or "
-            "folder of a separate model; a reward model also initialises the value head."
+            "help": "Where values come from: "
+            + ", ".join(f"'{name}' ({mode.help})" for name, mode in CRITIC_MODES.items())
+            + ", or the name or folder of a separate model; a reward model also initialises the value head."
         },
     )
     critic_lora_rank: Count | None = field(

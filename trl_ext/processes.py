@@ -3,10 +3,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-__all__ = ["ProcessFailureError", "together"]
+__all__ = ["ProcessFailureError", "gather", "together"]
 
 
 class ProcessFailureError(RuntimeError):
@@ -46,9 +47,17 @@ def together(what: str) -> Iterator[None]:
 
 def _exchange(failure: Exception | None) -> list[str]:
     """The failures of all processes, in words; a collective if torch.distributed runs."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return []
     text = None if failure is None else " ".join(f"{type(failure).__name__}: {failure}".split())
-    texts: list[str | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(texts, text)
-    return [f"process {rank} ({text})" for rank, text in enumerate(texts) if text is not None]
+    return [f"process {rank} ({text})" for rank, text in enumerate(gather(text)) if text is not None]
+
+
+def gather(value: Any) -> list[Any]:
+    """Return the value of every process, in the order of ranks. A collective if torch.distributed runs.
+
+    Accelerate's `gather_object` asks `PartialState`, which may be older than the process group that a user made.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, value)
+    return parts

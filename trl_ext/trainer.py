@@ -162,7 +162,7 @@ class PPOTrainer(BaseTrainer):
             ddp.find_unused_parameters = leaves_parameters_unused(actor_critic.config, args)
         checkpoint.set_aside_incomplete(Path(args.output_dir), leader=self.args.should_save)
         reward_funcs, reward_processing_classes = add_adapter_rewards(
-            reward_funcs, reward_processing_classes, actor_critic.reward_models, tokenizer, args
+            reward_funcs, reward_processing_classes, actor_critic, tokenizer, args
         )
         self.rewards = RewardRunner(
             reward_funcs,

@@ -22,6 +22,7 @@ def build_actor_critic(
     quantization_config: BitsAndBytesConfig | None = None,
     critic_lora_rank: int | None = None,
     reward_adapters: Sequence[str | os.PathLike] = (),
+    sum_reward_models: bool = True,
     init_kwargs: dict[str, Any] | None = None,
     device: torch.device | None = None,
 ) -> ActorCritic:
@@ -34,6 +35,7 @@ def build_actor_critic(
         quantization_config: How to quantize a policy given by name.
         critic_lora_rank: Rank of the critic's adapter; None: the actor's.
         reward_adapters: As in `ActorCritic`.
+        sum_reward_models: As in `ActorCritic`.
         init_kwargs: Keyword arguments of `from_pretrained`.
         device: Where models given by name are loaded to.
 
@@ -72,6 +74,7 @@ def build_actor_critic(
         reference_is_base=reference_is_base,
         critic_peft_config=critic_peft_config,
         reward_adapters=reward_adapters,
+        sum_reward_models=sum_reward_models,
         init_kwargs=init_kwargs,
         device=device,
     )

@@ -12,8 +12,10 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from trl_ext.critic_modes import CRITIC_MODES
+
 from .adapters import load_adapter
-from .names import CRITIC_MODES, check_quantization_library, find_critic, find_policy, first_sentence, hub_options
+from .names import check_quantization_library, find_critic, find_policy, first_sentence, hub_options
 from .precision import with_dtype
 from .trunk import ValueHead, causal_lm, check_trunk, text_trunk
 
@@ -47,12 +49,12 @@ def check_roles(
     Raises:
         ValueError: when one lacks another, or there is no critic of that name.
     """
-    if isinstance(critic, str) and critic not in CRITIC_MODES:
-        find_critic(critic, critic_options(init_kwargs))
-    if critic == "adapter" and not with_adapters:
-        raise ValueError("`critic='adapter'` is a LoRA adapter beside the policy's own: it needs `peft_config`.")
-    if critic == "copy" and with_adapters:
-        raise ValueError("`critic='copy'` copies a whole model; with adapters use `critic='adapter'` or 'head'.")
+    if isinstance(critic, str):
+        mode = CRITIC_MODES.get(critic)
+        if mode is None:
+            find_critic(critic, critic_options(init_kwargs))
+        elif mode.lora not in (None, with_adapters):
+            raise ValueError(mode.refusal)
     if reward_adapters and not with_adapters:
         raise ValueError("`reward_adapters` read the frozen base of a policy with LoRA: they need `peft_config`.")
 

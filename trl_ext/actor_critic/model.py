@@ -80,6 +80,8 @@ class ActorCritic(nn.Module):
             adapter as it is now is the reference, of which a frozen clone is kept.
         critic_peft_config: LoRA configuration of the critic's adapter; default: the actor's.
         reward_adapters: Folders of LoRA reward adapters for the same base, as TRL's `RewardTrainer` saves them.
+        sum_reward_models: Whether `PPOTrainer` adds the scores of `reward_models` to the reward; False where a reward
+            function reads them already, such as an `Ensemble`.
         init_kwargs: Keyword arguments of `from_pretrained` for what is given by name. A dtype is the policy's; a
             separate critic has it too, unless the policy is frozen under adapters.
         device: Where models given by name are loaded to.
@@ -100,6 +102,7 @@ class ActorCritic(nn.Module):
         reference_is_base: bool = False,
         critic_peft_config: PeftConfig | None = None,
         reward_adapters: Sequence[str | os.PathLike] = (),
+        sum_reward_models: bool = True,
         init_kwargs: dict[str, Any] | None = None,
         device: torch.device | None = None,
     ):
@@ -136,6 +139,7 @@ class ActorCritic(nn.Module):
             adapters_in_float32(self.policy, REFERENCE_ADAPTER)
         check_trained_dtypes(self.policy, self.critic)
         self._switch = AdapterSwitch(self.policy)  # when every adapter is there
+        self.sum_reward_models = sum_reward_models
         self.reward_models = nn.ModuleList(
             AdapterRewardModel(self.causal_lm, self._switch, adapter, parts) for adapter, parts in added.items()
         )

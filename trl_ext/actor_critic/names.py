@@ -18,7 +18,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import find_adapter_config_file
 
-CRITIC_MODES = ("head", "adapter", "copy")
+from trl_ext.critic_modes import CRITIC_MODES
+
 ADAPTER_CONFIG = "adapter_config.json"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trl_ext.messages.printable import is_plain_name, one_line
+from trl_ext.rewards.combine import AGGREGATIONS
 
 STAGES = ("sft", "reward", "ppo", "eval")
 
@@ -68,7 +69,7 @@ class InstructArguments:
     )
 
     # What PPO makes of it
-    aggregation: Literal["mean", "min", "mean_minus_std", "mean_minus_var", "warm", "first"] = field(
+    aggregation: Literal[*AGGREGATIONS, "warm", "first"] = field(  # type: ignore[valid-type]
         default="mean",
         metadata={
             "help": "What several reward models come to: their mean, minimum, mean minus `aggregation_k` standard "

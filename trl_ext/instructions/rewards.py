@@ -57,7 +57,7 @@ def with_reward_adapters(
 ) -> tuple[ActorCritic, list[PreferenceReward]]:
     """A policy with LoRA, and reward models that are further adapters on its base.
 
-    The trainer would add up the rewards of adapters that it knows of; here they become members of an ensemble instead.
+    The trainer does not add their scores up: they become members of an ensemble.
     """
     init_kwargs: dict[str, Any] = args.model_init_kwargs or {}  # type: ignore[assignment]
     actor_critic = build_actor_critic(
@@ -67,12 +67,10 @@ def with_reward_adapters(
         quantization_config=quantization_config,
         critic_lora_rank=args.critic_lora_rank,
         reward_adapters=names,
+        sum_reward_models=False,
         init_kwargs={"trust_remote_code": args.trust_remote_code, **init_kwargs},
     )
-    models = list(actor_critic.reward_models)
-    del actor_critic.reward_models[:]
-    for model in models:
-        model.head.to(args.device)
+    models = actor_critic.reward_models
     rewards = [_on_base(model, tokenizer, args, max_length, str(i)) for i, model in enumerate(models)]
     return actor_critic, rewards
 
@@ -106,7 +104,7 @@ def combine(members: Sequence[PreferenceReward], recipe: InstructArguments, toke
     """The reward function that PPO maximizes: ensemble, then length, then a bound."""
     reward: Any = members[0]
     if len(members) > 1 and recipe.aggregation not in ("first", "warm"):
-        reward = Ensemble(members, recipe.aggregation, k=recipe.aggregation_k)  # type: ignore[arg-type]
+        reward = Ensemble(members, recipe.aggregation, k=recipe.aggregation_k)
     if recipe.length_debias:
         reward = LengthDebiased(reward)
     if recipe.shaping == "log_sigmoid":

@@ -12,9 +12,9 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from trl_ext.messages.printable import error_text
+from trl_ext.processes import gather
 from trl_ext.rewards import Scores, reward_name
 from trl_ext.rewards.base import Batch, Reward, fresh
-from trl_ext.rewards.moments import gather
 from trl_ext.rewards.retry import run_reward
 
 from .change_detection import Drift, Finding, Overoptimization

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
 from trl_ext.checks.fields import Count, CountOrZero, checked
+from trl_ext.critic_modes import CRITIC_MODES
 
 __all__ = ["Setup"]
 
@@ -23,7 +24,7 @@ class Setup:
     """
 
     quantization: Literal["nf4", "int8", "none"] = _option("nf4", "how the base is held; nf4 with double quantization")
-    critic: Literal["head", "adapter", "copy"] = _option("head", "as in PPOConfig")
+    critic: Literal[*CRITIC_MODES] = _option("head", "as in PPOConfig")  # type: ignore[valid-type]
     prompt: Count = _option(512, "tokens of the longest prompt")
     completion: Count = _option(512, "tokens of the longest completion")
     micro_batch: Count = _option(1, "samples in a forward and backward pass (per_device_train_batch_size)")

@@ -68,6 +68,21 @@ class Stateful(Protocol):
         ...
 
 
+@runtime_checkable
+class Synchronized(Protocol):
+    """A reward function with statistics over all processes.
+
+    Attributes:
+        synchronize_each_call: Whether each call ends with `synchronize`. `RewardRunner` turns it off and calls
+            `synchronize` itself, once a batch: it repeats failed calls, and no process may repeat a collective alone.
+    """
+
+    synchronize_each_call: bool
+
+    def synchronize(self) -> None:
+        """Merge the statistics of all processes. A collective."""
+
+
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 
 

@@ -11,7 +11,7 @@ import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -289,7 +289,6 @@ class RunningNormalization(Combination):
             raise ValueError(f"RunningNormalization got clip={clip}: it must be positive, or None.")
         self.center, self.clip = center, clip
         self.moments, self.pending = Moments(), Moments()
-        # RewardRunner takes over synchronizing: it calls a function again when it failed, on this process alone
         self.synchronize_each_call = True
 
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
@@ -317,6 +316,15 @@ class RunningNormalization(Combination):
         self.moments, self.pending = Moments(*state["moments"]), Moments(*state["pending"])
 
 
+# How an ensemble aggregates the members' rewards for a sample, by name; `k` weighs their disagreement.
+AGGREGATIONS: dict[str, Callable[[list[float], float], float]] = {
+    "mean": lambda rewards, k: statistics.fmean(rewards),
+    "min": lambda rewards, k: min(rewards),
+    "mean_minus_std": lambda rewards, k: statistics.fmean(rewards) - k * statistics.pstdev(rewards),
+    "mean_minus_var": lambda rewards, k: statistics.fmean(rewards) - k * statistics.pvariance(rewards),
+}
+
+
 class Ensemble(Combination):
     """Several reward models' common verdict, which is harder to hack than that of one.
 
@@ -338,7 +346,7 @@ class Ensemble(Combination):
     def __init__(
         self,
         members: Sequence[Callable],
-        aggregation: Literal["mean", "min", "mean_minus_std", "mean_minus_var"] = "mean",
+        aggregation: str = "mean",
         *,
         k: float = 1.0,
         name: str = "ensemble",
@@ -346,10 +354,8 @@ class Ensemble(Combination):
         super().__init__(members, name)
         if len(self.members) < 2:
             raise ValueError("Ensemble got one reward function: give at least two.")
-        if aggregation not in ("mean", "min", "mean_minus_std", "mean_minus_var"):
-            raise ValueError(
-                f"aggregation is {aggregation!r}: choose one of mean, min, mean_minus_std, mean_minus_var."
-            )
+        if aggregation not in AGGREGATIONS:
+            raise ValueError(f"aggregation is {aggregation!r}: choose one of {', '.join(AGGREGATIONS)}.")
         if not 0 <= k < math.inf:
             raise ValueError(f"Ensemble got k={k}: give a finite number, 0 or more.")
         self.aggregation, self.k = aggregation, k
@@ -361,13 +367,5 @@ class Ensemble(Combination):
         log_metric = batch.services.get("log_metric")
         if log_metric is not None and spreads:
             log_metric(f"{self.__name__}/disagreement", statistics.fmean(spreads))
-        return [self._aggregate(row) if row else None for row in rows]
-
-    def _aggregate(self, row: list[float]) -> float:
-        if self.aggregation == "min":
-            return min(row)
-        mean = statistics.fmean(row)
-        if self.aggregation == "mean":
-            return mean
-        spread = statistics.pstdev(row) if self.aggregation == "mean_minus_std" else statistics.pvariance(row)
-        return mean - self.k * spread
+        aggregate = AGGREGATIONS[self.aggregation]
+        return [aggregate(row, self.k) if row else None for row in rows]

@@ -39,7 +39,6 @@ class LengthDebiased(Combination):
             raise ValueError(f"LengthDebiased got min_samples={min_samples}: a line needs at least 2.")
         self.min_samples = min_samples
         self.line, self.pending = LineMoments(), LineMoments()
-        # RewardRunner takes over synchronizing: it calls a function again when it failed, on this process alone
         self.synchronize_each_call = True
 
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:

@@ -4,8 +4,9 @@
 import math
 from collections.abc import Iterable, Mapping
 
+from trl_ext.processes import gather
+
 from .base import RewardTypeError, RewardValueError
-from .moments import gather
 
 Weighted = tuple[float, float]
 """A value, and how many samples it stands for."""

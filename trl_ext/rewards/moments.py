@@ -2,9 +2,9 @@
 """Means, variances and regression lines of streams of numbers, merged without keeping them."""
 
 import math
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-import torch
+from trl_ext.processes import gather
 
 
 class Moments(NamedTuple):
@@ -86,15 +86,6 @@ class LineMoments(NamedTuple):
 
 
 AnyMoments = TypeVar("AnyMoments", Moments, LineMoments)
-
-
-def gather(value: Any) -> list[Any]:
-    """The value of every process, in the order of processes; a collective if torch.distributed runs."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, value)
-    return parts
 
 
 def merge_over_processes(moments: AnyMoments) -> AnyMoments:

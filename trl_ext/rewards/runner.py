@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl_ext.messages.printable import brief, error_text, one_line
 from trl_ext.text.rows import Text
 
-from .base import Batch, Stateful, completion_text, iter_parts, prompt_text, reward_name
+from .base import Batch, Stateful, Synchronized, completion_text, iter_parts, prompt_text, reward_name
 from .combine import check_weights
 from .logged import CallLog, combined
 from .preference import PreferenceReward
@@ -118,8 +118,7 @@ class RewardRunner:
         self.clashes: set[str] = set()
         self._untimed = self._find_untimed(policy) if timeout is not None else frozenset()
         parts = [part for fn in self.reward_funcs for part in iter_parts(fn)]
-        # those with running statistics over all processes: RunningNormalization, LengthDebiased
-        self._synchronized = [part for part in parts if hasattr(part, "synchronize_each_call")]
+        self._synchronized = [part for part in parts if isinstance(part, Synchronized)]
         for part in self._synchronized:
             part.synchronize_each_call = False
 

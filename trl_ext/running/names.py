@@ -8,6 +8,7 @@ from typing import Any
 from peft import PeftConfig
 from transformers import AutoConfig, AutoTokenizer
 
+from trl_ext.critic_modes import CRITIC_MODES
 from trl_ext.rewards import ToxicityReward
 
 from .data import looks_like_path
@@ -21,7 +22,7 @@ __all__ = [
     "check_reward_model",
 ]
 
-CRITIC_KINDS = ("head", "adapter", "copy")
+CRITIC_KINDS = tuple(CRITIC_MODES)
 
 
 def check_model(option: str, name: str, *, advice: str = "", **options: Any) -> Any:

@@ -1,0 +1,34 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The choices of `critic`, in one table for options, checks, planner and README. Nothing heavy is imported here."""
+
+from typing import NamedTuple
+
+
+class CriticMode(NamedTuple):
+    """A choice of `critic`.
+
+    Attributes:
+        help: Description for option helps.
+        lora: Whether the policy must have LoRA (True) or must not (False); None where either goes.
+        refusal: Message for a policy that does not fit.
+    """
+
+    help: str
+    lora: bool | None = None
+    refusal: str = ""
+
+
+# The name of a model is a choice too.
+CRITIC_MODES = {
+    "head": CriticMode("a value head on the policy's own trunk"),
+    "adapter": CriticMode(
+        "a second LoRA adapter and value head on the same base",
+        lora=True,
+        refusal="`critic='adapter'` is a LoRA adapter beside the policy's own: it needs `peft_config`.",
+    ),
+    "copy": CriticMode(
+        "a separate copy of the policy",
+        lora=False,
+        refusal="`critic='copy'` copies a whole model; with adapters use `critic='adapter'` or 'head'.",
+    ),
+}
