@@ -44,6 +44,7 @@ ADAPTERS = {
     "dora": lambda: lora(use_dora=True),
     "modules_to_save": lambda: lora(modules_to_save=["lm_head", "embed_tokens"]),
     "norms_to_save": lambda: lora(modules_to_save=["input_layernorm", "norm"]),
+    "mlp_to_save": lambda: LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["mlp"]),
     "new_tokens": lambda: lora(trainable_token_indices={"embed_tokens": [3, 5, 8]}),
     "embedding": lambda: LoraConfig(r=4, target_modules=["embed_tokens", "lm_head", "q_proj"]),
     "ia3": lambda: IA3Config(target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"]),
@@ -56,6 +57,7 @@ CASES = [
     if not (adapter == "full" and (critic == "adapter" or quantized))
     and not (adapter != "full" and critic == "copy")
     and not (adapter in ("ia3", "norm_tuning") and critic == "adapter")
+    and not (adapter == "mlp_to_save" and (critic != "head" or quantized))
     and not (adapter in ("norms_to_save", "new_tokens", "embedding", "ia3", "norm_tuning") and critic == "name")
 ]
 
