@@ -1,13 +1,16 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Models by name and by object, and the mistakes people make with them."""
 
+from typing import Any
+
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from tests.actor_critic.makes import batch, lora_config
-from tests.tiny_models import VOCAB_SIZE, save_tiny, tiny_causal_lm, tiny_classifier
+from tests.tiny_models import VOCAB_SIZE, prompt_dataset, save_tiny, tiny_causal_lm, tiny_classifier
+from trl_ext import PPOConfig, PPOTrainer
 from trl_ext.actor_critic import ActorCritic, build_actor_critic
 
 
@@ -15,6 +18,33 @@ def test_a_policy_by_name_equals_the_object(tmp_path):
     folder = save_tiny(tmp_path, tiny_causal_lm())
     by_name, by_object = ActorCritic(folder).eval(), ActorCritic(tiny_causal_lm()).eval()
     assert torch.equal(by_name(*batch()).logps, by_object(*batch()).logps)
+
+
+class LoadedOn(Exception):
+    """Where a model by name was about to be loaded to."""
+
+
+@pytest.mark.parametrize("part", ["policy", "policy with LoRA", "critic", "trainer"])
+def test_models_by_name_are_loaded_onto_the_device(part, tmp_path, monkeypatch):
+    """So the checks that compute with them find them there: kernels of flash attention refuse tensors of a CPU."""
+
+    def from_pretrained(cls: type, *args: Any, device_map: Any = None, **options: Any) -> None:
+        raise LoadedOn(device_map)
+
+    device = torch.device("cuda", 0)
+    folder = save_tiny(tmp_path / "model", tiny_causal_lm())
+    policy = tiny_causal_lm()
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(from_pretrained))
+    args = PPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
+    monkeypatch.setattr(PPOConfig, "device", device)
+    with pytest.raises(LoadedOn) as caught:
+        if part == "trainer":
+            PPOTrainer(folder, lambda completions, **_: [0.0] * len(completions), args, prompt_dataset(8))
+        elif part == "critic":
+            build_actor_critic(policy, folder, device=device)
+        else:
+            build_actor_critic(folder, peft_config=lora_config() if "LoRA" in part else None, device=device)
+    assert caught.value.args == ({"": device},)
 
 
 def test_an_actor_critic_is_taken_as_it_is():

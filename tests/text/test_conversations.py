@@ -265,6 +265,34 @@ def test_parts_of_text_are_one_text_and_missing_keys_do_not_count():
     assert tokenize_prompts([[user("the cat sat")]], tiny_tokenizer()) == tokenize_prompts(prompts, tiny_tokenizer())
 
 
+def call(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def test_arguments_of_one_tool_call_do_not_get_the_names_of_another():
+    """`datasets` adds them with the value None, at any depth."""
+    calls = [call("weather", city="Paris", when={"day": "today"}), call("time", when={"hour": "noon"}, zone="CET")]
+    prompts = [
+        [
+            user("hi"),
+            {"role": "assistant", "content": "", "tool_calls": [one]},
+            {"role": "tool", "content": "ok"},
+            user("and?"),
+        ]
+        for one in calls
+    ]
+    filled = Dataset.from_dict({"prompt": prompts})
+    arguments = filled[0]["prompt"][1]["tool_calls"][0]["function"]["arguments"]
+    assert arguments["zone"] is None and arguments["when"]["hour"] is None
+    for tokenizer in (real_tokenizer("qwen"), templated("qwen", "qwen3")):
+        expected = grpo_ids(tokenizer, prompts)
+        text = tokenizer.decode(expected[0])
+        assert '"Paris"' in text and "zone" not in text and "null" not in text
+        assert tokenize_prompts(filled["prompt"][:], tokenizer) == expected
+        demonstration = {"prompt": filled["prompt"][:], "completion": [[assistant("yes")]] * 2}
+        assert [prompt for prompt, _ in _tokens(demonstration, tokenizer)] == expected
+
+
 def test_what_the_policy_writes_after_tools_is_its_answer():
     tokenizer = real_tokenizer("qwen")
     columns = {"prompt": [[user("hi")]], "tools": [[TOOL]]}
