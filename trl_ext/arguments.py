@@ -1,7 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Checks of `PPOTrainer`'s arguments that need no model: each is made before anything is loaded."""
+"""Checks of `PPOTrainer`'s arguments: before anything is loaded, and of the datasets once the model is known."""
 
 import dataclasses
+import os
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,12 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .actor_critic import ActorCritic
 from .config import PPOConfig
+from .experience.prompts import check_prompt_column, check_prompts
+from .experience.supervised import text_columns
 from .kl_control import KLController, all_settings
+from .rewards import check_reward_models
 from .text.rows import is_conversation
-from .text.tokens import check_tokenizer
+from .text.tokens import check_tokenizer, check_vocabulary
 
 _BY_NAME = "give arguments by name, `PPOTrainer(model=..., reward_funcs=..., args=..., train_dataset=...)`."
 
@@ -68,6 +72,86 @@ def check_arguments(
         _check_adapter_settings(settings)
     if not isinstance(model, str) and settings.model_init_kwargs and settings.critic in ("head", "adapter", "copy"):
         warnings.warn("`model_init_kwargs` has no effect: `model` is loaded already.", stacklevel=4)
+
+
+def check_before_loading(
+    args: PPOConfig,
+    reward_funcs: Any,
+    reward_processing_classes: Any,
+    train_dataset: Any,
+    eval_dataset: Any,
+    ptx_dataset: Any,
+    processing_class: Any,
+) -> None:
+    """Check devices, `output_dir`, named reward models, and the kinds of the datasets.
+
+    Raises:
+        TypeError, ValueError: naming what to change.
+    """
+    check_devices(args.n_gpu)
+    check_output_dir(args.output_dir)
+    check_reward_models(reward_funcs, reward_processing_classes)
+    check_inputs(train_dataset, eval_dataset, ptx_dataset, processing_class)
+
+
+def check_devices(n_gpu: int) -> None:
+    """Refuse the Trainer's DataParallel, which splits batches in ways PPO cannot follow."""
+    if n_gpu > 1:
+        raise ValueError(
+            f"{n_gpu} GPUs are visible to one process; start the script with `accelerate launch`, or make one visible "
+            "with CUDA_VISIBLE_DEVICES."
+        )
+
+
+def check_output_dir(output_dir: str) -> None:
+    """Fail before any work when nothing could be saved."""
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        probe = Path(output_dir) / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"`output_dir` {output_dir!r} cannot be written ({error.strerror}); choose another.") from None
+
+
+def check_inputs(train: Any, evaluation: Any, ptx: Any, processing_class: Any) -> None:
+    """Refuse datasets and tokenizers of a wrong kind before any model is loaded."""
+    if processing_class is not None:
+        check_tokenizer(processing_class)
+    for name, dataset in _named(train, evaluation).items():
+        check_prompt_column(dataset, name)
+    if ptx is not None:
+        text_columns(ptx)
+
+
+def check_datasets(
+    train: Any,
+    evaluation: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    chat_template_kwargs: dict[str, Any],
+    model: ActorCritic,
+) -> None:
+    """Check the tokenizer against the model, and every prompt of every dataset; raises what `check_prompts` raises."""
+    num_embeddings = count_embeddings(model)
+    check_vocabulary(tokenizer, num_embeddings)
+    for name, dataset in _named(train, evaluation).items():
+        check_prompts(dataset, name, tokenizer, max_length, chat_template_kwargs, num_embeddings)
+
+
+def count_embeddings(model: ActorCritic) -> int:
+    """Tokens that the policy has embeddings for."""
+    return model.causal_lm.get_input_embeddings().weight.shape[0]
+
+
+def _named(train: Any, evaluation: Any) -> dict[str, Any]:
+    """The datasets with prompts, by what to call them in messages."""
+    if train is None:
+        raise ValueError("`train_dataset` is missing; give a `datasets.Dataset` with a column 'prompt'.")
+    named = {"train_dataset": train, "eval_dataset": evaluation}
+    if isinstance(evaluation, dict):
+        named = {"train_dataset": train} | {f"eval_dataset[{key!r}]": value for key, value in evaluation.items()}
+    return {name: dataset for name, dataset in named.items() if dataset is not None}
 
 
 def _check_model(model: Any) -> None:

@@ -21,7 +21,7 @@ from .critic_modes import CRITIC_MODES
 from .experience.advantages import AdvantageOptions
 from .experience.engines import ENGINES
 from .kl_control import CONTROLLERS, SHAPES
-from .learning import LossOptions
+from .learning import LossOptions, StepLimits
 from .messages.advice import TRAINER_ARGUMENTS, answers_unknown
 from .messages.redaction import redacted
 
@@ -339,6 +339,11 @@ class PPOConfig(BaseConfig):
     def loss_options(self) -> LossOptions:
         """Bounds and weights of the loss."""
         return self._options(LossOptions)
+
+    @property
+    def step_limits(self) -> StepLimits:
+        """Bounds beyond which a minibatch, or the rest of the passes over a rollout, is skipped."""
+        return self._options(StepLimits)
 
     def _options(self, kind: type[Options]) -> Options:
         return kind(**{option.name: getattr(self, option.name) for option in fields(kind)})  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict, IterableDatasetDict
 
 from tests.bad_inputs.case import Case, check, table
 from tests.tiny_models import VOCAB_SIZE, tiny_tokenizer
-from trl_ext.assembly import check_inputs
+from trl_ext.arguments import check_inputs
 from trl_ext.experience.prompts import check_prompts
 from trl_ext.experience.supervised import SupervisedData
 

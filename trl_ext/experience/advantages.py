@@ -123,7 +123,7 @@ def check_finite(rollout: Rollout, reduce: Reduce, step: int) -> None:
 
 
 def describe(
-    rollout: Rollout, scores: Scores, reward_names: list[str], entropy: Tensor, *, reduce: Reduce
+    rollout: Rollout, scores: Scores, reward_names: list[str], entropy: Tensor, *, weighted: bool, reduce: Reduce
 ) -> dict[str, float]:
     """What to log about a rollout.
 
@@ -132,6 +132,7 @@ def describe(
         scores: What the reward functions returned for the samples of this process.
         reward_names: Names of the functions.
         entropy: Entropy at each token, nats, shape (N, C).
+        weighted: Whether tokens have importance weights.
         reduce: Sums a tensor over processes.
 
     Returns:
@@ -157,7 +158,8 @@ def describe(
     metrics["advantages/mean"], metrics["advantages/std"] = mean_and_std(rollout.advantages, mask)
     metrics["completions/mean_length"] = mean_and_std(mask.sum(1).float(), valid)[0]
     metrics["completions/terminated_fraction"] = mean_and_std(rollout.terminated.float(), valid)[0]
-    metrics["importance_weight"] = mean_and_std(rollout.weights, mask)[0]
+    if weighted:
+        metrics["importance_weight"] = mean_and_std(rollout.weights, mask)[0]
     metrics["rewards/skipped_fraction"] = mean_and_std((~valid).float(), torch.ones_like(valid))[0]
     return metrics
 

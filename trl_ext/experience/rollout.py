@@ -4,10 +4,11 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass
@@ -53,6 +54,11 @@ class Rollout:
     def completion_length(self) -> int:
         """C, the number of completion columns."""
         return self.completion_mask.shape[1]
+
+    @property
+    def rows(self) -> Tensor:
+        """Indices of all samples, int64, (N,)."""
+        return torch.arange(len(self), device=self.input_ids.device)
 
     def select(self, rows: Tensor) -> "Rollout":
         """The samples `rows` (int64, (n,)) as a rollout, without columns that are padding in all of them."""
@@ -122,13 +128,21 @@ def collate(
     )
 
 
-def pass_order(n: int, epoch: int, seed: tuple[int, ...]) -> Tensor:
-    """The order in which pass `epoch` over a rollout takes its `n` samples, int64, shape (n,).
+def forward(model: nn.Module, batch: Rollout, **options: Any) -> Any:
+    """Return a model's output for a part of a rollout; `options` go to `ActorCritic.forward`."""
+    return model(batch.input_ids, batch.attention_mask, batch.completion_mask, **options)
 
-    It follows from the seed alone, so that a run resumed between two steps of a rollout goes on with the same
-    minibatches. The first pass keeps the order in which log-probabilities were computed: its first minibatch repeats
-    the very same computation, and the ratio is 1 to the last bit.
+
+def minibatch_rows(n: int, step: int, num_mini_batches: int, seed: tuple[int, ...]) -> Tensor:
+    """Return the samples that optimizer step number `step` on a rollout of `n` learns from, int64, (n / minibatches,).
+
+    The order of every pass follows from the seed alone, so that a run resumed between two steps of a rollout goes on
+    with the same minibatches. The first pass keeps the order of the forward passes that gave the old log-probabilities:
+    the first minibatch repeats the very same computation, and the ratio is 1 to the last bit.
     """
-    if epoch == 0:
-        return torch.arange(n)
-    return torch.randperm(n, generator=torch.Generator().manual_seed(hash(seed) % 2**63))
+    epoch, number = divmod(step, num_mini_batches)
+    order = torch.arange(n)
+    if epoch > 0:
+        generator = torch.Generator().manual_seed(hash((*seed, epoch)) % 2**63)
+        order = torch.randperm(n, generator=generator)
+    return order.chunk(num_mini_batches)[number]

@@ -4,6 +4,7 @@
 from .metrics import MetricBuffer
 from .progress import PhaseProgress
 from .reward_hacking import Alarm, RewardHackingMonitor, observe_rollout
+from .run_log import RunLog
 from .samples import SampleTable, log_samples
 from .token_means import TokenMeans
 
@@ -12,6 +13,7 @@ __all__ = [
     "MetricBuffer",
     "PhaseProgress",
     "RewardHackingMonitor",
+    "RunLog",
     "SampleTable",
     "TokenMeans",
     "log_samples",

@@ -39,12 +39,14 @@ class TokenMeans:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def take(self, reduce: Callable[[Tensor, str], Tensor]) -> dict[str, float]:
-        """The means (and largest values) over all processes; starts anew.
+        """Return the means (and largest values) over all processes, none where nothing was added, and start anew.
 
         Args:
             reduce: `reduce(tensor, "sum" | "max")` over processes.
         """
         sums, self._sums = self._sums, {}
+        if not sums:
+            return {}
         means = [name for name in sums if not name.endswith("/max")]
         totals = reduce(torch.stack([sums[name].float() for name in means]), "sum").tolist()
         values = dict(zip(means, totals, strict=True))
