@@ -88,19 +88,14 @@ def check_before_loading(
     Raises:
         TypeError, ValueError: naming what to change.
     """
-    check_devices(args.n_gpu)
+    if args.n_gpu > 1:  # the Trainer's DataParallel splits batches in ways that PPO cannot follow
+        raise ValueError(
+            f"{args.n_gpu} GPUs are visible to one process; start the script with `accelerate launch`, or make one "
+            "visible with CUDA_VISIBLE_DEVICES."
+        )
     check_output_dir(args.output_dir)
     check_reward_models(reward_funcs, reward_processing_classes)
     check_inputs(train_dataset, eval_dataset, ptx_dataset, processing_class)
-
-
-def check_devices(n_gpu: int) -> None:
-    """Refuse the Trainer's DataParallel, which splits batches in ways PPO cannot follow."""
-    if n_gpu > 1:
-        raise ValueError(
-            f"{n_gpu} GPUs are visible to one process; start the script with `accelerate launch`, or make one visible "
-            "with CUDA_VISIBLE_DEVICES."
-        )
 
 
 def check_output_dir(output_dir: str) -> None:

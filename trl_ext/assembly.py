@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
@@ -17,7 +18,7 @@ from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 from . import resuming
 from .actor_critic import ActorCritic, ForwardOutput, build_actor_critic
 from .actor_critic.names import find_policy, load_tokenizer
-from .arguments import check_datasets, count_embeddings
+from .arguments import check_before_loading, check_datasets, count_embeddings
 from .config import PPOConfig
 from .experience.collector import Collector
 from .experience.engines import ENGINES, GenerationEngine, eos_token_ids
@@ -70,13 +71,18 @@ def assemble(
     quantization_config: BitsAndBytesConfig | None,
     kl_controller: KLController | None,
 ) -> Parts:
-    """Load and build the parts of a trainer from its arguments, which are those of `PPOTrainer`.
+    """Check the arguments of a trainer, seed the generators, and load and build its parts.
 
-    Adapters and heads are initialised at random: seed the generators before.
+    The arguments are those of `PPOTrainer`.
 
     Raises:
-        ValueError, TypeError: for models, tokenizers and datasets that do not fit together.
+        ValueError, TypeError: before anything is loaded where that can be; later for models, tokenizers and datasets
+            that do not fit together.
     """
+    check_before_loading(
+        args, reward_funcs, reward_processing_classes, train_dataset, eval_dataset, ptx_dataset, processing_class
+    )
+    set_seed(args.seed)  # adapters and heads are initialised at random
     init_kwargs = {"trust_remote_code": args.trust_remote_code, **mapping(args.model_init_kwargs)}
     template_kwargs = mapping(args.chat_template_kwargs)
     tokenizer = processing_class or policy_tokenizer(model, init_kwargs)

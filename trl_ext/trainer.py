@@ -18,7 +18,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenize
 from . import checkpoint, resuming
 from ._compat import BaseTrainer
 from .actor_critic import ActorCritic
-from .arguments import check_arguments, check_before_loading
+from .arguments import check_arguments
 from .assembly import assemble, build_collector, leaves_parameters_unused
 from .config import PPOConfig
 from .experience.collector import Experience
@@ -102,16 +102,6 @@ class PPOTrainer(BaseTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path or type(model).__name__
             args = PPOConfig(output_dir=f"{Path(name).name}-PPO")
-        check_before_loading(
-            args,
-            reward_funcs,
-            reward_processing_classes,
-            train_dataset,
-            eval_dataset,
-            ptx_dataset,
-            processing_class,
-        )
-        set_seed(args.seed)  # adapters and heads are initialised at random
         parts = assemble(
             args,
             model=model,
@@ -221,7 +211,7 @@ class PPOTrainer(BaseTrainer):
         if self._micro_step == 0 and step == 0:
             self._gate.begin_rollout(args.learning_rate)
             experience = self._collect(inputs, self.progress, training=True)
-            self.run_log.begin_rollout(experience.metrics, experience.tokens, experience.seconds, args.batch_size)
+            self.run_log.begin_rollout(experience.metrics, experience.speed, args.batch_size)
             self._rollout = experience.rollout
         if self._micro_step == 0:
             assert self._rollout is not None
@@ -282,10 +272,10 @@ class PPOTrainer(BaseTrainer):
         if isinstance(inputs, SupervisedBatch):  # PPO-ptx
             mask = inputs.texts.completion_mask
             out = self.collector.forward(model, inputs.texts, role="actor", temperature=1.0, entropy="none")
-            self.run_log.add_texts({"ptx_loss": -out.logps}, mask)
+            self.run_log.text_losses.add({"ptx_loss": -out.logps}, mask)
             return -self.args.ptx_coef * scale * masked_sum(out.logps, mask) / inputs.tokens
         out, losses = self._token_losses(model, inputs)
-        self.run_log.add_losses(losses, inputs.completion_mask)
+        self.run_log.losses.add(losses, inputs.completion_mask)
         loss = masked_sum(losses["loss"], inputs.completion_mask) / self._minibatch.tokens * scale
         return (loss, out) if return_outputs else loss
 
@@ -355,11 +345,9 @@ class PPOTrainer(BaseTrainer):
                 rollout, lambda batch: self._token_losses(model, batch)[1], self.micro_batches, self._reduce
             )
         self.run_log.add_evaluated(
-            experience.metrics,
-            means,
-            tokens=experience.tokens,
-            seconds=experience.seconds,
-            learning=progress.take_seconds()["learn"],
+            experience.metrics | means,
+            experience.speed,
+            progress.take_seconds()["learn"],
             samples=int(self._reduce(rollout.valid.sum())),
         )
         return torch.tensor(means["loss"], device=self.args.device), None, None

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from trl_ext.actor_critic import ActorCritic, ForwardOutput
 from trl_ext.kl_control import KLController
 from trl_ext.micro_batches import MicroBatches
-from trl_ext.monitoring import PhaseProgress, SampleTable, observe_rollout
+from trl_ext.monitoring import PhaseProgress, SampleTable, Speed, observe_rollout
 from trl_ext.objectives import last_token_index, masked_mean
 from trl_ext.processes import Reduce, together
 from trl_ext.rewards import RewardRunner, Scores
@@ -41,16 +41,14 @@ class Experience(NamedTuple):
         batch: Prompts and completions as text or messages, and the other columns.
         scores: Rewards by function.
         metrics: What to log.
-        tokens: Completion tokens over all processes.
-        seconds: Time that sampling, scoring and the forward passes took.
+        speed: Completion tokens, and the time that they took.
     """
 
     rollout: Rollout
     batch: Batch
     scores: Scores
     metrics: dict[str, float]
-    tokens: float
-    seconds: float
+    speed: Speed
 
 
 class Collector:
@@ -152,7 +150,7 @@ class Collector:
         metrics = describe(rollout, scores, self.rewards.names, entropy, weighted=weighted, reduce=self.reduce)
         seconds = progress.take_seconds()
         metrics |= {"kl_coef": kl_coef} | {f"time/{phase}": s for phase, s in seconds.items()}
-        tokens = float(self.reduce(rollout.completion_mask.sum()))
+        speed = Speed(float(self.reduce(rollout.completion_mask.sum())), sum(seconds.values()))
         kl = metrics["kl"]
         metrics |= observe_rollout(callbacks, batch, scores, metrics, state=state, training=training)
         # 8. The next coefficient, and the table of samples.
@@ -162,7 +160,7 @@ class Collector:
             advantages = masked_mean(rollout.advantages, rollout.completion_mask, dim=1).tolist()
             self.samples.fill(prompts, batch.completions, rewards, advantages, state.global_step, scores.extra)
         metrics = add_logged(metrics, scores, self.rewards.clashes)
-        return Experience(rollout, batch, scores, metrics, tokens, sum(seconds.values()))
+        return Experience(rollout, batch, scores, metrics, speed)
 
     def _score(self, rollout: Rollout, batch: Batch, progress: PhaseProgress, state: Any, training: bool) -> Scores:
         """Call the reward functions and fill in `scores` and `valid`."""

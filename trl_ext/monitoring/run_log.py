@@ -2,14 +2,28 @@
 """`RunLog`: everything that a run logs, from where it is measured to the line of the log."""
 
 from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import Any, NamedTuple
 
 from trl_ext.processes import Reduce
 
 from .metrics import MetricBuffer
 from .token_means import TokenMeans
+
+
+class Speed(NamedTuple):
+    """How fast a rollout was made.
+
+    Attributes:
+        tokens: Completion tokens over all processes.
+        seconds: Time that sampling, scoring and the forward passes took.
+    """
+
+    tokens: float
+    seconds: float
+
+    def with_learning(self, seconds: float) -> float:
+        """Return completion tokens per second, with the time that learning from all of them takes."""
+        return self.tokens / max(self.seconds + seconds, 1e-9)
 
 
 class RunLog:
@@ -20,49 +34,38 @@ class RunLog:
 
     Args:
         reduce: `reduce(tensor, "sum" | "max")` over processes.
+
+    Attributes:
+        losses: Token losses of the optimizer step in progress.
+        text_losses: Token losses of its texts of PPO-ptx.
     """
 
     def __init__(self, reduce: Reduce):
         self._reduce = reduce
+        self.restart_step()
         self._training, self._evaluation = MetricBuffer(), MetricBuffer()
-        self._losses, self._texts = TokenMeans(), TokenMeans()
-        self._rollout: dict[str, float] = {}
-        self._speed = (0.0, 0.0)  # completion tokens of the rollout over all processes, seconds that making it took
+        self._rollout: Mapping[str, float] = {}
+        self._speed = Speed(0.0, 0.0)
         self._episodes = 0  # completions sampled since `begin_run`
 
     # ---- training ----
 
     def begin_run(self) -> None:
-        """Count the completions of a call of `train`."""
+        """Begin to count the completions of a call of `train`."""
         self._episodes = 0
 
-    def begin_rollout(self, metrics: Mapping[str, float], tokens: float, seconds: float, episodes: int) -> None:
-        """Take the metrics of a fresh rollout.
-
-        Args:
-            metrics: What `describe` and the callbacks returned.
-            tokens: Completion tokens over all processes.
-            seconds: Time that sampling, scoring and the forward passes took.
-            episodes: Completions over all processes.
-        """
-        self._rollout, self._speed = dict(metrics), (tokens, seconds)
+    def begin_rollout(self, metrics: Mapping[str, float], speed: Speed, episodes: int) -> None:
+        """Take the metrics of a fresh rollout of `episodes` completions over all processes."""
+        self._rollout, self._speed = metrics, speed
         self._episodes += episodes
-
-    def add_losses(self, per_token: dict[str, Tensor], mask: Tensor) -> None:
-        """Add the token losses of a micro-batch, shape (B, C) each."""
-        self._losses.add(per_token, mask)
-
-    def add_texts(self, per_token: dict[str, Tensor], mask: Tensor) -> None:
-        """Add the token losses of supervised texts, shape (B, C) each."""
-        self._texts.add(per_token, mask)
 
     def restart_step(self) -> None:
         """Forget the losses of the optimizer step in progress."""
-        self._losses, self._texts = TokenMeans(), TokenMeans()
+        self.losses, self.text_losses = TokenMeans(), TokenMeans()
 
     def take_step(self) -> dict[str, float]:
         """Return the means over the tokens of the optimizer step on all processes, and start anew; a collective."""
-        return {name: mean for means in (self._losses, self._texts) for name, mean in means.take(self._reduce).items()}
+        return self.losses.take(self._reduce) | self.text_losses.take(self._reduce)
 
     def end_step(self, metrics: Mapping[str, float], *, skipped: bool, seconds: float, steps_per_rollout: int) -> None:
         """Add a finished optimizer step to the next line.
@@ -73,10 +76,11 @@ class RunLog:
             seconds: Time that learning took.
             steps_per_rollout: Optimizer steps on each rollout.
         """
-        tokens, making = self._speed
-        self._training.update({**self._rollout, **metrics})
-        self._training.update({"skipped_minibatches": float(skipped), "time/learn": seconds})
-        self._training.add("tokens_per_second", _speed(tokens, making + seconds * steps_per_rollout))
+        speed = self._speed.with_learning(seconds * steps_per_rollout)
+        self._training.update(
+            {**self._rollout, **metrics, "skipped_minibatches": float(skipped), "time/learn": seconds}
+        )
+        self._training.add("tokens_per_second", speed)
 
     def complete(self, line: dict[str, float]) -> None:
         """Add the metrics since the last line to one of the Trainer's, in place."""
@@ -89,28 +93,17 @@ class RunLog:
 
     # ---- evaluation ----
 
-    def add_evaluated(
-        self,
-        metrics: Mapping[str, float],
-        losses: Mapping[str, float],
-        *,
-        tokens: float,
-        seconds: float,
-        learning: float,
-        samples: int,
-    ) -> None:
+    def add_evaluated(self, metrics: Mapping[str, float], speed: Speed, seconds: float, samples: int) -> None:
         """Add a batch of an evaluation.
 
         Args:
-            metrics: Metrics of its rollout.
-            losses: Means over its tokens.
-            tokens: Completion tokens over all processes.
-            seconds: Time that making the rollout took.
-            learning: Time that its losses took.
+            metrics: Metrics of its rollout and means of its losses.
+            speed: How fast the rollout was made.
+            seconds: Time that its losses took.
             samples: Samples that could be scored, over all processes.
         """
-        timed = {"time/learn": learning, "tokens_per_second": _speed(tokens, seconds + learning)}
-        self._evaluation.update({**metrics, **losses, **timed}, weight=samples)
+        timed = {"time/learn": seconds, "tokens_per_second": speed.with_learning(seconds)}
+        self._evaluation.update({**metrics, **timed}, weight=samples)
 
     def take_evaluation(self, prefix: str) -> dict[str, float]:
         """Return the metrics of an evaluation under its prefix, and start anew."""
@@ -129,11 +122,4 @@ class RunLog:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` returned; further keys of `state` are not read."""
         self._training.load_state_dict(state["metrics"])
-        self._rollout = dict(state["rollout_metrics"])
-        tokens, seconds = state["rollout_speed"]
-        self._speed = (tokens, seconds)
-
-
-def _speed(tokens: float, seconds: float) -> float:
-    """Return tokens per second."""
-    return tokens / max(seconds, 1e-9)
+        self._rollout, self._speed = state["rollout_metrics"], Speed(*state["rollout_speed"])
