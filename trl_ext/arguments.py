@@ -42,7 +42,7 @@ def check_arguments(
     kl_controller: Any = None,
     ptx_dataset: Any = None,
 ) -> None:
-    """Check what `PPOTrainer` is given.
+    """Check the kinds of `PPOTrainer`'s arguments, and whether they fit together.
 
     Raises:
         TypeError: for an object of the wrong kind, also where arguments come in another trainer's order.
@@ -99,7 +99,7 @@ def check_before_loading(
 
 
 def check_output_dir(output_dir: str) -> None:
-    """Fail before any work when nothing could be saved."""
+    """Refuse a folder that cannot be written into."""
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         probe = Path(output_dir) / f".write-test-{os.getpid()}"
@@ -127,7 +127,7 @@ def check_datasets(
     chat_template_kwargs: dict[str, Any],
     model: ActorCritic,
 ) -> None:
-    """Check the tokenizer against the model, and every prompt of every dataset; raises what `check_prompts` raises."""
+    """Check the tokenizer against the model, and every prompt of every dataset; raise what `check_prompts` raises."""
     num_embeddings = count_embeddings(model)
     check_vocabulary(tokenizer, num_embeddings)
     for name, dataset in _named(train, evaluation).items():
@@ -135,12 +135,12 @@ def check_datasets(
 
 
 def count_embeddings(model: ActorCritic) -> int:
-    """Tokens that the policy has embeddings for."""
+    """Return the number of tokens that the policy has embeddings for."""
     return model.causal_lm.get_input_embeddings().weight.shape[0]
 
 
 def _named(train: Any, evaluation: Any) -> dict[str, Any]:
-    """The datasets with prompts, by what to call them in messages."""
+    """Return the datasets with prompts by their names in messages."""
     if train is None:
         raise ValueError("`train_dataset` is missing; give a `datasets.Dataset` with a column 'prompt'.")
     named = {"train_dataset": train, "eval_dataset": evaluation}
@@ -171,7 +171,7 @@ def _check_args(args: Any) -> None:
 
 
 def _check_rewards(reward_funcs: Any, model: Any, args: Any) -> list[Any]:
-    """The reward functions as a list, without the reward adapters."""
+    """Check the reward functions, and return them as a list without the reward adapters."""
     if isinstance(reward_funcs, TrainingArguments | PreTrainedTokenizerBase | Dataset):
         raise TypeError(f"`reward_funcs` is a {type(reward_funcs).__name__}; {_BY_NAME}")
     given = [] if reward_funcs is None else reward_funcs
@@ -273,7 +273,7 @@ def _check_datasets(train: Any, evaluation: Any, args: Any) -> None:
 
 
 def _check_adapter_settings(args: Any) -> None:
-    """Settings that do not work with adapters."""
+    """Refuse settings that do not work with adapters."""
     if args.torch_compile and args.gradient_checkpointing:
         raise ValueError(
             "`torch_compile` with a LoRA adapter and `gradient_checkpointing` is not supported; leave one of them out."
@@ -296,7 +296,7 @@ def _check_kind(name: str, value: Any, kind: Any, wanted: str) -> None:
 
 
 def _described(value: Any) -> str:
-    """What a value is, for a message."""
+    """Return the kind of a value in words."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, str):

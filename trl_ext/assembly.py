@@ -170,18 +170,18 @@ def build_collector(
 
 
 def mapping(value: dict[str, Any] | str | None) -> dict[str, Any]:
-    """A field of the configuration that may also be given as JSON, which `TrainingArguments` has parsed by now."""
+    """Return a field of the configuration that may be given as JSON, which `TrainingArguments` has parsed by now."""
     assert not isinstance(value, str)
     return dict(value or {})
 
 
 def loading_device(args: PPOConfig) -> torch.device | None:
-    """Where models by name are loaded to: onto this process's device, unless FSDP shards them from the host."""
+    """Return the device that models by name are loaded onto: this process's, or None where FSDP shards them."""
     return None if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else args.device
 
 
 def policy_tokenizer(model: Any, init_kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """The tokenizer saved with the policy, before any model is loaded.
+    """Load the tokenizer saved with the policy, before any model is loaded.
 
     Raises:
         ValueError: when there is no such policy, or it has no tokenizer.
@@ -200,7 +200,7 @@ def policy_tokenizer(model: Any, init_kwargs: dict[str, Any]) -> PreTrainedToken
 
 
 def max_prompt_length(args: PPOConfig, config: Any) -> int | None:
-    """Longest prompt, in tokens, that leaves room for a completion in the model's context; None if it has no limit."""
+    """Return the longest prompt, in tokens, that leaves room for a completion in the context; None for no limit."""
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is None:
         return args.max_prompt_length
@@ -214,7 +214,7 @@ def max_prompt_length(args: PPOConfig, config: Any) -> int | None:
 
 
 def count_episodes(args: PPOConfig, dataset: Dataset) -> int:
-    """Completions the run will sample."""
+    """Return the number of completions that the run samples."""
     if args.total_episodes is not None:
         return args.total_episodes
     if args.max_steps > 0:
@@ -229,7 +229,7 @@ def add_adapter_rewards(
     tokenizer: PreTrainedTokenizerBase,
     args: PPOConfig,
 ) -> tuple[list[Any], Any]:
-    """Reward functions and their tokenizers, with the reward adapters on the policy's base behind those given."""
+    """Return reward functions and their tokenizers: the given ones, then the reward adapters on the policy's base."""
     given = [] if reward_funcs is None else reward_funcs
     functions = list(given) if isinstance(given, list | tuple) else [given]
     adapters = [
@@ -249,7 +249,7 @@ def add_adapter_rewards(
 
 
 def leaves_parameters_unused(config: Any, args: PPOConfig) -> bool:
-    """Whether a backward pass may reach only a part of the trained parameters, which DDP must then search for.
+    """Return whether a backward pass may leave trained parameters out, which DDP must then search for.
 
     A pass over completions gives log-probabilities and values, and so reaches every trained parameter of every kind of
     critic. The language-model loss of PPO-ptx does not reach the critic, and the router of a mixture of experts may

@@ -21,7 +21,7 @@ from .objectives import approx_kl, kl_loss, policy_loss, value_loss
 
 logger = logging.get_logger(__name__)
 
-# Rollouts in a row without a single optimizer step, after which a run is taken for lost.
+# A run ends after this many rollouts in a row without an optimizer step.
 MAX_LOST_ROLLOUTS = 3
 
 
@@ -194,7 +194,7 @@ class StepLimits:
 
 
 class StepGate:
-    """Lets an optimizer step through, or not.
+    """Takes or skips optimizer steps.
 
     A closed gate leaves weights, moments and weight decay alone. It sits inside the `step` that accelerate and fp16's
     gradient scaler call, so that both keep their own books and need no signal.
@@ -229,7 +229,7 @@ class StepGate:
         """Begin a new rollout.
 
         Args:
-            learning_rate: For the message.
+            learning_rate: Named in the message.
 
         Raises:
             RuntimeError: when no step was taken on any of the last `MAX_LOST_ROLLOUTS` rollouts.
@@ -238,8 +238,8 @@ class StepGate:
         self._taken, self.stopped = 0, False
         if self._lost >= MAX_LOST_ROLLOUTS:
             raise RuntimeError(
-                f"Every minibatch of the last {self._lost} rollouts was skipped, so nothing is learned any more; the "
-                "log says why each was skipped. Resume from a checkpoint before that with a `learning_rate` below "
+                f"Every minibatch of the last {self._lost} rollouts was skipped, so the run learns nothing; the log "
+                "says why each was skipped. Resume from a checkpoint before that with a `learning_rate` below "
                 f"{learning_rate:g}, or raise `max_ratio` or `max_loss` where they are too tight."
             )
 
@@ -280,7 +280,7 @@ class StepGate:
         return broken or not self.is_open
 
     def state_dict(self) -> dict[str, int]:
-        """Counters that a resumed run goes on with."""
+        """Return the counters that a resumed run goes on with."""
         return {"taken": self._taken, "lost": self._lost}
 
     def load_state_dict(self, state: dict[str, int] | None) -> None:
@@ -308,8 +308,8 @@ def drop_gradients(parameters: Iterable[nn.Parameter], *, keep_one: bool = False
     """Remove gradients.
 
     Args:
-        parameters: Their owners.
-        keep_one: Leave a gradient of zero to the first trainable parameter: fp16's gradient scaler fails without any.
+        parameters: Parameters that own the gradients.
+        keep_one: Leave a gradient of zero to the first trainable parameter, since fp16's gradient scaler needs one.
     """
     for parameter in parameters:
         keep = keep_one and parameter.requires_grad
@@ -319,10 +319,10 @@ def drop_gradients(parameters: Iterable[nn.Parameter], *, keep_one: bool = False
 
 @torch.no_grad()
 def gradients_are_finite(parameters: Iterable[nn.Parameter], reduce: Callable[[Tensor], Tensor]) -> bool:
-    """Whether the norm of all gradients is finite, on every process.
+    """Return whether the norm of all gradients is finite on every process.
 
     Args:
-        parameters: Owners of the gradients.
+        parameters: Parameters that own the gradients.
         reduce: Sums a tensor over processes.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -334,9 +334,9 @@ def gradients_are_finite(parameters: Iterable[nn.Parameter], reduce: Callable[[T
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Put back the weights and buffers that a model has now, whatever they are cast to in a block.
+    """Restore the weights and buffers of a model after a block that casts them.
 
-    The Trainer's evaluation in half precision casts them in place, and training would go on with what was rounded.
+    The Trainer's evaluation in half precision casts them in place, and training would go on with rounded weights.
     """
     weights = [(parameter, parameter.data) for parameter in model.parameters()]
     buffers = [(m, name, buffer) for m in model.modules() for name, buffer in m.named_buffers(recurse=False)]

@@ -69,8 +69,8 @@ class PPOTrainer(BaseTrainer):
         reward_processing_classes: Tokenizers of reward models given in `reward_funcs`, where not saved with them.
         peft_config: LoRA configuration that the policy is wrapped in.
         quantization_config: How to quantize a policy given by name.
-        kl_controller: Moves the KL coefficient; by default built from `args.kl_controller`.
-        ptx_dataset: Texts to keep predicting, weighted by `args.ptx_coef`, in a format of TRL's `SFTTrainer`.
+        kl_controller: Moves the KL coefficient; by default made of `args.kl_controller`.
+        ptx_dataset: Texts of PPO-ptx, whose loss `args.ptx_coef` weighs, in a format of TRL's `SFTTrainer`.
         callbacks, optimizers: As in `transformers.Trainer`.
 
     Raises:
@@ -116,7 +116,7 @@ class PPOTrainer(BaseTrainer):
             kl_controller=kl_controller,
         )
         self._sampler: RolloutSampler | None = None
-        liger, args.use_liger_kernel = args.use_liger_kernel, False  # done; the Trainer would say that it cannot
+        liger, args.use_liger_kernel = args.use_liger_kernel, False  # applied; the Trainer would refuse it
         try:
             super().__init__(
                 model=parts.actor_critic,
@@ -156,7 +156,7 @@ class PPOTrainer(BaseTrainer):
         self._rollout: Rollout | None = None
         self._micro_step = 0  # the Trainer's micro-batches of the current optimizer step that are done
         self.model.add_model_tags(self._tag_names)
-        # A seed per process, so that each samples something else.
+        # A seed per process, so that each samples other completions.
         set_seed(args.seed, device_specific=True)
 
     @property
@@ -174,7 +174,7 @@ class PPOTrainer(BaseTrainer):
         self._signature_columns = ["prompt"]
 
     def get_train_dataloader(self):
-        """Batches of one process's share of a rollout, and a placeholder for each further micro-batch of it."""
+        """Return batches of one process's share of a rollout, and placeholders for its further micro-batches."""
 
         def sampler(dataset: RolloutRows) -> RolloutSampler:
             self._sampler = RolloutSampler(
@@ -301,7 +301,7 @@ class PPOTrainer(BaseTrainer):
         )
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """The Trainer's optimizer behind a gate, with groups for the critic when it has its own learning rate."""
+        """Make the Trainer's optimizer behind a gate, with groups for a critic that has its own learning rate."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if fresh and self.args.critic_learning_rate is not None:
@@ -398,7 +398,7 @@ class PPOTrainer(BaseTrainer):
         }
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's own loop, with `resume_from_checkpoint=True` for the newest checkpoint that is whole."""
+        """Run the Trainer's own loop; `resume_from_checkpoint=True` means the newest checkpoint that is whole."""
         found = resuming.find_checkpoint(resume_from_checkpoint, self.args.output_dir, leader=self.args.should_save)
         return super().train(found, *args, **kwargs)
 

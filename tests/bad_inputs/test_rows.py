@@ -178,7 +178,7 @@ DATASETS = [
         "tools that the template leaves out",
         lambda: prompts({"prompt": [[user()]], "tools": ['[{"name": "weather"}]']}),
         UserWarning,
-        "`train_dataset` row 0 has tools that the chat template does not write, so the policy will not know of them; "
+        "`train_dataset` row 0 has tools that the chat template does not write, so the policy does not see them; "
         "use a template that writes `tools`, or remove the column.",
     ),
 ]

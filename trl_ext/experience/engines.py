@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""How completions are sampled: one small interface, transformers' `generate` and continuous batching behind it."""
+"""Engines that sample completions: transformers' `generate` and continuous batching, behind one interface."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,13 +30,13 @@ _APPLIED_LAST = {"typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "watermar
 
 
 class Completions(NamedTuple):
-    """What an engine sampled for N prompts.
+    """Completions of N prompts.
 
     Attributes:
         ids: Token ids of each completion, with the token that ended it and nothing after.
         terminated: Whether each completion ended by itself, and not at the length limit.
-        logps: Log-probability of each token under the distribution it was sampled from, in nats; None when the engine
-            was not asked for them.
+        logps: Log-probability of each token under the distribution that it was sampled from, nats; None unless the
+            engine was made with `return_logps`.
     """
 
     ids: list[list[int]]
@@ -61,7 +61,7 @@ class GenerationEngine(Protocol):
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a completion: the tokenizer's EOS and all that the model declares (end of turn, ...)."""
+    """Return every token that ends a completion: the tokenizer's EOS and all that the model declares."""
     declared = model.generation_config.eos_token_id
     ids = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
@@ -72,8 +72,8 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 class TransformersEngine:
     """Sampling with `model.generate`.
 
-    Nothing of the model's own generation configuration counts: a `top_p` or `repetition_penalty` in it would sample
-    from another distribution than the one whose log-probabilities are learned. Where a completion ends is recorded
+    The model's own generation configuration is not read: a `top_p` or `repetition_penalty` in it would sample from
+    another distribution than the one whose log-probabilities are learned. Where a completion ends is recorded
     while it is sampled and not read off its ids, so a pad token that equals the EOS token does no harm.
 
     Args:
@@ -200,7 +200,7 @@ class _Ending(StoppingCriteria):
         return self.lengths > 0
 
     def result(self, sequences: Tensor) -> tuple[list[int], list[bool]]:
-        """Length of each completion, and whether it ended by itself."""
+        """Return the length of each completion, and whether it ended by itself."""
         assert self.lengths is not None
         terminated = self.lengths > 0
         full = sequences.shape[1] - self.prompt_length
@@ -208,16 +208,16 @@ class _Ending(StoppingCriteria):
 
 
 class _Draw(LogitsProcessor):
-    """Draws the next token, and leaves `generate` nothing but to take the only one that is possible.
+    """Draws the next token, and sets the scores of all others to -inf, so that `generate` takes the drawn one.
 
-    `torch.multinomial` makes a random number for every token of the vocabulary; one for each sequence will do.
+    `torch.multinomial` makes a random number for every token of the vocabulary; one for each sequence is enough.
     """
 
     def __init__(self) -> None:
         self._broken: Tensor | None = None  # sequences whose scores were not finite at some step
 
     def check(self) -> None:
-        """Raise where a token was drawn from something that is no distribution.
+        """Refuse tokens that were drawn from scores that are not finite.
 
         Raises:
             RuntimeError: when the scores of a sequence held NaN or infinity.
@@ -257,7 +257,7 @@ class _SampledLogprobs(LogitsProcessor):
             self.collected.append(self.log_probs.gather(-1, sequences[:, -1:]))
 
     def result(self, sequences: Tensor) -> Tensor:
-        """Log-probabilities of all sampled tokens, shape (B, C)."""
+        """Return the log-probabilities of all sampled tokens, shape (B, C)."""
         self._collect(sequences)
         self.log_probs = None
         return torch.cat(self.collected, dim=1)
@@ -265,7 +265,7 @@ class _SampledLogprobs(LogitsProcessor):
 
 @contextmanager
 def _own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Hide the model's generation configuration, from which `generate` fills in whatever ours leaves at None."""
+    """Replace the model's generation configuration, from which `generate` takes whatever `config` leaves at None."""
     before = model.generation_config
     model.generation_config = config
     try:
@@ -276,7 +276,7 @@ def _own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> 
 
 @contextmanager
 def _cast_as_autocast_would(model: PreTrainedModel) -> Iterator[None]:
-    """Give float32 weights the dtype of this thread's autocast, for the length of a block.
+    """Cast float32 weights to the dtype of this thread's autocast in a block.
 
     Autocast belongs to a thread, and continuous batching calls the model from another one. Its cache takes the dtype of
     the weights besides. Autocast keeps a cast copy of the weights too, so this takes no more memory.

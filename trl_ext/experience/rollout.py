@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Rollout:
-    """N prompts with their completions and everything PPO learns from; P prompt and C completion columns.
+    """N prompts, their completions, and the tensors that PPO learns from; P prompt and C completion columns.
 
     Prompts are padded on the left, completions on the right. The masks come from the lengths that were sampled, never
     from comparing ids with the pad token. All tensors lie on one device; the float ones are float32 and 0 outside
@@ -29,7 +29,7 @@ class Rollout:
         old_logps: Log-probabilities before the update, from the training path, nats, (N, C).
         ref_logps: Log-probabilities under the reference, nats, (N, C).
         old_values: Values before the update, (N, C).
-        advantages: What the policy learns from, (N, C).
+        advantages: Advantages of the sampled tokens, (N, C).
         returns: Targets of the critic, (N, C).
         weights: Importance weights pi_old / pi_engine of the tokens, (N, C); ones without correction.
     """
@@ -52,7 +52,7 @@ class Rollout:
 
     @property
     def completion_length(self) -> int:
-        """C, the number of completion columns."""
+        """Number of completion columns, C."""
         return self.completion_mask.shape[1]
 
     @property
@@ -61,7 +61,7 @@ class Rollout:
         return torch.arange(len(self), device=self.input_ids.device)
 
     def select(self, rows: Tensor) -> "Rollout":
-        """The samples `rows` (int64, (n,)) as a rollout, without columns that are padding in all of them."""
+        """Return the samples `rows`, int64 (n,), as a rollout without columns that are padding in all of them."""
         picked = Rollout(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
         return picked._trimmed()
 
@@ -99,13 +99,13 @@ def collate(
     pad_token_id: int,
     device: torch.device | str = "cpu",
 ) -> Rollout:
-    """Pad samples into a [`Rollout`] that nothing has been said about yet: scores, log-probabilities and values are 0.
+    """Pad samples into a [`Rollout`] whose scores, log-probabilities and values are still 0.
 
     Args:
         prompt_ids: Token ids of each prompt.
         completion_ids: Token ids of each completion, with the token that ended it.
         terminated: Whether each completion ended by itself.
-        pad_token_id: What to fill with; may equal a real token.
+        pad_token_id: Fills the padding; may equal a real token.
     """
     rows = list(zip(prompt_ids, completion_ids, strict=True))
     left, right = max(len(p) for p, _ in rows), max(1, max(len(c) for _, c in rows))
