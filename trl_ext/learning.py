@@ -18,6 +18,7 @@ from .experience.supervised import SupervisedBatch
 from .micro_batches import MicroBatches
 from .monitoring import TokenMeans
 from .objectives import approx_kl, kl_loss, policy_loss, value_loss
+from .processes import Reduce
 
 logger = logging.get_logger(__name__)
 
@@ -90,7 +91,7 @@ def mean_losses(
     rollout: Rollout,
     losses: Callable[[Rollout], dict[str, Tensor]],
     micro_batches: MicroBatches,
-    reduce: Callable[..., Tensor],
+    reduce: Reduce,
 ) -> dict[str, float]:
     """Return the means of `token_losses` over the tokens of a rollout, on all processes.
 
@@ -123,7 +124,7 @@ class Minibatch:
         tokens: Completion tokens over all processes, at least 1; 0-dim.
     """
 
-    def __init__(self, rollout: Rollout, rows: Tensor, texts: Rollout | None, reduce: Callable[[Tensor], Tensor]):
+    def __init__(self, rollout: Rollout, rows: Tensor, texts: Rollout | None, reduce: Reduce):
         self.rollout, self.rows = rollout, rows
         self.tokens = reduce(rollout.completion_mask[rows].sum().float()).clamp(min=1)
         self.texts: SupervisedBatch | None = None
@@ -251,7 +252,7 @@ class StepGate:
         *,
         step: int,
         scaled: bool,
-        reduce: Callable[[Tensor], Tensor],
+        reduce: Reduce,
     ) -> bool:
         """Open or close the gate after the last micro-batch of an optimizer step; every process decides alike.
 
@@ -318,7 +319,7 @@ def drop_gradients(parameters: Iterable[nn.Parameter], *, keep_one: bool = False
 
 
 @torch.no_grad()
-def gradients_are_finite(parameters: Iterable[nn.Parameter], reduce: Callable[[Tensor], Tensor]) -> bool:
+def gradients_are_finite(parameters: Iterable[nn.Parameter], reduce: Reduce) -> bool:
     """Return whether the norm of all gradients is finite on every process.
 
     Args:

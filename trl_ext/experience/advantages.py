@@ -3,7 +3,6 @@
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,12 +19,11 @@ from trl_ext.objectives import (
     token_rewards,
     whiten,
 )
+from trl_ext.processes import Reduce
 from trl_ext.rewards import Scores
 from trl_ext.rewards.logged import over_processes
 
 from .rollout import Rollout
-
-Reduce = Callable[[Tensor], Tensor]
 
 # Names that PPOTrainer and the Hugging Face Trainer log beside `describe`'s, some later and not in every line.
 _LOGGED_ELSEWHERE = frozenset(
