@@ -284,7 +284,7 @@ class PPOTrainer(BaseTrainer):
         return out, token_losses(out, batch, self.args.loss_options)
 
     def _finish_step(self) -> None:
-        """After the last micro-batch of an optimizer step: take its gradients, or drop them and say why."""
+        """Take or drop the gradients of a finished optimizer step, and log it."""
         args, step = self.args, self.state.global_step
         metrics = self.run_log.take_step()
         if step // args.steps_per_rollout < args.critic_warmup_rollouts:
