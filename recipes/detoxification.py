@@ -8,29 +8,28 @@ classifier, the judge, measures the result. Without arguments everything is made
 Writes into the output directory: the model, `summary.json` (its path is printed last) and `report.html`.
 """
 
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load needs no traceback; `run` takes over
 
-import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 if find_spec("trl_ext") is None:
     sys.path.append(str(Path(__file__).resolve().parent.parent))  # a clone works without being installed
 
 from trl_ext.checkpoint import checkpoints
+from trl_ext.checks.fields import Coefficient, Count, CountOrZero, Limits
+from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.config import PPOConfig
 from trl_ext.evaluation.frontier import kl_at_reward, optimal_frontier
 from trl_ext.monitoring.progress import PhaseProgress
@@ -41,10 +40,10 @@ from trl_ext.running.data import cut_prompts, load_prompts, split_prompts, wrap_
 from trl_ext.running.evaluation import Measured, goals, measure, print_summary, write_summary
 from trl_ext.running.folders import locked, set_aside_run
 from trl_ext.running.interrupts import Interrupted, OrderlyStop
-from trl_ext.running.names import check_classifier, check_critic, check_distinct, check_model
-from trl_ext.running.places import PACKAGE
+from trl_ext.running.models import init_kwargs, load_tokenizer
+from trl_ext.running.names import check_classifier, check_critic, check_distinct, check_judge, check_model
 from trl_ext.trainer import PPOTrainer
-from trl_ext.worlds import OfflineAssets, prepare
+from trl_ext.worlds.launch import prepare_once
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "detoxification"
 EXAMPLES = """
@@ -64,157 +63,89 @@ examples:
 
 
 @dataclass
-class DetoxArguments:
-    """What is detoxified, by which reward, and how it is judged."""
+class DetoxArguments(CheckedOptions):
+    """Prompts, reward and judge of a detoxification."""
 
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Prompts to train on: a file (.jsonl, .json, .parquet, .csv, .txt), a folder (also one written by "
-            "`save_to_disk`) or a dataset of the Hub."
-        },
+    dataset_name: str | None = option(
+        None,
+        "Prompts to train on: a file (.jsonl, .json, .parquet, .csv, .txt), a folder (also one written by "
+        "`save_to_disk`) or a dataset of the Hub.",
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a dataset of the Hub."})
-    dataset_split: str = field(default="train", metadata={"help": "Its split, also a slice: 'train[:1000]'."})
-    dataset_filter: str | None = field(
-        default=None, metadata={"help": "Keep only the rows with 'column=value', for example 'label=1'."}
+    dataset_config: str | None = option(None, "Configuration of a dataset of the Hub.")
+    dataset_split: str = option("train", "Split of the dataset, also a slice: 'train[:1000]'.")
+    dataset_filter: str | None = option(None, "Keep only the rows with 'column=value', for example 'label=1'.")
+    prompt_column: str = option(
+        "prompt", "Column of the prompts: texts, conversations, or dictionaries with 'text' and 'toxicity'."
     )
-    prompt_column: str = field(
-        default="prompt",
-        metadata={"help": "Column of the prompts: texts, conversations, or dictionaries with 'text' and 'toxicity'."},
+    eval_dataset_name: str | None = option(
+        None, "Prompts to evaluate on. Default: some of the prompts to train on, which are then held out."
     )
-    eval_dataset_name: str | None = field(
-        default=None, metadata={"help": "Prompts to evaluate on. Default: some held out from those to train on."}
+    eval_dataset_config: str | None = option(None, "Configuration of the prompts to evaluate on.")
+    eval_split: str = option("train", "Split of the prompts to evaluate on.")
+    eval_filter: str | None = option(None, "As `dataset_filter`, for the prompts to evaluate on.")
+    eval_prompt_column: str | None = option(None, "Column of the prompts to evaluate on. Default: `prompt_column`.")
+    num_eval_prompts: Count = option(400, "Most prompts to evaluate on, before and after.")
+    min_prompt_toxicity: float | None = option(
+        None, "Train only on prompts whose own 'toxicity' (in real-toxicity-prompts) is above this."
     )
-    eval_dataset_config: str | None = field(default=None, metadata={"help": "Its configuration."})
-    eval_split: str = field(default="train", metadata={"help": "Its split."})
-    eval_filter: str | None = field(default=None, metadata={"help": "As `dataset_filter`."})
-    eval_prompt_column: str | None = field(default=None, metadata={"help": "As `prompt_column`, which is its default."})
-    num_eval_prompts: int = field(default=400, metadata={"help": "Most prompts to evaluate on, before and after."})
-    min_prompt_toxicity: float | None = field(
-        default=None,
-        metadata={"help": "Train only on prompts whose own 'toxicity' (in real-toxicity-prompts) is above this."},
+    prompt_min_tokens: int | None = option(None, "Drop prompts (with their 'continuation') shorter than this.")
+    prompt_max_tokens: int | None = option(
+        None, "Cut prompts (with their 'continuation') to a random length from `prompt_min_tokens` to this."
     )
-    prompt_min_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Drop prompts (with their 'continuation', where one is cut) shorter than this."},
+    chat_instruction: str | None = option(
+        None, "Make text prompts the user's message of a conversation; '{prompt}' in it stands for the text."
     )
-    prompt_max_tokens: int | None = field(
-        default=None,
-        metadata={
-            "help": "Cut each prompt with its 'continuation' to a random length from `prompt_min_tokens` to this. "
-            "Default: whole prompts."
-        },
+    toxicity_model: str | None = option(None, "Sequence classifier that is the reward: folder or id of the Hub.")
+    toxic_label: str | None = option(None, "Label of `toxicity_model` that means toxic. Default: found by its name.")
+    toxicity_output: Literal["logit", "log_odds", "probability"] = option(
+        "logit", "The reward: logit of the non-toxic label, log-odds of non-toxic, or probability of non-toxic."
     )
-    chat_instruction: str | None = field(
-        default=None,
-        metadata={
-            "help": "Make text prompts the user's message of a conversation, for chat models; '{prompt}' in it stands "
-            "for the text."
-        },
+    toxicity_with_prompt: bool = option(False, "Classify prompt and completion together, and not the completion alone.")
+    min_length: Count = option(4, "Completions shorter than this many tokens (without EOS) are penalized.")
+    length_weight: Coefficient = option(
+        2.0, "Penalty of an empty completion, falling linearly to 0 at `min_length`; 0 turns the penalty off."
     )
-    toxicity_model: str | None = field(
-        default=None, metadata={"help": "Sequence classifier that is the reward: folder or id of the Hub."}
+    judge_model: str | None = option(None, "Another sequence classifier, which measures toxicity; never the reward.")
+    judge_toxic_label: str | None = option(None, "Label of `judge_model` that means toxic. Default: found by its name.")
+    num_report_samples: CountOrZero = option(24, "Completions shown before and after in the report, side by side.")
+    frontier_prompts: CountOrZero = option(64, "Prompts on which the least KL for the reward is estimated; 0: none.")
+    frontier_samples: Annotated[int, Limits(at_least=2)] = option(
+        32, "Completions of the initial model per such prompt; more are needed at high KL."
     )
-    toxic_label: str | None = field(
-        default=None, metadata={"help": "Its label that means toxic. Default: found by its name."}
-    )
-    toxicity_output: Literal["logit", "log_odds", "probability"] = field(
-        default="logit",
-        metadata={"help": "The reward: logit of the non-toxic label, log-odds of non-toxic, or its probability."},
-    )
-    toxicity_with_prompt: bool = field(
-        default=False, metadata={"help": "Classify prompt and completion together, and not the completion alone."}
-    )
-    min_length: int = field(
-        default=4, metadata={"help": "Completions shorter than this many tokens (without EOS) are penalized."}
-    )
-    length_weight: float = field(
-        default=2.0,
-        metadata={"help": "Penalty of an empty completion, falling linearly to 0 at `min_length`; 0 turns it off."},
-    )
-    judge_model: str | None = field(
-        default=None, metadata={"help": "Another sequence classifier, which measures toxicity; never the reward."}
-    )
-    judge_toxic_label: str | None = field(
-        default=None, metadata={"help": "Its label that means toxic. Default: found by its name."}
-    )
-    num_report_samples: int = field(
-        default=24, metadata={"help": "Completions shown before and after in the report, side by side."}
-    )
-    frontier_prompts: int = field(
-        default=64,
-        metadata={"help": "Evaluation prompts on which the least KL for the reward is estimated; 0 leaves it out."},
-    )
-    frontier_samples: int = field(
-        default=32, metadata={"help": "Completions of the initial model per such prompt; more are needed at high KL."}
-    )
-    offline_cache_dir: str | None = field(
-        default=None, metadata={"help": "Where the embedded models are kept. Default: $TRL_EXT_CACHE or ~/.cache."}
-    )
-
-    def __post_init__(self):
-        if self.num_eval_prompts < 1:
-            raise ValueError(f"`num_eval_prompts` must be at least 1, got {self.num_eval_prompts}.")
-        if self.frontier_prompts < 0 or self.frontier_samples < 2:
-            raise ValueError("`frontier_prompts` must be 0 or more and `frontier_samples` at least 2.")
-        if self.length_weight < 0 or self.min_length < 1:
-            raise ValueError("`length_weight` must be 0 or more and `min_length` at least 1.")
+    offline_cache_dir: str | None = option(None, "Folder of the embedded models. Default: $TRL_EXT_CACHE or ~/.cache.")
 
 
 def make_parser() -> RecipeParser:
     """The command line: this recipe's options, PPO's, the model's, and the Trainer's."""
-    return RecipeParser(DetoxArguments, "detoxification", CONFIGS, __doc__ or "", EXAMPLES)
+    return RecipeParser({"detoxification": DetoxArguments}, CONFIGS, __doc__ or "", EXAMPLES)
 
 
 def resolve_names(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfig) -> None:
-    """Fill in what was not given from the embedded example, if no model was given, and check the rest.
+    """Put the embedded example in the place of names that were not given, if no model was given, and check the names.
 
     Raises:
         ValueError: if a name is missing or leads nowhere, or the judge is the reward.
     """
-    required = ("dataset_name", "toxicity_model", "judge_model")
     if model_args.model_name_or_path is None:
-        assets = prepare_offline(recipe, args)
+        assets = prepare_once(args, recipe.offline_cache_dir)
         model_args.model_name_or_path = assets.model
         if recipe.dataset_name is None:
             recipe.dataset_name = assets.train_prompts
             recipe.eval_dataset_name = recipe.eval_dataset_name or assets.eval_prompts
         recipe.toxicity_model = recipe.toxicity_model or assets.toxicity_model
         recipe.judge_model = recipe.judge_model or assets.judge_model
+    required = ("dataset_name", "toxicity_model", "judge_model")
     missing = [f"`--{name}`" for name in required if getattr(recipe, name) is None]
     if missing:
         raise ValueError(f"With `--model_name_or_path` you must also give {' and '.join(missing)}; see `--help`.")
-    if _same_model(str(recipe.toxicity_model), str(recipe.judge_model)):
-        raise ValueError(
-            f"`--judge_model {recipe.judge_model}` is also the reward, which PPO has learned to please; judge with "
-            "another classifier."
-        )
+    check_judge(recipe.judge_model, recipe.toxicity_model)
+    name = str(model_args.model_name_or_path)
     trusted: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
-    policy = {"model_name_or_path": str(model_args.model_name_or_path)}
-    check_distinct(policy, Path(str(args.output_dir)).expanduser().resolve())
-    check_model("model_name_or_path", policy["model_name_or_path"], revision=model_args.model_revision, **trusted)
+    check_distinct({"model_name_or_path": name}, Path(str(args.output_dir)).expanduser().resolve())
+    check_model("model_name_or_path", name, revision=model_args.model_revision, **trusted)
     check_critic(args.critic, has_lora=model_args.use_peft, **trusted)
     check_classifier("toxicity_model", str(recipe.toxicity_model), ("toxic_label", recipe.toxic_label))
     check_classifier("judge_model", str(recipe.judge_model), ("judge_toxic_label", recipe.judge_toxic_label))
-
-
-def prepare_offline(recipe: DetoxArguments, args: PPOConfig) -> OfflineAssets:
-    """The embedded models and prompts, made by the main process alone; the other processes wait and find them."""
-    with args.main_process_first(local=False, desc="embedded models"):
-        if args.world_size > 1 and args.process_index == 0:
-            # Their trainers would see this launch and wait for processes that do not train them.
-            launch = ("RANK", "WORLD_SIZE", "MASTER_", "LOCAL_", "ACCELERATE_", "TORCHELASTIC_")
-            environment = {k: v for k, v in os.environ.items() if not k.startswith(launch)}
-            command = [sys.executable, "-m", prepare.__module__]
-            if recipe.offline_cache_dir is not None:
-                command += ["--cache_dir", str(Path(recipe.offline_cache_dir).expanduser().resolve())]
-            subprocess.run(command, cwd=PACKAGE.parent, env=environment, check=True)
-        return prepare(recipe.offline_cache_dir)
-
-
-def _same_model(first: str, second: str) -> bool:
-    return first == second or (Path(first).is_dir() and Path(first).resolve() == Path(second).resolve())
 
 
 def load_datasets(recipe: DetoxArguments, tokenizer: PreTrainedTokenizerBase, seed: int) -> tuple[Dataset, Dataset]:
@@ -261,23 +192,13 @@ def make_rewards(recipe: DetoxArguments, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def make_trainer(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfig) -> PPOTrainer:
-    """Load everything and put it together."""
-    name = str(model_args.model_name_or_path)
-    tokenizer = AutoTokenizer.from_pretrained(
-        name, revision=model_args.model_revision, trust_remote_code=args.trust_remote_code
-    )
+    """Load model and data, and put the trainer together."""
+    tokenizer = load_tokenizer(model_args, trust_remote_code=args.trust_remote_code)
     with args.main_process_first(desc="prompts"):
         train_dataset, eval_dataset = load_datasets(recipe, tokenizer, args.seed)
-    dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
-    options = {
-        "revision": model_args.model_revision,
-        "attn_implementation": model_args.attn_implementation,
-        "dtype": dtype,
-    }
-    given: dict[str, Any] = args.model_init_kwargs or {}  # type: ignore[assignment]
-    args.model_init_kwargs = {key: value for key, value in options.items() if value is not None} | given
+    args.model_init_kwargs = init_kwargs(model_args) | (args.model_init_kwargs or {})  # type: ignore[operator]
     return PPOTrainer(
-        model=name,
+        model=str(model_args.model_name_or_path),
         reward_funcs=make_rewards(recipe, tokenizer),
         args=args,
         train_dataset=train_dataset,

@@ -60,11 +60,14 @@ CASES = [
     row("--kl_coef -1", "`--kl_coef` must be 0 or more, got -1.0."),
     row("--reward_timeout -1", "`--reward_timeout` must be above 0, got -1.0."),
     row("--max_reward_failures 7", "`--max_reward_failures` must be between 0 and 1, got 7.0."),
-    row("--kl_controller scheduled", "`--kl_controller='scheduled'` needs `--kl_coef_end`, the final coefficient."),
+    row(
+        "--kl_controller scheduled",
+        "`--kl_controller='scheduled'` needs `--kl_coef_end` (Final coefficient of 'scheduled').",
+    ),
     row("--num_eval_prompts 0", "`--num_eval_prompts` must be at least 1, got 0."),
     row(
         "--frontier_samples 1",
-        "`--frontier_prompts` must be 0 or more and `--frontier_samples` at least 2.",
+        "`--frontier_samples` must be at least 2, got 1.",
     ),
     row(
         "--report_to notepad",

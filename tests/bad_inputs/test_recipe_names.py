@@ -55,7 +55,7 @@ CASES = [
         reward_model="toxicity",
     ),
     row(
-        "`judge_model` is also the reward, which PPO has learned to please; judge with another.",
+        "`--judge_model reward` is also the reward, which PPO has learned to please; judge with another model.",
         reward_model="reward", judge_model="reward",
     ),
     row(

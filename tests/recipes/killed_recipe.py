@@ -16,6 +16,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from recipes import instruction_following
+from trl_ext.instructions import names
 from trl_ext.running.cli import run
 from trl_ext.worlds.instructions_models import InstructionSettings, prepare_instructions
 
@@ -155,7 +156,7 @@ def in_child(prepare, argv: list[str]) -> int:
 if __name__ == "__main__":
     root, how, flags = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     torch.set_num_threads(1)
-    instruction_following.prepare_instructions = lambda cache: prepare_instructions(root / "world", settings=TINY)
+    names.prepare_instructions = lambda cache: prepare_instructions(root / "world", settings=TINY)
     assert in_child(lambda: None, [*flags, "--output_dir", str(root / "whole")]) == 0
     argv = [*flags, "--output_dir", str(root / "stopped")]
     places = KILLS if how == "kill" else INTERRUPTS

@@ -190,7 +190,7 @@ def test_without_a_model_the_embedded_ones_fill_the_gaps(assets, monkeypatch):
     names = ("model", "toxicity_model", "judge_model", "train_prompts", "eval_prompts")
     folders = ("lm", "reward", "judge", "train.jsonl", "eval.jsonl")
     embedded = SimpleNamespace(**{n: str(assets / f) for n, f in zip(names, folders, strict=True)})
-    monkeypatch.setattr(detoxification, "prepare", lambda cache_dir: embedded)
+    monkeypatch.setattr(detoxification, "prepare_once", lambda args, cache_dir: embedded)
     recipe, args, model_args = make_parser().parse_recipe([])
     resolve_names(recipe, args, model_args)
     assert model_args.model_name_or_path == embedded.model

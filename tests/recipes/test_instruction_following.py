@@ -14,8 +14,7 @@ from recipes import instruction_following
 from recipes.instruction_following import CONFIGS, make_parser
 from tests.recipes.killed_recipe import SMALL, TINY
 from tests.tiny_models import save_tiny, tiny_causal_lm
-from trl_ext.instructions import training
-from trl_ext.instructions.arguments import InstructArguments
+from trl_ext.instructions import names, training
 from trl_ext.instructions.comparison import by_kind, wins
 from trl_ext.instructions.stages import read_record, run_stage
 from trl_ext.running.cli import run
@@ -38,9 +37,7 @@ def world(tmp_path_factory):
 @pytest.fixture
 def recipe(world, monkeypatch):
     """Calls the recipe with small sizes on a tiny embedded world."""
-    monkeypatch.setattr(
-        instruction_following, "prepare_instructions", lambda cache: prepare_instructions(world, settings=TINY)
-    )
+    monkeypatch.setattr(names, "prepare_instructions", lambda cache: prepare_instructions(world, settings=TINY))
 
     def call(output_dir, *flags, **changes):
         values = SMALL | {"output_dir": output_dir} | changes
@@ -64,21 +61,21 @@ def error_of(capsys, call):
 @pytest.mark.parametrize("path", sorted([*CONFIGS.glob("*.yaml"), *CARDS.glob("*.yaml")]), ids=lambda path: path.stem)
 def test_every_yaml_file_parses(path, tmp_path):
     flags = ["--config", str(path), "--output_dir", str(tmp_path), "--use_cpu"]
-    recipe, args, model_args = make_parser().parse_recipe(flags)
+    run_options, _, pairs, reward, ppo, args, model_args = make_parser().parse_recipe(flags)
     assert args.output_dir == str(tmp_path)
     if path.parent == CONFIGS and path.stem in ("default", "embedded", "lora", "over_optimized", "defended"):
         assert model_args.model_name_or_path is None  # the embedded example
     elif path.parent == CONFIGS:
-        assert recipe.preference_dataset and "sft" not in recipe.stages
-        assert recipe.judge_model not in (None, recipe.reward_model) and "Not run by this project" in path.read_text()
+        assert pairs.preference_dataset and "sft" not in run_options.stages
+        assert ppo.judge_model not in (None, reward.reward_model) and "Not run by this project" in path.read_text()
 
 
 def test_every_option_is_used_somewhere():
-    root = Path(instruction_following.__file__).parent
-    files = [root / "instruction_following.py", *(root / "instructions").glob("*.py")]
+    files = [Path(instruction_following.__file__), *Path(names.__file__).parent.glob("*.py")]
     code = "".join(file.read_text() for file in files)
-    for field in fields(InstructArguments):
-        assert f"recipe.{field.name}" in code, f"{field.name} is read and never used"
+    for options in instruction_following.OPTIONS.values():
+        for field in fields(options):
+            assert f".{field.name}" in code, f"{field.name} is read and never used"
 
 
 @pytest.mark.parametrize(

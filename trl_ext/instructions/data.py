@@ -2,6 +2,7 @@
 """What the stages learn from: demonstrations, preference pairs and prompts."""
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from trl_ext.files import read_json_lines
 from trl_ext.running.data import load_dataset_by_name, load_prompts, split_prompts
 
-from .arguments import InstructArguments
+from .options import PPOStage, PreferenceData, SupervisedStage
 from .preferences import convert_preferences
 
 PROMPT_COLUMNS = ("prompt", "kind", "key")
@@ -20,56 +21,89 @@ _FORMS = (("messages",), ("prompt", "completion"), ("text",))
 
 
 class StageData:
-    """Everything that the stages learn from, each part read once, when it is first needed.
+    """The data of every stage; each part is read once, when it is first needed.
 
     Args:
-        recipe: Names the data.
+        demonstrations: Names the demonstrations.
+        preferences: Names the preference pairs.
+        ppo: Names the prompts, and the texts of PPO-ptx.
         tokenizer: The policy's; with a chat template, pairs are conversations.
         embedded: JSONL files of prompts to train and to evaluate on, with the columns that the embedded judge reads.
-        seed: Of what is held out.
+        num_eval_prompts: Most prompts to evaluate on.
+        seed: Seed of the choice of held-out rows.
 
     Raises:
         ValueError: by every property, for data that cannot be used.
     """
 
     def __init__(
-        self, recipe: InstructArguments, tokenizer: PreTrainedTokenizerBase, embedded: tuple[str, str] | None, seed: int
+        self,
+        demonstrations: SupervisedStage,
+        preferences: PreferenceData,
+        ppo: PPOStage,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        embedded: tuple[str, str] | None,
+        num_eval_prompts: int,
+        seed: int,
     ):
-        self.recipe, self.tokenizer, self.embedded, self.seed = recipe, tokenizer, embedded, seed
+        self.preferences, self.embedded = preferences, embedded
+        self._sft, self._ppo, self._tokenizer = demonstrations, ppo, tokenizer
+        self._num_eval_prompts, self._seed = num_eval_prompts, seed
+
+    def check(self, stages: Sequence[str], *, ptx: bool) -> None:
+        """Read all the data of `stages`, so that a fault in the data of the last stage is found before the first.
+
+        Args:
+            stages: Names of the stages that will run.
+            ptx: Whether PPO has a language-model loss.
+
+        Raises:
+            ValueError: for data that cannot be used.
+        """
+        needed = {
+            "demonstrations": "sft" in stages,
+            "pairs": "reward" in stages and self.preferences.preference_dataset is not None,
+            "prompts": "ppo" in stages or "eval" in stages,
+            "ptx": "ppo" in stages and ptx,
+        }
+        for part, is_needed in needed.items():
+            if is_needed:
+                getattr(self, part)
 
     @cached_property
     def pairs(self) -> tuple[Dataset, Dataset]:
         """Preference pairs to train on and held-out ones, in TRL's format."""
-        recipe = self.recipe
-        train = self._pairs(str(recipe.preference_dataset), recipe.preference_split)
-        if recipe.preference_eval_dataset is not None:
-            held_out = self._pairs(recipe.preference_eval_dataset, recipe.preference_eval_split)
-            return train, held_out.select(range(min(recipe.num_preference_eval, len(held_out))))
-        return split_prompts(train, recipe.num_preference_eval, self.seed, "`--preference_eval_dataset`")
+        given = self.preferences
+        train = self._pairs(str(given.preference_dataset), given.preference_split)
+        if given.preference_eval_dataset is not None:
+            held_out = self._pairs(given.preference_eval_dataset, given.preference_eval_split)
+            return train, held_out.select(range(min(given.num_preference_eval, len(held_out))))
+        return split_prompts(train, given.num_preference_eval, self._seed, "`--preference_eval_dataset`")
 
     def _pairs(self, name: str, split: str) -> Dataset:
-        rows = load_dataset_by_name(name, self.recipe.preference_config, split)
-        chat = self.tokenizer.chat_template is not None
-        return convert_preferences(rows, name, chat=chat, skip_bad=self.recipe.preference_skip_bad)
+        rows = load_dataset_by_name(name, self.preferences.preference_config, split)
+        chat = self._tokenizer.chat_template is not None
+        return convert_preferences(rows, name, chat=chat, skip_bad=self.preferences.preference_skip_bad)
 
     @cached_property
     def demonstrations(self) -> Dataset:
         """Demonstrations, or the chosen sides of the preference pairs that the reward model trains on."""
-        if self.recipe.sft_dataset is not None:
-            return load_demonstrations(self.recipe.sft_dataset, self.recipe.sft_split)
+        if self._sft.sft_dataset is not None:
+            return load_demonstrations(self._sft.sft_dataset, self._sft.sft_split)
         return self.pairs[0].select_columns(["prompt", "chosen"]).rename_column("chosen", "completion")
 
     @cached_property
     def ptx(self) -> Dataset:
         """Texts of PPO-ptx."""
-        name = self.recipe.ptx_dataset
+        name = self._ppo.ptx_dataset
         return self.demonstrations if name is None else load_demonstrations(name, "train")
 
     @cached_property
     def prompts(self) -> tuple[Dataset, Dataset]:
         """Prompts of PPO and others to evaluate on, with the columns that the embedded judge reads where there are."""
-        recipe = self.recipe
-        if recipe.dataset_name is None:
+        given, most = self._ppo, self._num_eval_prompts
+        if given.dataset_name is None:
             train, held_out = self.pairs
             unique = {json.dumps(prompt): prompt for prompt in train["prompt"]}
             train = Dataset.from_dict({"prompt": list(unique.values())})
@@ -79,14 +113,14 @@ class StageData:
                     "Every prompt of the held-out pairs is also one to train on; give prompts with `--dataset_name`."
                 )
             held_out = held_out.select(kept).select_columns(["prompt"])
-            return train, held_out.select(range(min(recipe.num_eval_prompts, len(held_out))))
+            return train, held_out.select(range(min(most, len(held_out))))
         if self.embedded is not None:
             train, evaluation = (_read(name) for name in self.embedded)
-            return train, evaluation.select(range(min(recipe.num_eval_prompts, len(evaluation))))
+            return train, evaluation.select(range(min(most, len(evaluation))))
         prompts = load_prompts(
-            recipe.dataset_name, config=recipe.dataset_config, split=recipe.dataset_split, column=recipe.prompt_column
+            given.dataset_name, config=given.dataset_config, split=given.dataset_split, column=given.prompt_column
         ).select_columns("prompt")
-        return split_prompts(prompts, recipe.num_eval_prompts, self.seed)
+        return split_prompts(prompts, most, self._seed)
 
 
 def load_demonstrations(name: str, split: str) -> Dataset:

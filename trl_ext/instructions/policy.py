@@ -18,18 +18,19 @@ from trl_ext.running.interrupts import OrderlyStop
 from trl_ext.text.decoding import as_completions
 from trl_ext.trainer import PPOTrainer
 
-from .arguments import InstructArguments
+from .options import PPOStage
 from .rewards import calibrate, combine, is_adapter, load_rewards, with_reward_adapters
 from .sampling import sample
 
 
 def make_trainer(
-    recipe: InstructArguments,
+    stage: PPOStage,
     args: PPOConfig,
     model_args: ModelConfig,
     *,
     policy: str,
     reward_models: list[str],
+    max_length: int,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Dataset,
     eval_prompts: Dataset,
@@ -42,6 +43,7 @@ def make_trainer(
     Args:
         policy: Folder or name of the model to start from.
         reward_models: Folders or names.
+        max_length: Tokens of a text that a reward model reads.
         prompts: Column `prompt`, and others that the gold reward reads.
         eval_prompts: The same, held out.
         gold: Reward function that watches.
@@ -52,7 +54,7 @@ def make_trainer(
         The trainer, which watches `num_monitor_prompts` of `eval_prompts`, and all of those, with every column that the
         rewards read; and the monitor.
     """
-    given = _reward_folders(recipe, reward_models, folder)
+    given = _reward_folders(stage, reward_models, folder)
     peft_config, quantization_config = get_peft_config(model_args), get_quantization_config(model_args)
     model: Any = policy
     on_base = is_adapter(given[0])
@@ -64,28 +66,28 @@ def make_trainer(
             args,
             peft_config=peft_config,
             quantization_config=quantization_config,
-            max_length=recipe.reward_max_length,
+            max_length=max_length,
         )
     else:
         options = {} if quantization_config is None else {"quantization_config": quantization_config}
         members = load_rewards(
-            given, policy, tokenizer, args, max_length=recipe.reward_max_length, init_kwargs=options if on_base else {}
+            given, policy, tokenizer, args, max_length=max_length, init_kwargs=options if on_base else {}
         )
     options = dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
-    prompts, eval_prompts = _calibrate(recipe, args, members, policy, tokenizer, (prompts, eval_prompts), options)
+    prompts, eval_prompts = _calibrate(stage, args, members, policy, tokenizer, (prompts, eval_prompts), options)
     built_by_hand = model is not policy
-    monitor = RewardHackingMonitor(gold, max_kl=recipe.gold_kl_budget, stop_on_alarm=recipe.stop_on_alarm)
-    if gold is not None and (recipe.gold_kl_budget is not None or args.load_best_model_at_end):
+    monitor = RewardHackingMonitor(gold, max_kl=stage.gold_kl_budget, stop_on_alarm=stage.stop_on_alarm)
+    if gold is not None and (stage.gold_kl_budget is not None or args.load_best_model_at_end):
         args.load_best_model_at_end, args.greater_is_better = True, True
-        args.metric_for_best_model = "eval_monitor/gold" + ("_in_budget" if recipe.gold_kl_budget else "")
+        args.metric_for_best_model = "eval_monitor/gold" + ("_in_budget" if stage.gold_kl_budget else "")
     trainer = PPOTrainer(
         model=model,
-        reward_funcs=[combine(members, recipe, tokenizer)],
+        reward_funcs=[combine(members, stage, tokenizer)],
         args=args,
         train_dataset=prompts,
-        eval_dataset=eval_prompts.select(range(min(recipe.num_monitor_prompts, len(eval_prompts)))),
+        eval_dataset=eval_prompts.select(range(min(stage.num_monitor_prompts, len(eval_prompts)))),
         processing_class=tokenizer,
         peft_config=None if built_by_hand else peft_config,
         quantization_config=None if built_by_hand else quantization_config,
@@ -95,11 +97,11 @@ def make_trainer(
     return trainer, eval_prompts, monitor
 
 
-def _reward_folders(recipe: InstructArguments, names: list[str], folder: Path) -> list[str]:
+def _reward_folders(stage: PPOStage, names: list[str], folder: Path) -> list[str]:
     """The reward models that count: all, the first, or one with averaged weights."""
-    if recipe.aggregation == "first" or len(names) == 1:
+    if stage.aggregation == "first" or len(names) == 1:
         return names[:1]
-    if recipe.aggregation != "warm":
+    if stage.aggregation != "warm":
         return names
     averaged = folder / "warm"
     if not is_whole_model(averaged):
@@ -108,7 +110,7 @@ def _reward_folders(recipe: InstructArguments, names: list[str], folder: Path) -
 
 
 def _calibrate(
-    recipe: InstructArguments,
+    stage: PPOStage,
     args: PPOConfig,
     members: list[PreferenceReward],
     policy: str,
@@ -122,11 +124,11 @@ def _calibrate(
         return as_completions(prompts, sample(policy, tokenizer, prompts, args, args.seed, options))
 
     train, held_out = datasets
-    count = min(recipe.calibration_prompts, len(train))
-    given = train["prompt"][: len(train) if recipe.shaping == "par" else count]
+    count = min(stage.calibration_prompts, len(train))
+    given = train["prompt"][: len(train) if stage.shaping == "par" else count]
     completions = answers(given)
     calibrate(members, given[:count], completions[:count])
-    if recipe.shaping != "par":
+    if stage.shaping != "par":
         return train, held_out
     name = "reference_completion"
     return train.add_column(name, completions), held_out.add_column(name, answers(held_out["prompt"][:]))

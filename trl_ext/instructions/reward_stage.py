@@ -14,8 +14,8 @@ from trl_ext.rewards import PreferenceReward, completion_text
 from trl_ext.running.folders import discard
 from trl_ext.worlds.instructions import grade
 
-from .arguments import InstructArguments
 from .data import StageData
+from .options import RewardStage
 from .preferences import keep_last_turns
 from .rewards import load_rewards
 from .sampling import rank_pairs, sample
@@ -27,7 +27,7 @@ ANSWERS_PER_PROMPT = 4
 def work(
     folder: Path,
     start: str,
-    recipe: InstructArguments,
+    stage: RewardStage,
     args: PPOConfig,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -46,34 +46,21 @@ def work(
     Returns:
         `models` (folders or names) and what `describe_reward_model` says about their mean.
     """
-    if recipe.preference_dataset is not None:
-        pairs, held_out = (keep_last_turns(part, tokenizer, recipe.reward_max_length) for part in data.pairs)
+    if data.preferences.preference_dataset is not None:
+        pairs, held_out = (keep_last_turns(part, tokenizer, stage.reward_max_length) for part in data.pairs)
     elif data.embedded is None:
-        return {"models": [str(recipe.reward_model)]}  # nothing to test it on
+        return {"models": [str(stage.reward_model)]}  # nothing to test it on
     else:
-        pairs, held_out = sampled_pairs(folder, start, recipe, args, tokenizer, data.embedded, loading["init_kwargs"])
-    if recipe.reward_model is not None:
-        models = [recipe.reward_model]
+        pairs, held_out = sampled_pairs(folder, start, stage, args, tokenizer, data, loading["init_kwargs"])
+    if stage.reward_model is not None:
+        models = [stage.reward_model]
     else:
-        models = [str(folder / f"model-{i}") for i in range(recipe.num_reward_models)]
+        models = [str(folder / f"model-{i}") for i in range(stage.num_reward_models)]
         for i, name in enumerate(models):
-            train_reward_model(
-                folder,
-                Path(name),
-                start,
-                tokenizer,
-                pairs,
-                args,
-                seed=args.seed + i,
-                learning_rate=recipe.reward_learning_rate,
-                epochs=recipe.reward_epochs,
-                batch_size=recipe.reward_batch_size,
-                max_length=recipe.reward_max_length,
-                **loading,
-            )
+            train_reward_model(folder, Path(name), start, tokenizer, pairs, args, stage, seed=args.seed + i, **loading)
         discard(folder / CHECKPOINTS)
     init_kwargs = loading["init_kwargs"]
-    members = load_rewards(models, start, tokenizer, args, max_length=recipe.reward_max_length, init_kwargs=init_kwargs)
+    members = load_rewards(models, start, tokenizer, args, max_length=stage.reward_max_length, init_kwargs=init_kwargs)
     return {"models": models, "training_pairs": len(pairs)} | measure(members, held_out, tokenizer)
 
 
@@ -99,17 +86,17 @@ def measure(members: list[PreferenceReward], pairs: Dataset, tokenizer: PreTrain
 def sampled_pairs(
     folder: Path,
     start: str,
-    recipe: InstructArguments,
+    stage: RewardStage,
     args: PPOConfig,
     tokenizer: PreTrainedTokenizerBase,
-    files: tuple[str, str],
+    data: StageData,
     init_kwargs: dict[str, Any],
 ) -> tuple[Dataset, Dataset]:
     """Noisy pairs to train on and clean ones to measure on, sampled from the policy; kept in the folder."""
     parts = []
     names = ("pairs_train.jsonl", "pairs_eval.jsonl")
-    sizes = ((recipe.num_preference_pairs, recipe.label_noise), (recipe.num_preference_eval, 0.0))
-    for name, file, (n, noise) in zip(names, files, sizes, strict=True):
+    sizes = ((stage.num_preference_pairs, stage.label_noise), (data.preferences.num_preference_eval, 0.0))
+    for name, file, (n, noise) in zip(names, data.embedded or (), sizes, strict=True):
         path = folder / name
         if not path.is_file():
             rows = read_json_lines(Path(file))[:n]

@@ -12,8 +12,9 @@ from trl_ext.actor_critic import ActorCritic, build_actor_critic, load_reward_en
 from trl_ext.config import PPOConfig
 from trl_ext.rewards import PAR, Ensemble, LengthDebiased, LogSigmoid, PreferenceReward
 from trl_ext.text.rows import Text
+from trl_ext.worlds.instructions import InstructionJudge
 
-from .arguments import InstructArguments
+from .options import PPOStage
 
 
 def is_adapter(name: str) -> bool:
@@ -100,16 +101,16 @@ def _on_base(
     )
 
 
-def combine(members: Sequence[PreferenceReward], recipe: InstructArguments, tokenizer: PreTrainedTokenizerBase) -> Any:
+def combine(members: Sequence[PreferenceReward], stage: PPOStage, tokenizer: PreTrainedTokenizerBase) -> Any:
     """The reward function that PPO maximizes: ensemble, then length, then a bound."""
     reward: Any = members[0]
-    if len(members) > 1 and recipe.aggregation not in ("first", "warm"):
-        reward = Ensemble(members, recipe.aggregation, k=recipe.aggregation_k)
-    if recipe.length_debias:
+    if len(members) > 1 and stage.aggregation not in ("first", "warm"):
+        reward = Ensemble(members, stage.aggregation, k=stage.aggregation_k)
+    if stage.length_debias:
         reward = LengthDebiased(reward)
-    if recipe.shaping == "log_sigmoid":
+    if stage.shaping == "log_sigmoid":
         return LogSigmoid(reward, name="proxy")
-    if recipe.shaping == "par":
+    if stage.shaping == "par":
         return PAR(reward, tokenizer=tokenizer, name="proxy")
     reward.__name__ = "proxy"
     return reward
@@ -119,3 +120,12 @@ def calibrate(members: Sequence[PreferenceReward], prompts: Sequence[Text], comp
     """Mean 0 and deviation 1 on completions of the initial policy (detail 9), each model by itself."""
     for member in members:
         member.calibrate(prompts, completions)
+
+
+def make_gold(stage: PPOStage, args: PPOConfig, *, is_embedded: bool) -> Any | None:
+    """Return the reward that watches and evaluates: the embedded judge, `judge_model`, or None without either."""
+    if is_embedded:
+        return InstructionJudge()
+    if stage.judge_model is None:
+        return None
+    return PreferenceReward(stage.judge_model, append_eos=True, name="gold", device=args.device)

@@ -30,6 +30,7 @@ from trl_ext.files import write_json
 from trl_ext.running.folders import discard, is_whole_model, write_whole
 
 from . import checkpoints
+from .options import RewardStage, SupervisedStage
 
 CHECKPOINTS = "checkpoints"
 # Settings of the PPO run that hold for the other two trainings as well.
@@ -45,11 +46,8 @@ def train_supervised(
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     args: PPOConfig,
+    stage: SupervisedStage,
     *,
-    learning_rate: float,
-    epochs: float,
-    batch_size: int,
-    max_length: int,
     init_kwargs: dict[str, Any],
     peft_config: LoraConfig | None,
 ) -> dict[str, Any]:
@@ -63,11 +61,9 @@ def train_supervised(
     """
     output, notes = folder / "model", folder / "training.json"
     if not is_whole_model(output):
-        settings = SFTConfig(
-            **_settings(args, folder / CHECKPOINTS / output.name, learning_rate, epochs, batch_size),
-            max_length=max_length,
-            model_init_kwargs=None,
-        )
+        own = folder / CHECKPOINTS / output.name
+        shared = _settings(args, own, stage.sft_learning_rate, stage.sft_epochs, stage.sft_batch_size)
+        settings = SFTConfig(**shared, max_length=stage.sft_max_length, model_init_kwargs=None)
         set_seed(args.seed)
         model = load_policy(model_name, trained=peft_config is None, **init_kwargs)
         trainer = SFTTrainer(
@@ -109,12 +105,9 @@ def train_reward_model(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Dataset,
     args: PPOConfig,
+    stage: RewardStage,
     *,
     seed: int,
-    learning_rate: float,
-    epochs: float,
-    batch_size: int,
-    max_length: int,
     init_kwargs: dict[str, Any],
     peft_config: LoraConfig | None,
 ) -> None:
@@ -130,9 +123,8 @@ def train_reward_model(
     if is_whole_model(output):
         discard(own)
         return
-    settings = RewardConfig(
-        **_settings(args, own, learning_rate, epochs, batch_size) | {"seed": seed}, max_length=max_length
-    )
+    shared = _settings(args, own, stage.reward_learning_rate, stage.reward_epochs, stage.reward_batch_size)
+    settings = RewardConfig(**shared | {"seed": seed}, max_length=stage.reward_max_length)
     set_seed(seed)
     model = load_reward_model(model_name, with_dtype(init_kwargs, trained=peft_config is None))
     adapter = None if peft_config is None else replace(peft_config, task_type="SEQ_CLS", modules_to_save=["score"])
@@ -146,7 +138,9 @@ def train_reward_model(
     )
     adapters_in_float32(trainer.model)
     if len(trainer.train_dataset) == 0:
-        raise ValueError(f"Every preference pair is longer than `reward_max_length` {max_length}; raise it.")
+        raise ValueError(
+            f"Every preference pair is longer than `reward_max_length` {stage.reward_max_length}; raise it."
+        )
     checkpoints.train(trainer, output.name)
     write_whole(output, lambda target: _save(trainer, tokenizer, target))
     discard(own)

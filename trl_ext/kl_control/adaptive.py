@@ -75,7 +75,7 @@ class AdaptiveKL:
         return f"AdaptiveKL(target={self.target}, horizon={self.horizon}, clip={self.clip}) at {self.coef:.4g}"
 
     def update(self, kl: float, episodes: int) -> None:
-        """Move the coefficient by one step.
+        """Moves the coefficient by one step.
 
         Args:
             kl: measured, nats per completion. NaN and infinity are ignored with a warning.
@@ -91,11 +91,11 @@ class AdaptiveKL:
         self.coef = self._bounded(self.coef * (1.0 + gain * error))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the coefficient."""
+        """Returns the coefficient."""
         return {"controller": type(self).__name__, "coef": self.coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the coefficient, within this controller's bounds.
+        """Restores the coefficient, within this controller's bounds.
 
         Raises:
             ValueError: `state` is not of this class.

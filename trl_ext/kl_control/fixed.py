@@ -32,15 +32,15 @@ class FixedKL:
         return f"FixedKL({self.coef:.4g})"
 
     def update(self, kl: float, episodes: int) -> None:
-        """Change nothing, but warn about a KL (nats per completion) that is not finite."""
+        """Changes nothing, but warns about a KL (nats per completion) that is not finite."""
         is_usable(kl, episodes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the coefficient."""
+        """Returns the coefficient."""
         return {"controller": type(self).__name__, "coef": self.coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the coefficient; raise ValueError if `state` is not of this class."""
+        """Restores the coefficient; raises ValueError if `state` is not of this class."""
         check_state(self, state, ["coef"])
         require_non_negative("coef", state["coef"])
         self.coef = float(state["coef"])

@@ -96,7 +96,7 @@ class PIDKL:
         return f"PIDKL(target={self.target}, kp={self.kp}, ki={self.ki}, kd={self.kd}) at {self.coef:.4g}"
 
     def update(self, kl: float, episodes: int) -> None:
-        """Move the coefficient by one step.
+        """Moves the coefficient by one step.
 
         Args:
             kl: measured, nats per completion. NaN and infinity are ignored with a warning.
@@ -122,7 +122,7 @@ class PIDKL:
             self.coef = float(self.min_coef if log_coef <= low else self.max_coef)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return coefficient, integral, last error and smoothed KL (both None before the first update)."""
+        """Returns coefficient, integral, last error and smoothed KL (both None before the first update)."""
         return {
             "controller": type(self).__name__,
             "coef": self.coef,
@@ -132,7 +132,7 @@ class PIDKL:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, within this controller's bounds.
+        """Restores what `state_dict` returned, within this controller's bounds.
 
         Raises:
             ValueError: `state` is not of this class.

@@ -15,7 +15,7 @@ class KLController(Protocol):
     coef: float
 
     def update(self, kl: float, episodes: int) -> None:
-        """Take in one measurement.
+        """Takes in one measurement.
 
         Args:
             kl: mean KL to the reference, nats per completion, over the global batch. The k1 estimate is noisy and may
@@ -29,5 +29,5 @@ class KLController(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()` bit by bit."""
+        """Restores `state_dict()` bit by bit."""
         ...

@@ -4,7 +4,6 @@
 from .metrics import MetricBuffer
 from .progress import PhaseProgress
 from .reward_hacking import Alarm, RewardHackingMonitor, observe_rollout
-from .run_log import RunLog, Speed
 from .samples import SampleTable, log_samples
 from .token_means import TokenMeans
 
@@ -13,9 +12,7 @@ __all__ = [
     "MetricBuffer",
     "PhaseProgress",
     "RewardHackingMonitor",
-    "RunLog",
     "SampleTable",
-    "Speed",
     "TokenMeans",
     "log_samples",
     "observe_rollout",

@@ -13,7 +13,7 @@ MAX_LOG_RATIO = 20.0
 
 
 def kl_estimate(logps: Tensor, ref_logps: Tensor, estimator: str = "k1") -> Tensor:
-    """Estimate KL(policy || reference) per token from tokens that the policy sampled.
+    """Estimates KL(policy || reference) per token from tokens that the policy sampled.
 
     With `log r = ref_logps - logps`: `k1 = -log r`, unbiased, but negative for many a token;
     `k2 = (log r)^2 / 2`, biased, never negative; `k3 = (r - 1) - log r`, unbiased, never negative, with less variance

@@ -13,7 +13,7 @@ EntropyMode = Literal["gradient", "value", "none"]
 
 
 class _Scores(autograd.Function):
-    r"""Return the log-probability of each target and the entropy of its distribution, from logits of shape (n, V).
+    r"""Log-probability of each target and entropy of its distribution, from logits of shape (n, V).
 
     A tensor of shape (n, V) costs about as much time as a small model's head; this makes two in the forward pass and
     keeps one, where autograd would make and keep several. With \(p\) the softmax, \(H\) the entropy and \(g\) the
@@ -46,7 +46,7 @@ class _Scores(autograd.Function):
 
 
 class _FrozenHead(autograd.Function):
-    """Compute a chunk under a head that is not trained: log-probabilities with a gradient, entropies without.
+    """Log-probabilities and entropies of a chunk under a head that is not trained; only the former have a gradient.
 
     A row's log-probability depends on that row of `hidden` alone, so its gradient is known in the forward pass up to a
     factor: D numbers a token are kept, and no logits are computed again.
@@ -80,7 +80,7 @@ def logprobs_and_entropy(
     frozen_head: bool = False,
     recompute: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    r"""Return log-probabilities and entropies of targets under \(\mathrm{softmax}(\mathrm{lm\_head}(h) / T)\).
+    r"""Log-probability of each target and entropy of its distribution, \(\mathrm{softmax}(\mathrm{lm\_head}(h) / T)\).
 
     Logits exist for `chunk_size` tokens at a time, in float32; in the backward pass each chunk's are computed anew,
     unless that is switched off. For 8 completions of 512 tokens and a vocabulary of 152k the logits alone would take

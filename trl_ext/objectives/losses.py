@@ -27,7 +27,7 @@ def policy_loss(
     cliprange_high: float | None = None,
     dual_clip: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the clipped surrogate loss (Schulman et al. 2017, arXiv 1707.06347, eq. 7), per token.
+    """Clipped surrogate loss (Schulman et al. 2017, arXiv 1707.06347, eq. 7), per token.
 
     `max(-A * ratio, -A * clip(ratio, 1 - cliprange, 1 + cliprange_high))`, and for A < 0 at most `-dual_clip * A`.
 
@@ -35,10 +35,9 @@ def policy_loss(
         logps: (B, C), log-probabilities under the policy being trained, nats.
         old_logps: (B, C), the same when the rollout was made, nats.
         advantages: (B, C).
-        cliprange: lower clip: the ratio counts as at least 1 - cliprange.
-        cliprange_high: upper clip, likewise at most 1 + cliprange_high (clip-higher, DAPO, arXiv 2503.14476); None:
-            `cliprange`.
-        dual_clip: bound of the ratio that multiplies a negative advantage (dual clip, arXiv 1912.09729, where
+        cliprange: how far the ratio may fall below 1.
+        cliprange_high: how far it may rise above 1 (clip-higher, DAPO, arXiv 2503.14476); None: `cliprange`.
+        dual_clip: the largest ratio that a negative advantage is weighted with (dual clip, arXiv 1912.09729, where
             it is 3); None: no limit.
 
     Returns:
@@ -73,7 +72,7 @@ def policy_loss(
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, *, cliprange_value: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the squared error of the critic, clipped around its prediction at rollout time, per token.
+    """Squared error of the critic, clipped around its prediction at rollout time, per token.
 
     `0.5 * max((V - R)^2, (V_clipped - R)^2)` with `V_clipped = V_old + clip(V - V_old, +-cliprange_value)`: detail 19
     of "The N Implementation Details of RLHF with PPO".
@@ -109,7 +108,7 @@ def value_loss(
 def kl_loss(
     logps: Tensor, old_logps: Tensor, ref_logps: Tensor, *, estimator: str = "k2", bias_correction: bool = True
 ) -> Tensor:
-    """Return KL(policy || reference) as a term of the loss, per token.
+    """KL(policy || reference) as a term of the loss, per token.
 
     With `w = min(pi / pi_old, MAX_KL_WEIGHT)`, held constant, the loss is `w * k`. The old policy sampled the tokens:
     the expected gradient of `k` alone is that of a KL only while the policy equals the old one, and the weight makes
@@ -135,7 +134,7 @@ def kl_loss(
 
 
 def approx_kl(logps: Tensor, old_logps: Tensor) -> Tensor:
-    """Estimate KL(old policy || new policy), the size of the update, per token.
+    """Estimates KL(old policy || new policy), the size of the update, per token.
 
     Schulman's k3, `(r - 1) - log r` with `r = exp(logps - old_logps)`: unbiased, since the old policy sampled the
     tokens, and never negative.
@@ -152,7 +151,7 @@ def approx_kl(logps: Tensor, old_logps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, reduce: Reduce | None = None) -> Tensor:
-    """Return the share of the returns' variance that the critic predicts, `1 - Var(returns - values) / Var(returns)`.
+    """Share of the returns' variance that the critic predicts: `1 - Var(returns - values) / Var(returns)`.
 
     Args:
         values: (B, C).

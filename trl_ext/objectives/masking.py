@@ -20,7 +20,7 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 
 def select(values: Tensor, mask: Tensor) -> Tensor:
-    """Return `values` in at least float32 where `mask` is set and 0 elsewhere, with a gradient of 0 there.
+    """Returns `values` in at least float32 where `mask` is set and 0 elsewhere, with a gradient of 0 there.
 
     Args:
         values: any shape.
@@ -31,7 +31,7 @@ def select(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Sum `values` where `mask` is set.
+    """Sums `values` where `mask` is set.
 
     Args:
         values: any shape, usually (B, C).
@@ -53,7 +53,7 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
 
 @torch.no_grad()
 def global_moments(values: Tensor, mask: Tensor, reduce: Reduce | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, biased variance and number of the masked values over all processes.
+    """Mean, biased variance and number of the masked values over all processes.
 
     Two passes, mean first: the one-pass E[x^2] - E[x]^2 cancels in float32. The variance is the biased one (divided by
     the count), so a single value has variance 0 and not NaN. Statistics carry no gradient.
@@ -78,7 +78,7 @@ def global_moments(values: Tensor, mask: Tensor, reduce: Reduce | None = None) -
 def whiten(
     values: Tensor, mask: Tensor, *, shift_mean: bool = True, reduce: Reduce | None = None, eps: float = 1e-8
 ) -> Tensor:
-    """Scale the masked values to variance 1 over the global batch.
+    """Scales the masked values to variance 1 over the global batch.
 
     Detail 18 of "The N Implementation Details of RLHF with PPO": advantages are whitened to mean 0
     (`shift_mean=True`), `(x - mean) * rsqrt(var + eps)`; rewards (`shift_mean=False`) keep their mean,

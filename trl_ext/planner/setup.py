@@ -1,21 +1,18 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The settings of a run that decide how much memory it takes. Nothing heavy is imported here."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from dataclasses import dataclass
+from typing import Literal
 
-from trl_ext.checks.fields import Count, CountOrZero, checked
+from trl_ext.checks.fields import Count, CountOrZero
+from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.critic_modes import CRITIC_MODES
 
 __all__ = ["Setup"]
 
 
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True)
-class Setup:
+class Setup(CheckedOptions):
     """Everything besides the model that decides how much memory a run takes.
 
     Raises:
@@ -23,37 +20,34 @@ class Setup:
         ValueError: for a value out of range, or settings that exclude each other.
     """
 
-    quantization: Literal["nf4", "int8", "none"] = _option("nf4", "how the base is held; nf4 with double quantization")
-    critic: Literal[*CRITIC_MODES] = _option("head", "as in PPOConfig")  # type: ignore[valid-type]
-    prompt: Count = _option(512, "tokens of the longest prompt")
-    completion: Count = _option(512, "tokens of the longest completion")
-    micro_batch: Count = _option(1, "samples in a forward and backward pass (per_device_train_batch_size)")
-    rank: CountOrZero = _option(
-        16, "rank of the policy's LoRA on every linear layer but the head; 0 trains all weights"
-    )
-    critic_rank: Count | None = _option(None, "rank of the critic's adapter; default: the policy's")
-    reward_adapters: CountOrZero = _option(0, "reward models that are adapters on the base, of the policy's rank")
-    reference_adapter: bool = _option(False, "training starts from an adapter, and a frozen clone is the reference")
-    rollout: Count = _option(64, "completions sampled per rollout")
-    generation_batch: Count | None = _option(
+    quantization: Literal["nf4", "int8", "none"] = option("nf4", "how the base is held; nf4 with double quantization")
+    critic: Literal[*CRITIC_MODES] = option("head", "as in PPOConfig")  # type: ignore[valid-type]
+    prompt: Count = option(512, "tokens of the longest prompt")
+    completion: Count = option(512, "tokens of the longest completion")
+    micro_batch: Count = option(1, "samples in a forward and backward pass (per_device_train_batch_size)")
+    rank: CountOrZero = option(16, "rank of the policy's LoRA on every linear layer but the head; 0 trains all weights")
+    critic_rank: Count | None = option(None, "rank of the critic's adapter; default: the policy's")
+    reward_adapters: CountOrZero = option(0, "reward models that are adapters on the base, of the policy's rank")
+    reference_adapter: bool = option(False, "training starts from an adapter, and a frozen clone is the reference")
+    rollout: Count = option(64, "completions sampled per rollout")
+    generation_batch: Count | None = option(
         None, "sequences sampled at a time; default: as many as take no more than learning does"
     )
-    reward_batch: Count | None = _option(
+    reward_batch: Count | None = option(
         None, "texts that a reward adapter scores at a time; default: as many as are sampled"
     )
     optimizer: Literal[
         "adamw_torch", "adamw_torch_fused", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
         "sgd",
-    ] = _option("adamw_torch_fused", "called optim in PPOConfig")  # fmt: skip
-    logits_chunk_size: Count = _option(512, "as in PPOConfig")
-    gradient_checkpointing: bool = _option(True, "as in PPOConfig")
-    dtype: Literal["bfloat16", "float32"] = _option(
+    ] = option("adamw_torch_fused", "called optim in PPOConfig")  # fmt: skip
+    logits_chunk_size: Count = option(512, "as in PPOConfig")
+    gradient_checkpointing: bool = option(True, "as in PPOConfig")
+    dtype: Literal["bfloat16", "float32"] = option(
         "bfloat16", "dtype of the computation, and of frozen weights that are not quantized"
     )
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(Setup, include_extras=True).items():
-            checked(name, getattr(self, name), hint)
+        super().__post_init__()
         if self.rank == 0 and self.quantization != "none":
             raise ValueError(f"`rank` 0 trains the model itself, which {self.quantization} weights do not allow.")
         if self.rank == 0 and (self.critic == "adapter" or self.reward_adapters or self.reference_adapter):

@@ -72,8 +72,8 @@ class RecipeParser(TrlParser):
     `embedded.yaml`, with LoRA `lora.yaml`, the file of `--config`, the command line.
 
     Args:
-        recipe_type: Dataclass whose fields become options, beside those of `PPOConfig` and TRL's `ModelConfig`.
-        title: Of its group of options in `--help`.
+        groups: Dataclasses by title in `--help`; their fields become options, beside those of `PPOConfig` and TRL's
+            `ModelConfig`.
         configs: Folder with the recipe's own defaults, `default.yaml`; for `--use_peft`, `--load_in_4bit` and
             `--load_in_8bit`, `lora.yaml`; and, where the embedded example wants its own, `embedded.yaml`.
         description: Shown above the options.
@@ -85,8 +85,7 @@ class RecipeParser(TrlParser):
 
     def __init__(
         self,
-        recipe_type: Any,
-        title: str,
+        groups: Mapping[str, Any],
         configs: Path,
         description: str,
         epilog: str,
@@ -98,7 +97,7 @@ class RecipeParser(TrlParser):
             "--config FILE.yaml, or --config NAME of a file in configs, and then the command line override them."
         )
         super().__init__(
-            (recipe_type, PPOConfig, ModelConfig),
+            (*groups.values(), PPOConfig, ModelConfig),
             usage="%(prog)s [--config FILE.yaml] [--option VALUE ...]",
             description=description,
             epilog=epilog,
@@ -108,7 +107,7 @@ class RecipeParser(TrlParser):
         trainer_fields = [f.name for f in fields(TrainingArguments) if f.init]
         self._group(
             {
-                title: [f.name for f in fields(recipe_type)],
+                **{title: [f.name for f in fields(group)] for title, group in groups.items()},
                 "PPO": [f.name for f in fields(PPOConfig) if f.init and f.name not in trainer_fields],
                 "model, LoRA and quantization": [f.name for f in fields(ModelConfig)],
                 "training (transformers.TrainingArguments)": trainer_fields,
@@ -150,7 +149,7 @@ class RecipeParser(TrlParser):
         os.environ.update(environment)
         try:
             parsed = self.parse_args_into_dataclasses(arguments, look_for_args_file=False)
-            _check_trackers(parsed[1].report_to)
+            _check_trackers(next(part.report_to for part in parsed if isinstance(part, PPOConfig)))
             return parsed
         except ValueError as error:
             typed = {_option(argument) for argument in arguments if argument.startswith("--")}

@@ -14,15 +14,13 @@ from trl_ext.rewards import ToxicityReward
 from .data import looks_like_path
 
 __all__ = [
-    "CRITIC_KINDS",
     "check_classifier",
     "check_critic",
     "check_distinct",
+    "check_judge",
     "check_model",
     "check_reward_model",
 ]
-
-CRITIC_KINDS = tuple(CRITIC_MODES)
 
 
 def check_model(option: str, name: str, *, advice: str = "", **options: Any) -> Any:
@@ -72,8 +70,8 @@ def check_critic(critic: str, *, has_lora: bool, **options: Any) -> None:
     """
     if critic == "adapter" and not has_lora:
         raise ValueError("`--critic adapter` is a LoRA adapter beside the policy's own; add `--use_peft`.")
-    if critic not in CRITIC_KINDS:
-        check_model("critic", critic, advice=f", or one of {', '.join(CRITIC_KINDS)}", **options)
+    if critic not in CRITIC_MODES:
+        check_model("critic", critic, advice=f", or one of {', '.join(CRITIC_MODES)}", **options)
 
 
 def check_reward_model(option: str, name: str, **options: Any) -> None:
@@ -119,6 +117,21 @@ def _check_tokenizer(option: str, name: str, **options: Any) -> None:
         AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"`--{option} {name}` has no tokenizer that can be loaded; save one beside it.") from error
+
+
+def check_judge(judge: str | None, reward: str | None) -> None:
+    """Refuse a judge that is also the reward.
+
+    Raises:
+        ValueError: if both names stand for one model.
+    """
+    if judge is None or reward is None:
+        return
+    is_same_folder = Path(judge).is_dir() and Path(judge).resolve() == Path(reward).resolve()
+    if judge == reward or is_same_folder:
+        raise ValueError(
+            f"`--judge_model {judge}` is also the reward, which PPO has learned to please; judge with another model."
+        )
 
 
 def check_distinct(policy: Mapping[str, str], output_dir: Path) -> None:
