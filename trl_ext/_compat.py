@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The only file that touches private names of trl, peft or transformers; each use says what it is for."""
+"""The only file that touches private names of trl, peft or transformers, with the reason for each use."""
 
 import threading
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ DICT_FIELDS = tuple(BaseConfig._VALID_DICT_FIELDS)
 
 AdapterState = list[tuple[list[str] | str, bool]]
 
-# Whose turn it is to switch the adapters of a model, by its first adapter layer. Not an attribute of a switch: one
-# model has several, and modules that hold one are copied.
+# Locks for switching the adapters of a model, by its first adapter layer. Not an attribute of a switch: a model has
+# several switches, and modules that hold a switch are copied.
 _TURNS: WeakKeyDictionary[torch.nn.Module, Any] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
@@ -32,14 +32,14 @@ class AdapterSwitch:
     """Moves between the adapters of a PEFT model without touching `requires_grad`.
 
     PEFT's own `set_adapter` and `disable_adapter` also flip `requires_grad`, which silently drops the gradients of the
-    adapter that is not active. This moves only the two switches that PEFT's layers read in `forward`. On a model
-    without adapters every method does nothing.
+    inactive adapter. This class sets only the two attributes that PEFT's layers read in `forward`. On a model without
+    adapters every method does nothing.
 
-    Threads take turns, whichever switch over the same layers they use: what runs under an adapter (`use`) and what
-    needs the policy's own (`hold`) exclude each other.
+    Blocks under an adapter (`use`) and blocks that need the policy's own (`hold`) exclude each other between threads,
+    also through several switches of the same layers.
 
     Args:
-        model: The model; adapters added to it later in the same layers are known, new adapter layers are not.
+        model: The model. Adapters added later to the same layers are included, new adapter layers are not.
     """
 
     def __init__(self, model: torch.nn.Module):
@@ -47,7 +47,7 @@ class AdapterSwitch:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Run a block in which no other thread moves the switches; waits for those that do."""
+        """Run a block during which no other thread switches adapters; wait for a thread that does."""
         if not self._layers:
             yield
             return
@@ -57,17 +57,17 @@ class AdapterSwitch:
             yield
 
     def state(self) -> AdapterState:
-        """What is active now, to be given to `restore`."""
+        """Return the active adapters, for `restore`."""
         return [(layer._active_adapter, layer._disable_adapters) for layer in self._layers]
 
     def restore(self, state: AdapterState) -> None:
-        """Put back what `state` returned."""
+        """Activate the adapters that `state` returned."""
         for layer, (active, disabled) in zip(self._layers, state, strict=True):
             layer._active_adapter, layer._disable_adapters = active, disabled
 
     @contextmanager
     def use(self, name: str | None) -> Iterator[None]:
-        """Run a block under the adapter `name`, or with adapters off (`None`); what was active comes back after it."""
+        """Run a block under the adapter `name`, or with adapters off (`None`), and restore the state afterwards."""
         with self.hold():
             before = self.state()
             try:
@@ -77,10 +77,10 @@ class AdapterSwitch:
                 self.restore(before)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """`context_fn` of `torch.utils.checkpoint`: recompute under the adapter of the forward pass.
+        """Return the `context_fn` pair of `torch.utils.checkpoint`: recompute under the adapter of the forward pass.
 
-        Recomputation runs during backward, under whatever adapter is active *then*; with two adapters on one base
-        that gives wrong gradients without any error.
+        Recomputation runs during backward, otherwise under the adapter that is active *then*; with two adapters on one
+        base that gives wrong gradients without any error.
         """
         state = self.state()
 
@@ -97,10 +97,10 @@ class AdapterSwitch:
 
 
 def training_metrics(trainer: Any) -> dict[str, list[float]]:
-    """What a GRPO or RLOO trainer has measured in training since its last log line, one value per measurement.
+    """Return the measurements of a GRPO or RLOO trainer in training since its last log line, by name.
 
-    Their callbacks see only averages over `logging_steps`, while a KL controller wants every measurement. What is
-    appended here is averaged and logged by the trainer.
+    Callbacks see only averages over `logging_steps`; a KL controller needs every measurement. The trainer averages and
+    logs the values that are appended.
     """
     return trainer._metrics["train"]
 
@@ -109,8 +109,8 @@ def training_metrics(trainer: Any) -> dict[str, list[float]]:
 def portable_attention(model: torch.nn.Module) -> Iterator[None]:
     """Run a block with transformers' own attention in place of flash-attention kernels.
 
-    Those refuse tensors on a CPU, and float32, which they are given only outside autocast. `set_attn_implementation`
-    would look the kernels up again on the way back.
+    Flash-attention kernels refuse tensors on a CPU and float32, which occurs only outside autocast.
+    `set_attn_implementation` would look up the kernels again at the end.
     """
     configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     flash = [c for c in configs.values() if "flash" in str(getattr(c, "_attn_implementation", None))]

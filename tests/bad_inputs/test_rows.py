@@ -144,14 +144,14 @@ DATASETS = [
         lambda: prompts({"conversations": [[{"from": "human", "value": "hi"}]]}),
         ValueError,
         f"`train_dataset` has no column 'prompt' (it has conversations); in 'conversations' (ShareGPT) {CONVERT}, and "
-        "call what stands before the answer 'prompt'.",
+        "call the part before the answer 'prompt'.",
     ),
     Case(
         "messages",
         lambda: prompts({"messages": [[user()]]}),
         ValueError,
-        "`train_dataset` has no column 'prompt' (it has messages); call what stands before the answer in 'messages' "
-        "'prompt'.",
+        "`train_dataset` has no column 'prompt' (it has messages); put the part of 'messages' before the "
+        "answer into 'prompt'.",
     ),
     Case(
         "preferences with an implicit prompt",

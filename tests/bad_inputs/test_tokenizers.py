@@ -130,8 +130,8 @@ CASES = [
         "another model's smaller vocabulary",
         lambda: train(tiny_tokenizer(), model=tiny_causal_lm(vocab_size=1000)),
         UserWarning,
-        "The tokenizer has 160 tokens and the model embeddings for 1000, so it may be another model's; what the policy "
-        "writes beyond its vocabulary is decoded to nothing.",
+        "The tokenizer has 160 tokens and the model embeddings for 1000, so it may be another model's; tokens beyond "
+        "its vocabulary are decoded to nothing.",
     ),
 ]
 

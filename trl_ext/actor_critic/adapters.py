@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The policy's LoRA adapter: made anew, or read from the folder of one."""
+"""The policy's LoRA adapter: a new one, or one from a folder."""
 
 import dataclasses
 import json
@@ -19,25 +19,26 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from .names import first_sentence
+from trl_ext.messages.printable import first_line
+
 from .precision import copies_round_less
 from .trunk import modules_beside_text
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-QUANTIZATION_FILE = "quantization_config.json"  # how the base was quantized in training
-# Adapters that leave the model's function unchanged when they are made, so that the base is the initial policy.
+QUANTIZATION_FILE = "quantization_config.json"  # the base's quantization in training
+# New adapters with these inits change no output, so that the base is the initial policy.
 _IDENTITY_INITS = (True, "gaussian", "orthogonal")
 
 
 def check_new_adapter(peft_config: PeftConfig, has_adapter: bool) -> None:
-    """Check that a policy can be given an adapter, before the policy is loaded.
+    """Check that a policy can get a new adapter, before the policy is loaded.
 
     Args:
         peft_config: Configuration of the adapter.
         has_adapter: Whether the policy has one already.
 
     Raises:
-        TypeError, ValueError: for something that is not a `PeftConfig`, for a policy that has an adapter, and what
+        TypeError, ValueError: for an object that is no `PeftConfig`, for a policy that has an adapter, and as
             `check_adapter` raises.
     """
     if not isinstance(peft_config, PeftConfig):
@@ -53,16 +54,16 @@ def check_new_adapter(peft_config: PeftConfig, has_adapter: bool) -> None:
 
 
 def add_policy_adapter(model: nn.Module, peft_config: PeftConfig) -> tuple[PeftModel, bool]:
-    """Wrap the policy in its LoRA adapter: on every linear layer but the head, unless `target_modules` says otherwise.
+    """Wrap the policy in its LoRA adapter: on every linear layer but the head, unless `target_modules` names others.
 
     Returns:
-        The PEFT model, and whether the policy is still exactly the base (False for DoRA, for PiSSA and other
-        initialisations that start elsewhere, and for copies of half-precision modules; the reference then needs an
-        adapter of its own).
+        The PEFT model, and whether the policy is still exactly the base. It is not with DoRA, with PiSSA and other
+        initialisations that change the output, and with copies of half-precision modules: the reference then needs an
+        adapter of its own.
 
     Raises:
-        TypeError, ValueError: for something that is not a `PeftConfig`, a model that has adapters already, or layers
-            that it does not have.
+        TypeError, ValueError: for an object that is no `PeftConfig`, for a model that has adapters already, or for
+            layers that the model lacks.
     """
     check_new_adapter(peft_config, isinstance(model, PeftModel))
     if getattr(peft_config, "target_modules", ()) is None:
@@ -72,7 +73,7 @@ def add_policy_adapter(model: nn.Module, peft_config: PeftConfig) -> tuple[PeftM
         peft_config = dataclasses.replace(peft_config, exclude_modules=left_out)
     starts_at_base = getattr(peft_config, "init_lora_weights", True) in _IDENTITY_INITS
     if getattr(peft_config, "use_dora", False):
-        starts_at_base = False  # it scales each layer by a quotient of norms, which is 1 only up to rounding
+        starts_at_base = False  # DoRA scales each layer by a quotient of norms, which is 1 only up to rounding
     if copies_round_less(model, peft_config):
         starts_at_base = False
     try:
@@ -102,10 +103,10 @@ def _not_adapted(model: nn.Module) -> str:
 
 
 def with_rank(config: PeftConfig, rank: int) -> PeftConfig:
-    """A LoRA configuration with another rank and the same scale of its update.
+    """Return a LoRA configuration with another rank and the same scale of its update.
 
     Raises:
-        ValueError: when the adapter is of a kind that has no rank.
+        ValueError: when the adapter has no rank.
     """
     if not isinstance(config, LoraConfig):
         raise ValueError(f"`critic_lora_rank` is for LoRA; {type(config).__name__} has no rank.")
@@ -115,20 +116,20 @@ def with_rank(config: PeftConfig, rank: int) -> PeftConfig:
 
 
 def check_adapter(config: PeftConfig, name: str, taken: tuple[str, ...]) -> None:
-    """Check that turning the policy's adapter off gives the base back, and that others can be added beside it.
+    """Check that the base is unchanged with the policy's adapter off, and that other adapters can be added.
 
     Args:
-        config: Its configuration.
-        name: Its name.
-        taken: The names of those others.
+        config: Configuration of the policy's adapter.
+        name: Name of the policy's adapter.
+        taken: Names of the other adapters.
 
     Raises:
         ValueError: for prompt learning, which has no layers to switch, for trained biases, which the base keeps, and
-            for a name that is taken.
+            for a name among `taken`.
     """
     if name in taken:
         raise ValueError(
-            f"The policy's adapter is called '{name}', as one that is added here; load it under another name "
+            f"The policy's adapter is called '{name}', like another adapter that is added; load it under another name "
             "(`adapter_name='sft'`)."
         )
     if config.is_prompt_learning:
@@ -141,18 +142,18 @@ def check_adapter(config: PeftConfig, name: str, taken: tuple[str, ...]) -> None
 
 
 def plain_config(config: PeftConfig, **changes: Any) -> PeftConfig:
-    """A copy of an adapter configuration for an adapter that starts as the identity and leaves the base alone."""
+    """Return a copy of an adapter configuration for a trainable adapter that changes no output at first."""
     known = {field.name for field in dataclasses.fields(config)}
     changes |= {name: True for name in ("init_lora_weights", "init_ia3_weights") if name in known}
     return dataclasses.replace(config, inference_mode=False, **changes)
 
 
 def load_adapter(name: str, base: PreTrainedModel, *, quantized: bool, **options: Any) -> PeftModel:
-    """Load a LoRA adapter of TRL, unsloth, LLaMA-Factory or this package, to be trained on.
+    """Load a LoRA adapter of TRL, unsloth, LLaMA-Factory or this package for further training.
 
     Args:
         name: Name or folder of the adapter.
-        base: Its base. Where tokens were added, its embeddings are made larger.
+        base: Base of the adapter; its embeddings grow where tokens were added in training.
         quantized: Whether the base is quantized.
         options: Keyword arguments of `from_pretrained` that say where files come from.
 
@@ -175,7 +176,7 @@ def load_adapter(name: str, base: PreTrainedModel, *, quantized: bool, **options
             resize_for_adapter(base, folder)
         policy = PeftModel.from_pretrained(base, name, is_trainable=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = "weights of other shapes" if "size mismatch" in str(error) else first_sentence(error)
+        reason = "weights of other shapes" if "size mismatch" in str(error) else first_line(error)
         raise ValueError(f"{subject} cannot be loaded on its base {base.name_or_path!r}: {reason}.") from error
     needed = get_peft_model_state_dict(policy, save_embedding_layers=False).keys()
     missing = sorted(needed - saved.keys())
@@ -192,21 +193,21 @@ def load_adapter(name: str, base: PreTrainedModel, *, quantized: bool, **options
 
 
 def _is_embedding(key: str) -> bool:
-    """Whether a weight in an adapter's file is that of whole embeddings or a whole head, saved for added tokens."""
+    """Return whether a weight in an adapter's file is that of embeddings or a head, saved for added tokens."""
     return any(name in key for name in ("embed", "lm_head", "wte")) and "lora_" not in key
 
 
 def resize_for_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Give a freshly loaded base the vocabulary that its adapter was trained with, tokens added for training included.
+    """Resize the embeddings of a freshly loaded base to the vocabulary of the adapter's training.
 
-    The adapter's weights decide, not the tokenizer's length: published models have embeddings to spare.
+    The size follows from the adapter's weights, since published models have more embeddings than their tokenizer needs.
 
     Args:
         model: The base.
         folder: Folder of the adapter.
 
     Raises:
-        ValueError: when weights of added tokens were not saved with the adapter.
+        ValueError: when the adapter lacks weights of added tokens.
     """
     layers = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
     names = {part: name for name, m in model.named_modules() for part, layer in layers.items() if m is layer}

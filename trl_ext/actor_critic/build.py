@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""An actor-critic from what a trainer is given."""
+"""An actor-critic from the arguments of a trainer."""
 
 import os
 from collections.abc import Sequence
@@ -26,21 +26,21 @@ def build_actor_critic(
     init_kwargs: dict[str, Any] | None = None,
     device: torch.device | None = None,
 ) -> ActorCritic:
-    """An [`ActorCritic`] from what a trainer is given.
+    """Build an [`ActorCritic`] from the arguments of a trainer.
 
     Args:
-        model: Name, folder or object; an `ActorCritic` is returned as it is.
+        model: Name, folder or object; an `ActorCritic` is returned unchanged.
         critic: As in `ActorCritic`.
-        peft_config: LoRA configuration to wrap the policy in.
-        quantization_config: How to quantize a policy given by name.
+        peft_config: Configuration of the policy's new adapter.
+        quantization_config: Quantization of a policy given by name.
         critic_lora_rank: Rank of the critic's adapter; None: the actor's.
         reward_adapters: As in `ActorCritic`.
         sum_reward_models: As in `ActorCritic`.
         init_kwargs: Keyword arguments of `from_pretrained`.
-        device: Where models given by name are loaded to.
+        device: Device for models given by name.
 
     Raises:
-        ValueError: when two of them contradict each other, or what `ActorCritic` raises.
+        ValueError: when two arguments contradict each other, or as `ActorCritic` raises.
     """
     if isinstance(model, ActorCritic):
         if peft_config or quantization_config or critic_lora_rank or reward_adapters:

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Logits in float32, whatever the dtype of the head's weights and whatever autocast says."""
+"""Logits in float32, whatever the dtype of the head's weights and of autocast."""
 
 from typing import Any
 
@@ -8,22 +8,22 @@ from torch import Tensor, autograd, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-# Numbers of a half-precision head that are cast to float32 at a time: 128 MiB.
+# Weights of a half-precision head that are cast to float32 at a time: 128 MiB.
 CAST_AT_A_TIME = 2**25
 
 
 def float32_logits(head: nn.Module, hidden: Tensor) -> Tensor:
-    """Output of a language model's head in float32.
+    """Return the output of a language model's head in float32.
 
-    bf16 has 8 significant bits: a logit of 20 is rounded by up to 0.06, differently in every composition of a batch,
-    which is a large part of PPO's clip range. Under autocast the head would round so.
+    bf16 has 8 significant bits: the head under autocast would round a logit of 20 by up to 0.06, differently in every
+    composition of a batch, which is a large part of PPO's clip range.
 
     Args:
         head: A linear layer, with or without adapters, quantized or not.
         hidden: Hidden states, shape (N, D).
 
     Returns:
-        Logits, float32, shape (N, V). A head that is itself quantized computes in its own dtype.
+        Logits, float32, shape (N, V). A quantized head computes in its own dtype.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         if type(head) is nn.Linear and head.weight.dtype != torch.float32:

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Models by name or object, with the mistakes people make turned into one sentence."""
+"""Policies and critics by name or object, with common mistakes refused in one sentence."""
 
 import copy
 from collections.abc import Sequence
@@ -13,9 +13,10 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from trl_ext.critic_modes import CRITIC_MODES
+from trl_ext.messages.printable import first_line
 
 from .adapters import load_adapter
-from .names import check_quantization_library, find_critic, find_policy, first_sentence, hub_options
+from .names import check_quantization_library, find_critic, find_policy, hub_options
 from .precision import with_dtype
 from .trunk import ValueHead, causal_lm, check_trunk, text_trunk
 
@@ -29,7 +30,7 @@ QUANTIZED = "A quantized model cannot be trained itself, only LoRA adapters on i
 
 
 def has_adapter(model: Any, init_kwargs: dict[str, Any]) -> bool:
-    """Whether a policy, by name or object, is an adapter on a base; raises what `find_policy` raises."""
+    """Return whether a policy, by name or object, is an adapter on a base; raises what `find_policy` raises."""
     if isinstance(model, str):
         return find_policy(model, init_kwargs).adapter is not None
     return isinstance(model, PeftModel)
@@ -38,7 +39,7 @@ def has_adapter(model: Any, init_kwargs: dict[str, Any]) -> bool:
 def check_roles(
     critic: Any, reward_adapters: Sequence[Any], *, with_adapters: bool, init_kwargs: dict[str, Any]
 ) -> None:
-    """Check what policy, critic and rewards need of one another, before any of them is loaded.
+    """Check that policy, critic and reward adapters fit together, before any of them is loaded.
 
     Args:
         critic: As in `ActorCritic`.
@@ -47,7 +48,7 @@ def check_roles(
         init_kwargs: Keyword arguments of `from_pretrained`.
 
     Raises:
-        ValueError: when one lacks another, or there is no critic of that name.
+        ValueError: when critic or reward adapters need another kind of policy, or there is no critic of that name.
     """
     if isinstance(critic, str):
         mode = CRITIC_MODES.get(critic)
@@ -60,7 +61,7 @@ def check_roles(
 
 
 def critic_options(init_kwargs: dict[str, Any], *, with_adapters: bool = False) -> dict[str, Any]:
-    """Keyword arguments of `from_pretrained` that hold for a critic by name as well as for the policy."""
+    """Return the keyword arguments of `from_pretrained` that apply to a critic by name as well as to the policy."""
     of_policy = {"quantization_config", "revision", "code_revision", "subfolder", "key_mapping"}
     if with_adapters:  # the dtype is that of the frozen base
         of_policy |= {"dtype", "torch_dtype"}
@@ -74,19 +75,19 @@ def load_policy(
     device: torch.device | None = None,
     **init_kwargs: Any,
 ) -> PreTrainedModel | PeftModel:
-    """The policy: a causal LM, or a LoRA adapter on one, by name, folder or object.
+    """Load the policy: a causal LM, or a LoRA adapter on one, by name, folder or object.
 
     Args:
         model: Name or folder of a causal LM or of a LoRA adapter, or the loaded model, with or without PEFT adapters.
-        trained: Whether the model's own weights are to be trained: loaded by name they are float32 then, and otherwise
-            have the checkpoint's dtype.
-        device: Where a model by name goes, if neither `device_map` nor its quantization says so.
+        trained: Whether the model's own weights are to be trained. A model by name is then loaded in float32, and
+            otherwise in the checkpoint's dtype.
+        device: Device for a model by name, unless `device_map` or its quantization decides.
         init_kwargs: Keyword arguments of `from_pretrained`.
 
     Raises:
         TypeError: when `model` is neither a name nor a transformers or PEFT model.
-        ValueError: when it is not a causal LM, cannot be loaded as a whole, or lies on several devices.
-        ImportError: when it is to be quantized and bitsandbytes is not installed.
+        ValueError: when the model is no causal LM, lacks weights, or lies on several devices.
+        ImportError: when the model is to be quantized and bitsandbytes is not installed.
     """
     if isinstance(model, str):
         policy = _policy_by_name(model, trained, device, init_kwargs)
@@ -107,7 +108,7 @@ def load_policy(
 def _policy_by_name(
     name: str, trained: bool, device: torch.device | None, init_kwargs: dict[str, Any]
 ) -> PreTrainedModel | PeftModel:
-    """A causal LM, or a LoRA adapter on one, whose base is frozen."""
+    """Load a causal LM, or a LoRA adapter on one, whose base is frozen."""
     source = find_policy(name, init_kwargs)
     quantization = init_kwargs.get("quantization_config") or getattr(source.config, "quantization_config", None)
     check_quantization_library(quantization)
@@ -131,14 +132,14 @@ def _policy_by_name(
 
 
 def load_whole(auto: Any, name: str, subject: str, options: dict[str, Any], heads: tuple[str, ...] = ()) -> Any:
-    """A model by name, all of whose weights are in the checkpoint.
+    """Load a model by name, all of whose weights must be in the checkpoint.
 
     Args:
         auto: One of transformers' `AutoModel` classes.
         name: Name or folder.
         subject: Beginning of a message: the option and the name, as the user gave them.
         options: Keyword arguments of `from_pretrained`.
-        heads: Top-level modules that may be missing and then start at zero.
+        heads: Top-level modules that may be missing from the checkpoint and then start at zero.
 
     Raises:
         FileNotFoundError, ValueError: when weights are missing, have other shapes or cannot be read.
@@ -149,7 +150,7 @@ def load_whole(auto: Any, name: str, subject: str, options: dict[str, Any], head
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         kind = FileNotFoundError if isinstance(error, OSError) else ValueError
-        raise kind(f"{subject} cannot be loaded: {first_sentence(error)}.") from error
+        raise kind(f"{subject} cannot be loaded: {first_line(error)}.") from error
     missing = sorted(key for key in info["missing_keys"] if key.split(".")[0] not in heads)
     for key in info["missing_keys"].difference(missing):
         nn.init.zeros_(model.get_parameter(key))
@@ -170,17 +171,17 @@ def load_whole(auto: Any, name: str, subject: str, options: dict[str, Any], head
 
 
 def placed(options: dict[str, Any], device: torch.device | None) -> dict[str, Any]:
-    """Keyword arguments of `from_pretrained` that load straight onto an accelerator, unless they say where to."""
+    """Return keyword arguments of `from_pretrained` that load onto `device`, unless they have a `device_map`."""
     if device is None or device.type == "cpu" or options.get("device_map") is not None:
         return options
     return options | {"device_map": {"": device}}
 
 
 def check_device_map(device_map: Any) -> None:
-    """Refuse a `device_map` over several devices before anything is loaded.
+    """Refuse a `device_map` over several devices before any weights are loaded.
 
     Raises:
-        ValueError: when it is one.
+        ValueError: when there are several devices.
     """
     several = isinstance(device_map, dict) and len({str(place) for place in device_map.values()}) > 1
     if several or isinstance(device_map, str) and device_map in _SPREADING and torch.accelerator.device_count() > 1:
@@ -188,10 +189,10 @@ def check_device_map(device_map: Any) -> None:
 
 
 def check_one_device(model: nn.Module) -> None:
-    """Refuse a model that lies on several devices.
+    """Refuse a model on several devices.
 
     Raises:
-        ValueError: when it does.
+        ValueError: when there are several devices.
     """
     places = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
     if len(places) > 1:
@@ -201,14 +202,14 @@ def check_one_device(model: nn.Module) -> None:
 def keep_differentiable(model: PreTrainedModel) -> None:
     """Keep quantized layers on a CPU with the one kernel that has a backward pass, in eval mode as well.
 
-    In eval mode bitsandbytes repacks 4-bit weights for its AVX-512 kernel and rounds the scales. The layers stay that
-    way in training mode, where the kernel has no backward pass: whatever lies below silently gets no gradient. 8-bit
+    In eval mode bitsandbytes repacks 4-bit weights for its AVX-512 kernel and rounds the scales. The layers stay
+    repacked in training mode, where the kernel has no backward pass: layers below silently get no gradient. 8-bit
     layers round their inputs in eval mode only, so that the ratio to the old policy would not start at 1.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-            module.state_dict()  # brings a layer back that was repacked before
+            module.state_dict()  # undoes an earlier repacking
         if type(module).__name__ == "Linear8bitLt" and model.device.type != "cuda":
             module.register_forward_pre_hook(_in_training_mode)
 
@@ -218,7 +219,7 @@ def _in_training_mode(module: nn.Module, _: Any) -> None:
 
 
 def compute_dtype(model: PreTrainedModel) -> torch.dtype | None:
-    """Dtype that a quantized model computes in; None for a model that is not quantized."""
+    """Return the dtype that a quantized model computes in; None for a model that is not quantized."""
     if not getattr(model, "is_quantized", False):
         return None
     return getattr(model.config.quantization_config, "bnb_4bit_compute_dtype", None) or model.dtype
@@ -227,20 +228,20 @@ def compute_dtype(model: PreTrainedModel) -> torch.dtype | None:
 def load_critic(
     critic: str | PreTrainedModel, policy: nn.Module, *, device: torch.device | None = None, **init_kwargs: Any
 ) -> tuple[PreTrainedModel, ValueHead]:
-    """A separate critic: its trunk and its value head.
+    """Load a separate critic, and return its trunk and its value head.
 
-    A reward model (a sequence classifier with one label) also gives the head its weights; any other model starts with
-    a head at zero.
+    The head starts with the weights of a reward model (a sequence classifier with one label), and at zero for any other
+    model.
 
     Args:
         critic: `"copy"` for a copy of the policy, a name or folder, or a loaded model.
         policy: The policy, whose tokenizer the critic shares.
-        device: Where a critic by name goes.
+        device: Device for a critic by name.
         init_kwargs: Keyword arguments of `from_pretrained` for a critic by name.
 
     Raises:
-        ValueError: when the critic cannot read the policy's tokens, is quantized, an encoder or a classifier with
-            several labels, or cannot be loaded as a whole.
+        ValueError: when the critic cannot read the policy's tokens, lacks weights, or is quantized, an encoder or a
+            classifier with several labels.
     """
     score: nn.Module | None = None
     if isinstance(critic, str) and critic == "copy":
@@ -273,7 +274,7 @@ def load_critic(
 
 
 def _critic_by_name(name: str, device: torch.device | None, init_kwargs: dict[str, Any]) -> PreTrainedModel:
-    """A model by name that becomes the critic; a classifier without a trained head gets one at zero."""
+    """Load a critic by name; a classifier without a trained head gets a head at zero."""
     config = find_critic(name, init_kwargs)
     is_classifier = any("ForSequenceClassification" in architecture for architecture in config.architectures or [])
     auto: Any = AutoModelForSequenceClassification if is_classifier else AutoModel

@@ -3,10 +3,7 @@
 
 import json
 import os
-import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,13 @@ from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from trl_ext.files import whole_folder
+from trl_ext.messages.printable import one_line
 
 from .adapters import ADAPTER_WEIGHTS, QUANTIZATION_FILE, resize_for_adapter
+from .names import first_tokenizer
 
 
 def merge(
@@ -30,22 +31,22 @@ def merge(
 ) -> None:
     """Write the merged, full-precision model of a LoRA run, with its tokenizer.
 
-    An adapter is trained against the rounding of its quantized base, so by default the base is quantized the same way
-    once more, dequantized, and the adapter added: the merged model says what the policy said. An accelerator never
-    holds more than the quantized base and one layer in full precision. `output` appears when it is whole.
+    An adapter is trained against the rounding of its quantized base. By default the base is therefore quantized again
+    in the same way, dequantized, and merged with the adapter: the merged model computes what the policy computed. An
+    accelerator holds at most the quantized base and one layer in full precision. `output` appears when it is complete.
 
     Args:
         folder: Folder that `ActorCritic.save_pretrained` or the trainer saved.
-        output: Folder for the merged model; made if need be.
-        dtype: Of the merged weights; default: the checkpoint's own.
-        original_base: Add the adapter to the base's original weights instead. They are more exact than quantized ones,
-            but not what the adapter was trained on.
-        base_model: Name or folder of the base, where it has moved.
+        output: Folder for the merged model, empty or not there yet.
+        dtype: Dtype of the merged weights; default: the checkpoint's own.
+        original_base: Merge into the base's original weights instead, which are more exact than quantized ones, but
+            which the adapter was not trained on.
+        base_model: Name or folder of the base, if it has moved.
 
     Raises:
         FileNotFoundError: when there is no adapter in `folder`.
         ValueError: when the adapter is of a kind that cannot be merged into a language model, when its base is not
-            found or another one, or when `output` is a file or holds something already.
+            found or does not fit, or when `output` is a file or a folder with content.
         ImportError: when the base was quantized and bitsandbytes is not installed.
     """
     folder, output = Path(folder), Path(output)
@@ -64,7 +65,7 @@ def merge(
         model = _base(base, dtype, None if original_base else quantization)
     except OSError as error:
         raise ValueError(
-            f"The base model '{base}' of '{folder}' cannot be loaded ({' '.join(str(error).split())[:100]}); if it has "
+            f"The base model '{base}' of '{folder}' cannot be loaded ({one_line(error, 100)}); if it has "
             "moved, give its folder as `base_model` (`--base_model`)."
         ) from error
     resize_for_adapter(model, folder)
@@ -74,17 +75,16 @@ def merge(
         detail = " ".join(str(error).splitlines()[-1].split())
         raise ValueError(f"The adapter in '{folder}' does not fit the base model '{base}': {detail[:200]}") from error
     _split_tied(model)
-    # PEFT adds one layer's adapter after the other, in place.
     merged = policy.merge_and_unload(safe_merge=True)
     _untie_if_different(merged)
-    with _whole(output) as unfinished:
+    with whole_folder(output) as unfinished:
         merged.save_pretrained(unfinished)
         if tokenizer is not None:
             tokenizer.save_pretrained(unfinished)
 
 
 def _adapter_config(folder: Path) -> PeftConfig:
-    """The configuration of a mergeable adapter, whose weights are there as well."""
+    """Read the configuration of an adapter, and check that it can be merged and that its weights can be read."""
     if not (folder / "adapter_config.json").is_file():
         raise FileNotFoundError(f"'{folder}' has no `adapter_config.json`; give the folder of a run with LoRA.")
     if not (folder / ADAPTER_WEIGHTS).is_file():
@@ -95,8 +95,7 @@ def _adapter_config(folder: Path) -> PeftConfig:
             pass
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(
-            f"The adapter in '{folder}' cannot be read ({' '.join(str(error).split())[:100]}); it may have been saved "
-            "only in part."
+            f"The adapter in '{folder}' cannot be read ({one_line(error, 100)}); it may have been saved only in part."
         ) from error
     if config.is_prompt_learning:
         raise ValueError(
@@ -119,7 +118,7 @@ def _check_output(output: Path) -> None:
 
 
 def _quantization(folder: Path) -> BitsAndBytesConfig | None:
-    """How the base was quantized in training."""
+    """Read how the base was quantized in training."""
     record = folder / QUANTIZATION_FILE
     if not record.is_file():
         return None
@@ -132,18 +131,17 @@ def _quantization(folder: Path) -> BitsAndBytesConfig | None:
 
 
 def _tokenizer(folder: Path, base: str) -> Any:
-    """The tokenizer of the run, or else of its base; looked for first, as merging takes long."""
-    for source in (str(folder), base):
-        try:
-            return AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError):
-            continue
-    warnings.warn(f"Neither '{folder}' nor '{base}' has a tokenizer; the merged model is saved without.", stacklevel=3)
-    return None
+    """Load the tokenizer of the run or of its base, with a warning where there is none."""
+    tokenizer = first_tokenizer(str(folder), base)
+    if tokenizer is None:
+        warnings.warn(
+            f"Neither '{folder}' nor '{base}' has a tokenizer; the merged model is saved without one.", stacklevel=3
+        )
+    return tokenizer
 
 
 def _base(base: str, dtype: torch.dtype | None, quantization: BitsAndBytesConfig | None) -> PreTrainedModel:
-    """The base in full precision, on the CPU; where it was quantized, with what quantization left of its weights."""
+    """Load the base in full precision, on the CPU; a quantized base is quantized and dequantized first."""
     options: dict[str, Any] = {"dtype": dtype or "auto"}
     if quantization is None:
         return AutoModelForCausalLM.from_pretrained(base, **options)
@@ -152,7 +150,7 @@ def _base(base: str, dtype: torch.dtype | None, quantization: BitsAndBytesConfig
     model = AutoModelForCausalLM.from_pretrained(base, quantization_config=quantization, **options)
     kept = model.dtype
     quantized = [name for name, p in model.named_parameters() if type(p).__name__ in ("Params4bit", "Int8Params")]
-    # One by one: in full precision all of them together need not fit where they fit quantized.
+    # One by one: the device may hold all layers quantized, but not all in full precision.
     for name in (name.removesuffix(".weight") for name in quantized):
         layer: Any = model.get_submodule(name)
         plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
@@ -167,10 +165,7 @@ def _base(base: str, dtype: torch.dtype | None, quantization: BitsAndBytesConfig
 
 
 def _split_tied(model: PreTrainedModel) -> None:
-    """Give embeddings and head weights of their own where LoRA is on one of them alone.
-
-    Merging would otherwise change the other, which the policy used as it was.
-    """
+    """Untie embeddings and head where LoRA is on one of them alone: merging must not change the other."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     adapted, plain = (head, embeddings) if isinstance(head, BaseTunerLayer) else (embeddings, head)
     if plain is None or not isinstance(adapted, BaseTunerLayer) or isinstance(plain, BaseTunerLayer):
@@ -180,29 +175,15 @@ def _split_tied(model: PreTrainedModel) -> None:
 
 
 def _untie_if_different(model: PreTrainedModel) -> None:
-    """Say so in the configuration where an adapter has trained only one of two weights that were tied."""
+    """Switch off `tie_word_embeddings` where merging has made embeddings and head different."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     config = model.config.get_text_config()
     if not getattr(config, "tie_word_embeddings", False) or head is None:
         return
     if head.weight is not embeddings.weight and not torch.equal(head.weight, embeddings.weight):
         model.config.tie_word_embeddings = config.tie_word_embeddings = False
-        # Otherwise `save_pretrained` would leave the head out and `from_pretrained` tie it again.
+        # Otherwise `save_pretrained` would leave out the head, and `from_pretrained` tie it again.
         model.all_tied_weights_keys = {}
-
-
-@contextmanager
-def _whole(output: Path) -> Iterator[Path]:
-    """A folder beside `output` that takes its place when the block has ended well, and goes otherwise."""
-    unfinished = output.with_name(f".{output.name}-unfinished-{os.getpid()}")
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        if output.is_dir():
-            output.rmdir()  # empty, as it was at the start
-        os.replace(unfinished, output)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 if __name__ == "__main__":

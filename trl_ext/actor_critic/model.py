@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""`ActorCritic`: one module that answers as actor, critic, reference and reward."""
+"""`ActorCritic`: actor, critic, reference and reward models in one module."""
 
 import copy
 import json
@@ -68,29 +68,29 @@ class ForwardOutput(NamedTuple):
 class ActorCritic(nn.Module):
     """A policy, a critic, a reference and reward models in one module, on one base that may be quantized.
 
-    Policy, critic and reference answer through `forward`, which makes DDP, autocast and activation checkpointing treat
-    them alike: the KL to the reference is exactly 0 and the ratio to the old policy exactly 1 before the first update.
+    Policy, critic and reference are all computed in `forward`, under the same DDP, autocast and activation
+    checkpointing: before the first update the KL to the reference is exactly 0 and the ratio to the old policy 1.
 
     Args:
         policy: Causal LM, with or without PEFT adapters (its active adapter is trained), by name or object.
         critic: Where values come from. `"head"`: a value head on the policy's own trunk. `"adapter"`: a second LoRA
             adapter and a value head on the same base. `"copy"`: a separate copy of the policy. A name, folder or model:
-            a separate critic; from a reward model it also takes the value head.
-        reference_is_base: With adapters: True if the reference is the base with adapters off, False (default) if the
-            adapter as it is now is the reference, of which a frozen clone is kept.
+            a separate critic, whose value head starts with a reward model's head.
+        reference_is_base: With adapters: whether the reference is the base with adapters off (True), or a frozen clone
+            of the present adapter (False).
         critic_peft_config: LoRA configuration of the critic's adapter; default: the actor's.
         reward_adapters: Folders of LoRA reward adapters for the same base, as TRL's `RewardTrainer` saves them.
         sum_reward_models: Whether `PPOTrainer` adds the scores of `reward_models` to the reward; False where a reward
             function reads them already, such as an `Ensemble`.
-        init_kwargs: Keyword arguments of `from_pretrained` for what is given by name. A dtype is the policy's; a
-            separate critic has it too, unless the policy is frozen under adapters.
-        device: Where models given by name are loaded to.
+        init_kwargs: Keyword arguments of `from_pretrained` for models given by name. A dtype is the policy's, and a
+            separate critic's unless the policy has adapters.
+        device: Device for models given by name.
 
     Attributes:
-        reward_models: One [`AdapterRewardModel`] per reward adapter, to be given to `PreferenceReward`.
+        reward_models: One [`AdapterRewardModel`] per reward adapter, for `PreferenceReward`.
 
     Raises:
-        ValueError: `critic="adapter"`, reward adapters or a quantized policy without a LoRA adapter of its own, or what
+        ValueError: `critic="adapter"`, reward adapters or a quantized policy without a LoRA adapter of its own, or as
             `load_policy`, `load_critic`, `check_adapter` and `add_reward_adapter` raise.
     """
 
@@ -124,7 +124,7 @@ class ActorCritic(nn.Module):
             if compute_dtype(self.policy) is not None:
                 raise ValueError(QUANTIZED)
             self._train_text()
-            # What is not trained is shared. In the checkpoint's dtype the reference would say something else.
+            # Frozen parameters are shared. The reference has the policy's dtype: in another it would round differently.
             shared = {id(p): p for p in self.policy.parameters() if not p.requires_grad}
             self.reference = copy.deepcopy(self.policy, shared).requires_grad_(False).eval()
         if self.critic_kind == "model":
@@ -149,14 +149,14 @@ class ActorCritic(nn.Module):
             check_deterministic(self.critic, "critic")
 
     def _train_text(self) -> None:
-        """Train what reads and writes text: of a model with a vision tower, the language model and the head."""
+        """Make the text trunk and the head trainable, and freeze the rest, such as a vision tower."""
         model = causal_lm(self.policy)
         self.policy.requires_grad_(False)
         for part in (text_trunk(model), model.get_output_embeddings()):
             part.requires_grad_(True)
 
     def _add_adapters(self, reference_is_base: bool, critic_peft_config: PeftConfig | None) -> None:
-        """Add what the actor's adapter needs beside it: a frozen clone as reference, an adapter for the critic."""
+        """Add the other adapters: a frozen clone of the actor's as reference, and the critic's."""
         policy = self.policy
         self._actor = policy.active_adapter
         self._reference_adapter = None if reference_is_base else REFERENCE_ADAPTER
@@ -192,17 +192,17 @@ class ActorCritic(nn.Module):
         entropy: EntropyMode = "gradient",
         role: Literal["actor_critic", "actor", "reference"] = "actor_critic",
     ) -> ForwardOutput:
-        """Log-probabilities, entropies and values of completions, given their prompts.
+        """Return log-probabilities, entropies and values of completions, given their prompts.
 
         Args:
             input_ids: Left-padded prompts followed by right-padded completions, shape (B, P + C).
             attention_mask: 1 for real tokens, shape (B, P + C).
             completion_mask: True for the tokens to score, shape (B, C); holes are allowed.
             temperature: Sampling temperature.
-            chunk_size: Tokens whose logits are held at a time.
-            entropy: Whether a gradient flows through the entropies ("gradient"), or not ("value"), or they are not
-                computed ("none": zeros); the fewer, the faster. The reference's are never computed.
-            role: Who answers.
+            chunk_size: Tokens whose logits are in memory at a time.
+            entropy: Entropies with gradient ("gradient"), without ("value"), or zeros ("none"), which is fastest. The
+                reference's entropies are always zeros.
+            role: The roles to compute; without the critic there are no values.
         """
         tokens, ids = (input_ids, attention_mask), input_ids[:, -completion_mask.shape[1] :]
         options: dict[str, Any] = {"temperature": temperature, "chunk_size": chunk_size, "entropy": entropy}
@@ -226,12 +226,12 @@ class ActorCritic(nn.Module):
 
     @staticmethod
     def _states(trunk: nn.Module, tokens: tuple[Tensor, Tensor], completion_mask: Tensor) -> Tensor:
-        """Hidden states before each completion token and after the last one, shape (B, C + 1, D)."""
+        """Return the hidden states before each completion token and after the last one, shape (B, C + 1, D)."""
         return hidden_states(trunk, *tokens)[:, -completion_mask.shape[1] - 1 :]
 
     @staticmethod
     def _score(model, states, ids, mask, **options) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies of the tokens in `mask`, shape (B, C); only their logits are computed."""
+        """Return log-probabilities and entropies, shape (B, C); logits are computed for the tokens in `mask` only."""
         mask = mask.bool()
         scored = token_scores(model, states[:, :-1][mask], ids[mask], **options)
         zeros = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
@@ -239,12 +239,12 @@ class ActorCritic(nn.Module):
         return logps, entropy
 
     def hold(self) -> AbstractContextManager[None]:
-        """For the length of a block, no other thread switches the base to another adapter than the policy's."""
+        """Keep other threads from switching the base to another adapter for the length of a block."""
         return self._switch.hold()
 
     @contextmanager
     def _reference(self) -> Iterator[PreTrainedModel]:
-        """The reference as a causal LM, for the length of a block."""
+        """Yield the reference as a causal LM, for the length of a block."""
         if self.reference is not None:
             yield self.reference
             return
@@ -254,11 +254,11 @@ class ActorCritic(nn.Module):
     # ---- parameters ----
 
     def critic_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and trainable parameters that belong to the critic alone."""
+        """Return names and trainable parameters that belong to the critic alone."""
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad and self._is_critic(name)]
 
     def actor_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and trainable parameters of the policy (with `critic="head"` the critic reads its trunk too)."""
+        """Return names and trainable parameters of the policy; with `critic="head"` the critic uses them too."""
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad and not self._is_critic(name)]
 
     def _is_critic(self, name: str) -> bool:
@@ -269,11 +269,11 @@ class ActorCritic(nn.Module):
     # ---- saving ----
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Save the policy for `AutoModelForCausalLM` or `AutoPeftModelForCausalLM`, and the critic below it.
+        """Save the policy for `AutoModelForCausalLM` or `AutoPeftModelForCausalLM`, and the critic in a subfolder.
 
         Args:
-            folder: Its root takes the policy (or its adapter, and how its base was quantized), `critic/` the value head
-                and the critic's own weights.
+            folder: Folder for the policy (or its adapter, and the quantization of its base); its subfolder `critic`
+                gets the value head and the critic's own weights.
         """
         folder = Path(folder)
         critic_folder = folder / CRITIC_FOLDER
@@ -293,11 +293,11 @@ class ActorCritic(nn.Module):
         (critic_folder / "critic_config.json").write_text(json.dumps({"critic": self.critic_kind}))
 
     def load_pretrained(self, folder: str | os.PathLike) -> None:
-        """Load the weights that `save_pretrained` wrote into this module, which must be of the same make.
+        """Load the weights that `save_pretrained` wrote from a module of the same kind.
 
         Raises:
             ValueError: when `folder` holds another kind of critic.
-            FileNotFoundError: when a part is missing.
+            FileNotFoundError: when a file is missing.
         """
         folder = Path(folder)
         critic_folder = folder / CRITIC_FOLDER
@@ -327,11 +327,11 @@ class ActorCritic(nn.Module):
         state = load_file(folder / "adapter_model.safetensors")
         set_peft_model_state_dict(self.policy, state, adapter_name=name)
 
-    # ---- what the Trainer and the Hub ask of a model ----
+    # ---- interface of a model for the Trainer and the Hub ----
 
     @property
     def causal_lm(self) -> PreTrainedModel:
-        """The policy as a transformers model, its adapter injected; completions are sampled from it."""
+        """The policy as a transformers model, its adapter injected; completions are sampled from this model."""
         return causal_lm(self.policy)
 
     @property
@@ -355,13 +355,13 @@ class ActorCritic(nn.Module):
         return causal_lm(self.policy).dtype
 
     def add_model_tags(self, tags: list[str] | str) -> None:
-        """Tags for the model card."""
+        """Add tags to the model card."""
         causal_lm(self.policy).add_model_tags(tags)
 
     def apply_liger_kernel(self, kernel_config: dict[str, bool] | None = None) -> None:
         """Put Liger kernels into policy, reference and critic alike, so that policy and reference start out equal.
 
-        The Trainer would look for a `PreTrainedModel`, find none, and apply nothing.
+        The Trainer applies them to a `PreTrainedModel` only, which this module is not.
 
         Args:
             kernel_config: `TrainingArguments.liger_kernel_config`.
@@ -383,7 +383,7 @@ class ActorCritic(nn.Module):
         self.gradient_checkpointing_enable(**kwargs)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
-        """The same under its older name, which transformers before 5.20 calls."""
+        """Do the same under the older name, which transformers before 5.20 calls."""
         options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
         if options["use_reentrant"] and self.critic_kind == "adapter":
             raise ValueError("`critic='adapter'` needs checkpointing with `use_reentrant=False`.")

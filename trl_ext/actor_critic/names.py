@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Models by name: what is behind a name, found out before anything heavy is loaded."""
+"""Models given by name: their configurations and tokenizers, read and checked before any weights are loaded."""
 
 import importlib.util
 from pathlib import Path
@@ -19,18 +19,20 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import find_adapter_config_file
 
 from trl_ext.critic_modes import CRITIC_MODES
+from trl_ext.messages.printable import first_line
+from trl_ext.text.tokens import has_vocabulary
 
 ADAPTER_CONFIG = "adapter_config.json"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
 
 class PolicySource(NamedTuple):
-    """Where a policy given by name comes from.
+    """Parts of a policy given by name.
 
     Attributes:
         base: Name or folder of the causal LM.
-        config: Its configuration.
-        adapter: Configuration of the LoRA adapter that the name stands for; None for a whole model.
+        config: Configuration of the causal LM.
+        adapter: Configuration of the LoRA adapter with this name; None for a whole model.
     """
 
     base: str
@@ -39,19 +41,19 @@ class PolicySource(NamedTuple):
 
 
 def hub_options(init_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of `from_pretrained` that say where files come from."""
+    """Return the keyword arguments of `from_pretrained` that say where files come from."""
     return {name: init_kwargs[name] for name in _HUB_OPTIONS if name in init_kwargs}
 
 
 def find_policy(name: str, init_kwargs: dict[str, Any]) -> PolicySource:
-    """The causal LM, or the LoRA adapter with its base, that `name` stands for.
+    """Find the causal LM, or the LoRA adapter with its base, under `name`.
 
     Args:
         name: Name on the Hub or folder of a causal LM, or of a LoRA adapter such as TRL's `SFTTrainer` saves.
         init_kwargs: Keyword arguments of `from_pretrained`.
 
     Raises:
-        ValueError: when there is nothing, or something that generates no text.
+        ValueError: when no model is found, or one that generates no text.
     """
     subject, adapter = f"`model` {name!r}", _find_adapter(name, init_kwargs, "model")
     if adapter is None:
@@ -69,7 +71,7 @@ def find_policy(name: str, init_kwargs: dict[str, Any]) -> PolicySource:
     if not base:
         raise ValueError(f"{subject} is an adapter that does not name its base; write the base's folder into {where}.")
     subject = f"The base {base!r} of the adapter {name!r}"
-    options = {key: value for key, value in init_kwargs.items() if key != "revision"}  # the adapter's, not the base's
+    options = {key: value for key, value in init_kwargs.items() if key != "revision"}  # which is the adapter's
     if _find_adapter(base, options, "model") is not None:
         raise ValueError(
             f"{subject} is an adapter itself; merge it into its own base first "
@@ -81,10 +83,10 @@ def find_policy(name: str, init_kwargs: dict[str, Any]) -> PolicySource:
 
 
 def find_critic(name: str, init_kwargs: dict[str, Any]) -> PretrainedConfig:
-    """Configuration of a separate critic given by name.
+    """Read the configuration of a separate critic given by name.
 
     Raises:
-        ValueError: when there is no such mode and no such model, or an adapter.
+        ValueError: when there is no such mode and no such model, or an adapter under that name.
     """
     if _find_adapter(name, init_kwargs, "critic") is not None:
         raise ValueError(
@@ -96,16 +98,16 @@ def find_critic(name: str, init_kwargs: dict[str, Any]) -> PretrainedConfig:
 
 
 def find_config(name: str, init_kwargs: dict[str, Any], subject: str, wanted: str) -> PretrainedConfig:
-    """Configuration of a model by name.
+    """Read the configuration of a model given by name.
 
     Args:
         name: Name on the Hub, or folder.
         init_kwargs: Keyword arguments of `from_pretrained`; those that say where files come from are used.
         subject: Beginning of a message: the option and the name, as the user gave them.
-        wanted: Of what it may be the name, for messages.
+        wanted: Kinds of models that the option takes, for messages.
 
     Raises:
-        ValueError: in one sentence, when there is none or it cannot be read.
+        ValueError: when there is no such model, or its configuration cannot be read.
     """
     _check_place(name, subject, wanted)
     options = hub_options(init_kwargs)
@@ -113,7 +115,7 @@ def find_config(name: str, init_kwargs: dict[str, Any], subject: str, wanted: st
         options["subfolder"] = init_kwargs["subfolder"]
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=bool(init_kwargs.get("trust_remote_code")), **options)
-    except Exception as error:  # transformers raises much, from a misspelt name to a validator's own class
+    except Exception as error:  # transformers raises many kinds, down to a validator's own class
         raise ValueError(f"{subject} {_reason(error, wanted)}") from None
 
 
@@ -121,11 +123,11 @@ def check_generates(config: PretrainedConfig, subject: str) -> None:
     """Check by its configuration that a model generates text.
 
     Raises:
-        ValueError: when it does not.
+        ValueError: when the model is no causal language model.
     """
     known, names = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()), config.architectures or []
     if getattr(config, "auto_map", None):
-        return  # code of its own brings architectures that transformers does not know
+        return  # an architecture of the repository's own code
     fits = known.intersection(names) if names else type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     if not fits or config.is_encoder_decoder:
         kind = names[0] if names else f"model of type '{config.model_type}'"
@@ -133,13 +135,13 @@ def check_generates(config: PretrainedConfig, subject: str) -> None:
 
 
 def check_quantization_library(quantization: Any) -> None:
-    """Check that a quantized model can be loaded.
+    """Check that the library for a quantized model is installed.
 
     Args:
         quantization: A `BitsAndBytesConfig`, the `quantization_config` of a `config.json`, or None.
 
     Raises:
-        ImportError: when it needs bitsandbytes, which is not installed.
+        ImportError: when the model needs bitsandbytes, which is not installed.
     """
     if quantization is None:
         return
@@ -149,14 +151,14 @@ def check_quantization_library(quantization: Any) -> None:
 
 
 def load_tokenizer(name: str, init_kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """The tokenizer saved with a policy; a LoRA adapter without one has its base's.
+    """Load the tokenizer saved with a policy, or with the base of a LoRA adapter.
 
     Args:
         name: Name or folder of the policy.
         init_kwargs: Keyword arguments of the policy's `from_pretrained`.
 
     Raises:
-        ValueError: when there is none.
+        ValueError: when no tokenizer can be loaded.
     """
     options, trust = hub_options(init_kwargs), bool(init_kwargs.get("trust_remote_code"))
     names = [name]
@@ -168,10 +170,9 @@ def load_tokenizer(name: str, init_kwargs: dict[str, Any]) -> PreTrainedTokenize
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust, **options)
         except Exception as error:  # as in `find_config`
-            problem = problem or f" ({first_sentence(error)})"
+            problem = problem or f" ({first_line(error)})"
             continue
-        # Without files, transformers makes some tokenizers of nothing but special tokens.
-        if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        if has_vocabulary(tokenizer):
             return tokenizer
     if not _has_tokenizer(names[-1]):
         problem = ""
@@ -181,13 +182,23 @@ def load_tokenizer(name: str, init_kwargs: dict[str, Any]) -> PreTrainedTokenize
     )
 
 
+def first_tokenizer(*sources: str | None) -> PreTrainedTokenizerBase | None:
+    """Load the tokenizer of the first name or folder that has one; None where none has."""
+    for source in filter(None, sources):
+        try:
+            return AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError):
+            continue
+    return None
+
+
 def _has_tokenizer(name: str) -> bool:
-    """Whether a folder holds a tokenizer's files; assumed of a name on the Hub."""
+    """Return whether a folder holds a tokenizer's files; True for a name on the Hub."""
     return not Path(name).is_dir() or any(Path(name).glob("token*")) or any(Path(name).glob("*.model"))
 
 
 def _check_place(name: str, subject: str, wanted: str) -> None:
-    """Refuse a path that leads nowhere, before it is looked up on the Hub."""
+    """Refuse a path without a model before it is looked up on the Hub."""
     path = Path(name)
     if not name.strip():
         raise ValueError(f"{subject} is empty; give the name or folder of {wanted}.")
@@ -203,11 +214,11 @@ def _check_place(name: str, subject: str, wanted: str) -> None:
 
 
 def _find_adapter(name: str, init_kwargs: dict[str, Any], option: str) -> PeftConfig | None:
-    """Configuration of the adapter that `name` stands for; None where there is none."""
+    """Read the configuration of the adapter under `name`; None where there is no adapter."""
     options = hub_options(init_kwargs)
     try:
         found = find_adapter_config_file(name, **options)
-    except Exception:  # whatever is wrong with the name, the search for a model says it
+    except Exception:  # the search for a model will report any fault of the name
         return None
     if found is None:
         return None
@@ -215,12 +226,12 @@ def _find_adapter(name: str, init_kwargs: dict[str, Any], option: str) -> PeftCo
         return PeftConfig.from_pretrained(name, **options)
     except Exception as error:  # as in `find_config`
         raise ValueError(
-            f"`{option}` {name!r} is an adapter whose `{ADAPTER_CONFIG}` cannot be read ({first_sentence(error)})."
+            f"`{option}` {name!r} is an adapter whose `{ADAPTER_CONFIG}` cannot be read ({first_line(error)})."
         ) from None
 
 
 def _reason(error: Exception, wanted: str) -> str:
-    """What is wrong with a name, in the rest of a sentence."""
+    """Return the rest of a sentence that begins with the name: the reason why its configuration cannot be read."""
     chain, cause = [error], error.__cause__ or error.__context__
     while isinstance(cause, Exception) and cause not in chain:
         chain.append(cause)
@@ -242,11 +253,4 @@ def _reason(error: Exception, wanted: str) -> str:
         return f"is of type '{kind}', which transformers {transformers.__version__} does not know; update transformers."
     if "trust_remote_code" in text:
         return "brings code of its own; read that code, and set `trust_remote_code=True` if you trust it."
-    return f"has a configuration that cannot be read ({first_sentence(error)})."
-
-
-def first_sentence(error: Exception) -> str:
-    """The beginning of somebody else's message, on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines).removesuffix(".") if lines else type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
+    return f"has a configuration that cannot be read ({first_line(error)})."

@@ -1,12 +1,13 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Weights that are trained are float32, whatever the checkpoint's dtype.
+"""Trained weights are float32, whatever the checkpoint's dtype.
 
 Adam moves a weight by about the learning rate. At 3e-6 that is less than half the spacing of bfloat16 numbers around
-most weights, so that the sum rounds back to what it was: 3.6% of the weights moved in 32 steps, 92% in float32.
-Autocast computes in bfloat16 or float16 all the same.
+most weights, so that the sum rounds back to the old weight: 3.6% of the weights moved in 32 steps, 92% in float32.
+Autocast still computes in bfloat16 or float16.
 """
 
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,10 +22,10 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 def requested_dtype(init_kwargs: dict[str, Any]) -> torch.dtype | None:
-    """The dtype in keyword arguments of `from_pretrained`; None where it is "auto" or left out.
+    """Return the dtype in keyword arguments of `from_pretrained`; None where it is "auto" or left out.
 
     Raises:
-        ValueError: when it is not a floating-point dtype.
+        ValueError: when `dtype` is no floating-point dtype.
     """
     given = init_kwargs.get("dtype", init_kwargs.get("torch_dtype"))
     if given in (None, "auto"):
@@ -41,10 +42,10 @@ def requested_dtype(init_kwargs: dict[str, Any]) -> torch.dtype | None:
 def with_dtype(init_kwargs: dict[str, Any], *, trained: bool) -> dict[str, Any]:
     """Return keyword arguments of `from_pretrained` with the dtype of a model given by name.
 
-    It is the requested dtype; otherwise float32 for trained weights and the checkpoint's own for frozen ones.
+    The dtype is the requested one; by default float32 for trained weights and the checkpoint's own for frozen ones.
 
     Raises:
-        ValueError: when float16 weights were to be trained.
+        ValueError: when float16 weights would be trained.
     """
     dtype = requested_dtype(init_kwargs)
     if trained and dtype is torch.float16:
@@ -54,10 +55,10 @@ def with_dtype(init_kwargs: dict[str, Any], *, trained: bool) -> dict[str, Any]:
 
 
 def check_trained_dtypes(policy: nn.Module, critic: nn.Module | None) -> None:
-    """Check the dtype of every trainable weight of models that the user chose the dtype of.
+    """Refuse trainable weights in float16, and warn of those in bfloat16.
 
     Raises:
-        ValueError: for float16, which cannot be trained. bfloat16 can, poorly: a warning.
+        ValueError: for trainable weights in float16.
     """
     parts = {"`model`": policy, "`critic`": critic}
     found = {
@@ -87,18 +88,17 @@ def _float16(name: str) -> str:
 
 
 def copies_round_less(model: nn.Module, peft_config: PeftConfig) -> bool:
-    """Whether an adapter copies whole modules of a half-precision base, whose float32 copies compute something else."""
+    """Return whether an adapter copies modules of a half-precision base, whose float32 copies round differently."""
     copies = getattr(peft_config, "modules_to_save", None) or peft_config.peft_type == PeftType.LN_TUNING
     return bool(copies) and any(p.dtype in _HALVES for p in model.parameters())
 
 
 def adapters_in_float32(model: nn.Module, *names: str) -> None:
-    """Make adapters float32, on a base of any dtype: what is trained, and the adapters called `names`, which are not.
+    """Convert trainable adapters, and those called `names`, to float32, on a base of any dtype.
 
     Args:
         model: A PEFT model.
-        names: Further adapters, such as the frozen clone that the policy is compared with; what is compared must be
-            computed alike.
+        names: Frozen adapters, such as the reference, which must be computed in the policy's precision.
     """
     for name, p in model.named_parameters():
         if p.dtype in _HALVES and (p.requires_grad or any(f".{adapter}." in f"{name}." for adapter in names)):
@@ -127,34 +127,25 @@ def _join_dtypes(model: PreTrainedModel) -> None:
             ours = next((p.dtype for p in copy.parameters()), theirs)
             if ours != theirs and theirs in _HALVES and not hasattr(copy, "joined_dtypes"):
                 copy.joined_dtypes = True
-                copy.register_forward_pre_hook(_Cast(ours), with_kwargs=True)
-                if all(wrapper is not head for head in heads):  # logits and scores stay as exact as they are
-                    copy.register_forward_hook(_CastOutput(theirs))
+                copy.register_forward_pre_hook(partial(_cast_inputs, ours), with_kwargs=True)
+                if all(wrapper is not head for head in heads):  # logits and scores stay in float32
+                    copy.register_forward_hook(partial(_cast_output, theirs))
 
 
 def _like_input(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
     return output.to(args[0].dtype)
 
 
-class _Cast:
-    """A hook that converts the floating-point tensors among a module's inputs."""
-
-    def __init__(self, dtype: torch.dtype):
-        self.dtype = dtype
-
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return _convert(args, self.dtype), {key: _convert(value, self.dtype) for key, value in kwargs.items()}
+def _cast_inputs(dtype: torch.dtype, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    return _convert(args, dtype), {key: _convert(value, dtype) for key, value in kwargs.items()}
 
 
-class _CastOutput(_Cast):
-    """A hook that converts a module's outputs."""
-
-    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:  # type: ignore[override]
-        return _convert(output, self.dtype)
+def _cast_output(dtype: torch.dtype, module: nn.Module, args: tuple, output: Any) -> Any:
+    return _convert(output, dtype)
 
 
 def _convert(value: Any, dtype: torch.dtype) -> Any:
-    """Tensors of a floating-point dtype, also in a tuple, in another one; everything else as it is."""
+    """Return floating-point tensors, also inside tuples, in `dtype`, and any other value unchanged."""
     if isinstance(value, tuple):
         return tuple(_convert(item, dtype) for item in value)
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Reward models that are one more LoRA adapter on the policy's base."""
+"""Reward models that are LoRA adapters on the policy's base."""
 
 import copy
 import dataclasses
@@ -13,24 +13,25 @@ from peft import LoraConfig, PeftConfig, PeftModel, set_peft_model_state_dict
 from peft.functional import set_requires_grad
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from trl_ext._compat import AdapterSwitch
 
+from .names import first_tokenizer
 from .trunk import ValueHead, causal_lm, hidden_states, text_trunk
 
 _HEAD_KEYS = ("base_model.model.score.weight", "base_model.model.classifier.weight")
 
 
 class RewardAdapter(NamedTuple):
-    """What belongs to a reward adapter besides its LoRA weights.
+    """The parts of a reward adapter besides its LoRA weights.
 
     Attributes:
         head: Maps a hidden state to the reward, frozen, float32.
-        name: Name in logs, that of the adapter's folder.
-        tokenizer: Tokenizer that the adapter was trained with, None where none is found. Its padding token is the one
-            that `RewardTrainer` trained with.
+        name: Name in logs: that of the adapter's folder.
+        tokenizer: Tokenizer of the adapter's training, with the padding token of `RewardTrainer`; None where none is
+            found.
     """
 
     head: ValueHead
@@ -44,17 +45,17 @@ class AdapterRewardModel(nn.Module):
     `trl_ext.rewards.PreferenceReward` takes it like any other reward model.
 
     Args:
-        model: The policy as a transformers model, to which an adapter of that name has been added.
-        switch: Moves between its adapters.
+        model: The policy as a transformers model, to which the adapter has been added.
+        switch: Switch of the model's adapters.
         adapter: Name of the adapter.
         parts: Head, name and tokenizer of the reward model.
 
     Attributes:
-        tokenizer: Tokenizer that the reward model was trained with, if it is known.
+        tokenizer: Tokenizer of the reward model's training, if known.
         config: Copy of the policy's configuration with one label and the padding token of the training.
     """
 
-    # Rewards with such a model are called in the thread of those that they share the base with, and are not timed.
+    # Reward functions with such a model are called without a time limit, in the thread of the policy.
     shares_base = True
 
     def __init__(self, model: PreTrainedModel, switch: AdapterSwitch, adapter: str, parts: RewardAdapter):
@@ -66,7 +67,7 @@ class AdapterRewardModel(nn.Module):
         self.config.num_labels = 1
         pad = None if parts.tokenizer is None else parts.tokenizer.pad_token_id
         self.config.get_text_config().pad_token_id = pad
-        # A tuple, so that the policy does not become a part of one of its own parts.
+        # A tuple, so that the policy is not registered as a submodule of its own submodule.
         self._shared = (model, switch, adapter)
 
     @property
@@ -76,11 +77,11 @@ class AdapterRewardModel(nn.Module):
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: object) -> SequenceClassifierOutput:
-        """Rewards of B texts, read where the head was trained.
+        """Return the rewards of B texts, read at the position that the head was trained at.
 
         A transformers classifier reads the last token that is not `config.pad_token_id`. Where padding and EOS are one
-        token, which is `RewardTrainer`'s choice for tokenizers without padding, that is the token before the EOS. A
-        text of nothing but such tokens is read at its first.
+        token, as `RewardTrainer` sets it for tokenizers without padding, that is the token before the EOS. A text of
+        nothing but such tokens is read at its first token.
 
         Args:
             input_ids: Token ids, shape (B, L), padded on either side.
@@ -108,14 +109,14 @@ def add_reward_adapter(policy: PeftModel, folder: str | os.PathLike, adapter: st
     Args:
         policy: The policy.
         folder: Folder with `adapter_config.json` and `adapter_model.safetensors`.
-        adapter: Name the adapter gets.
+        adapter: Name of the adapter in the policy.
 
     Returns:
-        Its head, name and tokenizer.
+        Head, name and tokenizer of the reward model.
 
     Raises:
         FileNotFoundError: when there is no adapter in `folder`.
-        ValueError: when it is no LoRA adapter, has no head for one label, or belongs to another base.
+        ValueError: when the adapter is no LoRA, has no head for one label, or belongs to another base.
     """
     path = Path(folder)
     for file in ("adapter_config.json", "adapter_model.safetensors"):
@@ -151,24 +152,19 @@ def add_reward_adapter(policy: PeftModel, folder: str | os.PathLike, adapter: st
 
 
 def _training_tokenizer(path: Path, config: LoraConfig, policy: PeftModel) -> PreTrainedTokenizerBase | None:
-    """The tokenizer saved beside the adapter, or that of the base, with the padding token of `RewardTrainer`."""
+    """Load the tokenizer beside the adapter, or that of the base, with the padding token of `RewardTrainer`."""
     beside = str(path) if (path / "tokenizer_config.json").is_file() else None
-    for source in (beside, config.base_model_name_or_path, causal_lm(policy).config.name_or_path):
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source) if source else None
-        except (OSError, ValueError):
-            continue
-        if tokenizer is not None:
-            if tokenizer.pad_token is None:
-                tokenizer.pad_token = tokenizer.eos_token  # as `RewardTrainer` does
-            return tokenizer
-    warnings.warn(
-        f"The reward adapter '{path}' has no tokenizer beside it, and none is found for its base "
-        f"({config.base_model_name_or_path}): rewards are read at the last token, which is wrong if padding and EOS "
-        "were one token in training; save the tokenizer of the training into the folder.",
-        stacklevel=5,
-    )
-    return None
+    tokenizer = first_tokenizer(beside, config.base_model_name_or_path, causal_lm(policy).config.name_or_path)
+    if tokenizer is None:
+        warnings.warn(
+            f"The reward adapter '{path}' has no tokenizer beside it, and none is found for its base "
+            f"({config.base_model_name_or_path}): rewards are read at the last token, which is wrong if padding and "
+            "EOS were one token in training; save the tokenizer of the training into the folder.",
+            stacklevel=5,
+        )
+    elif tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # as `RewardTrainer` does
+    return tokenizer
 
 
 def _take_head(state: dict[str, Tensor], folder: str | os.PathLike) -> ValueHead:
@@ -193,7 +189,7 @@ def _take_head(state: dict[str, Tensor], folder: str | os.PathLike) -> ValueHead
 
 
 def _check_base(policy: PeftModel, config: LoraConfig, folder: str | os.PathLike) -> None:
-    """An adapter for other weights of the same shape, or for fewer layers, fits and scores nonsense."""
+    """Refuse an adapter of another base, and warn of one perhaps: the adapter may fit, but its rewards are wrong."""
     ours = causal_lm(policy).config
     name = config.base_model_name_or_path
     if not name or not ours.name_or_path or Path(name).name == Path(ours.name_or_path).name:
@@ -201,7 +197,7 @@ def _check_base(policy: PeftModel, config: LoraConfig, folder: str | os.PathLike
     try:
         theirs = AutoConfig.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError):
-        theirs = ours  # no longer there, so the name is all there is to go by
+        theirs = ours  # no longer there: only the names can be compared
     for field in ("model_type", "num_hidden_layers", "vocab_size"):
         one, other = (getattr(c.get_text_config(), field, None) for c in (theirs, ours))
         if one != other:

@@ -25,7 +25,7 @@ def load_reward_ensemble(
     device: str | torch.device | None = None,
     **init_kwargs: Any,
 ) -> list[AdapterRewardModel]:
-    """Load a base once, and N LoRA reward adapters on it.
+    """Load one base with N LoRA reward adapters.
 
     ```python
     models = load_reward_ensemble("Qwen/Qwen2.5-0.5B", ["reward-0", "reward-1", "reward-2", "reward-3"])
@@ -33,24 +33,24 @@ def load_reward_ensemble(
     ```
 
     Args:
-        base: Name or folder of the causal LM that the adapters were trained on, or the loaded model. A loaded one gets
-            the adapters and is frozen.
+        base: Name or folder of the causal LM that the adapters were trained on, or the loaded model, which gets the
+            adapters and is frozen.
         folders: Adapters as TRL's `RewardTrainer` saves them with a `peft_config`.
-        quantization_config: How to quantize a base given by name.
-        device: Where it goes. By default one given by name goes to the accelerator, if there is one, and a loaded one
-            stays where it is.
+        quantization_config: Quantization of a base given by name.
+        device: Device of the base. By default a base given by name goes to the accelerator, if there is one, and a
+            loaded one stays on its device.
         init_kwargs: Further arguments of `from_pretrained`, such as `dtype`.
 
     Returns:
-        One reward model per folder, in that order, frozen; what `PreferenceReward` takes.
+        One frozen reward model per folder, in that order, for `PreferenceReward`.
 
     Raises:
-        FileNotFoundError, ValueError: no adapter, or what `load_policy` and `add_reward_adapter` raise.
+        FileNotFoundError, ValueError: no adapter, or as `load_policy` and `add_reward_adapter` raise.
     """
     if not folders:
         raise ValueError("A reward ensemble needs at least one adapter; got no folder.")
     model = _load_base(base, quantization_config, device, init_kwargs)
-    # PEFT wraps a model together with a first adapter; this one is taken out again.
+    # PEFT wraps a model together with a first adapter, which is removed below.
     shell = get_peft_model(model, LoraConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM"), "shell")
     added = [add_reward_adapter(shell, folder, f"reward{i}") for i, folder in enumerate(folders)]
     shell.set_adapter("reward0")
@@ -79,6 +79,6 @@ def _load_base(
         model = load_policy(base, **init_kwargs)
         device = device or torch.accelerator.current_accelerator(check_available=True)
         model = model if device is None else model.to(device)  # type: ignore[arg-type]
-    # A reward is read from the hidden states; the head would be as large as all the embeddings.
+    # Rewards are read from the hidden states; the unused head would be as large as the embeddings.
     model.set_output_embeddings(nn.Identity())
     return model

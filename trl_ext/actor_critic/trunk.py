@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What a causal LM is made of: its trunk, its head, its randomness."""
+"""The parts of a causal LM: trunk, head and value head; and checks that they compute the same in training and eval."""
 
 import inspect
 from collections.abc import Iterator
@@ -17,23 +17,22 @@ from trl_ext.objectives.logprobs import logprobs_and_entropy
 
 from .float_head import float32_logits
 
-# Logits of a micro-batch that may be kept until its backward pass: as float32 64 MiB, which is cheaper than the time to
-# compute them twice.
+# Logits of a micro-batch that are kept until its backward pass: 64 MiB in float32, cheaper than computing them twice.
 KEPT_LOGITS = 2**24
-# Logits at a time on a CPU: 16 MiB, which its caches and its allocator take far better than more. An accelerator would
-# read the head's weights more often for it.
+# Logits at a time on a CPU: 16 MiB, which suits caches and allocator. An accelerator is faster with larger chunks, for
+# which it reads the head's weights less often.
 CPU_LOGITS = 2**22
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside a PEFT model, or the model itself."""
+    """Return the transformers model inside a PEFT model, or the model itself."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def text_trunk(model: PreTrainedModel) -> PreTrainedModel:
-    """The transformer stack of a model that reads text, without its head.
+    """Return the transformer stack that reads text, without its head.
 
-    In a model that also reads images (Gemma 3) that is the language model beside the vision tower.
+    In a model that also reads images (Gemma 3), the stack is the language model beside the vision tower.
     """
     trunk = model.base_model
     inner = getattr(trunk, "language_model", None)
@@ -41,7 +40,7 @@ def text_trunk(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def modules_beside_text(model: PreTrainedModel) -> list[str]:
-    """Names, inside `base_model`, of the parts of a model that do not read text, such as a vision tower."""
+    """Return the names, inside `base_model`, of the parts that do not read text, such as a vision tower."""
     text = text_trunk(model)
     if text is model.base_model:
         return []
@@ -49,7 +48,7 @@ def modules_beside_text(model: PreTrainedModel) -> list[str]:
 
 
 def hidden_states(trunk: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Last hidden states of `trunk` (a model without its head), shape (B, L, D).
+    """Return the last hidden states of `trunk` (a model without its head), shape (B, L, D).
 
     Position ids count real tokens only, so that left padding does not shift a sequence.
 
@@ -66,9 +65,9 @@ def hidden_states(trunk: PreTrainedModel, input_ids: Tensor, attention_mask: Ten
 
 
 def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits of a causal LM for hidden states of any leading shape, as its own `forward` would compute them in float32.
+    """Return a causal LM's logits for hidden states of any leading shape, as its `forward` would in float32.
 
-    The head is called as a module, so that an adapter or a quantized weight in it counts.
+    The head is called as a module, with any adapter or quantized weight in it.
     """
     out = float32_logits(model.get_output_embeddings(), hidden.flatten(0, -2)).unflatten(0, hidden.shape[:-1])
     config = model.config.get_text_config()
@@ -82,13 +81,13 @@ def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 def token_scores(
     model: PreTrainedModel, hidden: Tensor, targets: Tensor, *, chunk_size: int, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies of `targets` under a causal LM's head, each of shape (N,).
+    """Return log-probabilities and entropies of `targets` under a causal LM's head, each of shape (N,).
 
     Args:
         model: The causal LM.
-        hidden: Its last hidden states before each target, shape (N, D).
+        hidden: Last hidden states before each target, shape (N, D).
         targets: Token ids, shape (N,).
-        chunk_size: Most tokens whose logits are held at a time; a CPU holds fewer of a large vocabulary.
+        chunk_size: Most tokens whose logits are in memory at a time; fewer on a CPU with a large vocabulary.
         options: `temperature` and `entropy` of [`logprobs_and_entropy`].
     """
     vocab_size = model.config.get_text_config().vocab_size
@@ -110,20 +109,19 @@ def token_scores(
 
 @torch.no_grad()
 def check_logits(model: PreTrainedModel) -> None:
-    """Check that [`hidden_states`] and [`logits`] give what the model's own `forward` gives.
+    """Check that [`hidden_states`] and [`logits`] agree with the model's own `forward`.
 
-    An architecture that scales its logits in a way not known here would otherwise train on wrong probabilities without
-    any sign of it.
+    An architecture with an unknown scaling of logits would otherwise silently train on wrong probabilities.
 
     Raises:
-        ValueError: when they differ.
+        ValueError: when the logits differ.
     """
     ids = torch.tensor([[1, 2, 3]], device=model.device) % model.config.get_text_config().vocab_size
     mask = torch.ones_like(ids)
     with _mode(model):
         theirs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
         ours = logits(model, hidden_states(text_trunk(model), ids, mask)).float()
-    # Softcapping and scaling in bfloat16 round what is computed here in float32.
+    # The model rounds softcapping and scaling to its dtype; `logits` computes them in float32.
     tolerance = 1e-2 if model.dtype == torch.float32 else 5e-2
     if not torch.allclose(ours, theirs, atol=tolerance * theirs.abs().max().item() + 1e-6):
         raise ValueError(
@@ -134,20 +132,20 @@ def check_logits(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def check_trunk(trunk: PreTrainedModel, option: str) -> int:
-    """Check that hidden states depend on the tokens before them alone, not on later ones and not on padding.
+    """Check that hidden states depend neither on later tokens nor on padding.
 
-    With an encoder as critic the value of a state would know the completion that follows. A model that ignores the
-    attention mask (RWKV) gives a prompt other probabilities in every batch. Nothing would show either.
+    An encoder as critic would see the completion in the value of the state before it. A model that ignores the
+    attention mask (RWKV) gives a prompt different probabilities in every batch. Both would go unnoticed.
 
     Args:
         trunk: The transformer stack.
-        option: What the user calls the model, for messages.
+        option: Name of the model's option, for messages.
 
     Returns:
-        Width D of the hidden states, which a projection may make another than `config.hidden_size` (OPT-350m).
+        Width D of the hidden states, which differs from `config.hidden_size` behind a projection (OPT-350m).
 
     Raises:
-        ValueError: when they do.
+        ValueError: when hidden states depend on later tokens or on padding.
     """
     first, tail, other, pad = [1, 2, 3, 4, 5], [6, 7, 8], [9, 10, 11], [6, 6, 6]
     ids = torch.tensor([first + tail, first + other, pad + first], device=trunk.device)
@@ -165,15 +163,15 @@ def check_trunk(trunk: PreTrainedModel, option: str) -> int:
         )
     if (padded - alone).abs().mean() > bound:
         raise ValueError(
-            f"`{option}` is a {type(trunk).__name__}, which ignores the attention mask: padding changes what it says, "
-            "so that a prompt means something else in every batch; use an architecture that masks padding."
+            f"`{option}` is a {type(trunk).__name__}, which ignores the attention mask, so that padding changes its "
+            "output; use an architecture that masks padding."
         )
     return states.shape[-1]
 
 
 @contextmanager
 def _mode(model: PreTrainedModel, *, training: bool = False) -> Iterator[None]:
-    """Eval or training mode for a block, without kernels that need an accelerator and half precision."""
+    """Set eval or training mode for a block, without kernels that need an accelerator and half precision."""
     was_training = model.training
     model.train(training)
     try:
@@ -184,9 +182,9 @@ def _mode(model: PreTrainedModel, *, training: bool = False) -> Iterator[None]:
 
 
 def disable_randomness(model: nn.Module) -> None:
-    """Turn off all that training mode draws at random: dropout, LoRA's included, layer drop, and the noise of routers.
+    """Turn off the random parts of training mode: dropout (also LoRA's), layer drop, and the noise of routers.
 
-    Modules cannot simply stay in eval mode: transformers checkpoints activations in training mode only.
+    Eval mode is no alternative: transformers checkpoints activations in training mode only.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -207,16 +205,16 @@ def _in_eval_mode(module: nn.Module, _: Any) -> None:
 
 @torch.no_grad()
 def check_deterministic(trunk: PreTrainedModel, option: str) -> None:
-    """Check that training mode computes what eval mode does.
+    """Check that training mode and eval mode compute the same.
 
-    A ratio to the old policy would otherwise not be 1 before the first update, and the KL to the reference not 0.
+    Otherwise the ratio to the old policy would not be 1 before the first update, and the KL to the reference not 0.
 
     Args:
         trunk: The transformer stack, after `disable_randomness`.
-        option: What the user calls the model, for messages.
+        option: Name of the model's option, for messages.
 
     Raises:
-        ValueError: when it does not.
+        ValueError: when the two modes differ.
     """
     ids = torch.tensor([range(1, 9)], device=trunk.device) % trunk.config.get_text_config().vocab_size
     outputs = []
@@ -232,9 +230,9 @@ def check_deterministic(trunk: PreTrainedModel, option: str) -> None:
 
 
 class ValueHead(nn.Linear):
-    """Maps hidden states (..., D) to values (...), in float32 whatever the precision of trunk and head.
+    """Maps hidden states (..., D) to values (...), in float32 for any precision of trunk and head.
 
-    Starts at zero: every value is 0 before the first update, so the first advantages are the rewards themselves.
+    The weights start at zero, so that every value is 0 before the first update.
 
     Args:
         hidden_size: D.

@@ -11,12 +11,12 @@ from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
+from trl_ext.messages.printable import first_line
 from trl_ext.text.rows import (
     TEMPLATE_COLUMNS,
     Text,
     check_dataset,
     conversation_fault,
-    first_line,
     is_conversation,
     missing_prompt,
     options_fault,

@@ -11,13 +11,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from trl_ext.messages.printable import first_line
 from trl_ext.rewards.base import conversation
 from trl_ext.text.rows import (
     SHAREGPT,
     TEMPLATE_COLUMNS,
     check_dataset,
     conversation_fault,
-    first_line,
     is_conversation,
     options_fault,
     plain,

@@ -10,28 +10,28 @@ from trl import GRPOTrainer, RLOOTrainer
 from trl_ext._compat import training_metrics
 from trl_ext.kl_control import KLController
 
-# TRL measures the KL only while `beta` is not exactly 0; this little has no effect on a float32 loss.
+# TRL measures the KL only while `beta` is not exactly 0; a `beta` this small has no effect on a float32 loss.
 _SMALLEST_BETA = 1e-30
 # Not the name of the class: transformers would then try to build a callback from the saved state alone.
 _STATE_KEY = "trl_ext.kl_controller"
 
 
 class KLControllerCallback(TrainerCallback):
-    """Lets a KL controller move `beta` of a GRPOTrainer or RLOOTrainer, from the KL measured in every optimizer step.
+    """Sets `beta` of a GRPOTrainer or RLOOTrainer by a KL controller, from the KL measured in every optimizer step.
 
     Both trainers measure the KL to the reference in nats per token: GRPO in each micro-batch by the k3 estimate (never
-    negative), RLOO once per batch of completions by k1. Controllers work in nats per completion. Each measurement is
-    therefore multiplied by the mean length of the completions it was taken from, in tokens that the policy wrote:
-    exact for RLOO, and for GRPO up to how KL per token and length vary together between micro-batches (with
-    `mask_truncated_completions`, truncated completions count as if they had the others' KL per token). The target of a
-    controller means the same here as in `PPOTrainer`.
+    negative), RLOO once per batch of completions by k1. Controllers work in nats per completion, so each measurement is
+    multiplied by the mean length of its completions, in sampled tokens. The product is exact for RLOO; for GRPO it
+    ignores the correlation of KL per token and length between micro-batches (and with `mask_truncated_completions`,
+    truncated completions count with the others' KL per token). The controller's target means the same as in
+    `PPOTrainer`.
 
     A measurement counts when its completions are learned from for the first time: in later iterations
-    (`num_iterations > 1`) they are no longer samples of the policy. Evaluation is never fed. The new coefficient holds
-    from the next optimizer step on (GRPO) or from the next batch of completions on (RLOO). Logs get `kl_coef`, the
-    coefficient during the measurement, and `kl_per_completion`, what the controller was fed.
+    (`num_iterations > 1`) they are no longer samples of the policy. Evaluation does not count. The new coefficient
+    applies from the next optimizer step (GRPO) or the next batch of completions (RLOO). Logs get `kl_coef`, the
+    coefficient during the measurement, and `kl_per_completion`, the controller's input.
 
-    The controller's state goes into every checkpoint and comes back on resuming.
+    The controller's state is saved in every checkpoint and restored on resuming.
 
     ```python
     trainer = GRPOTrainer(model, reward_funcs, args=GRPOConfig(beta=0.05), train_dataset=dataset)
@@ -39,12 +39,12 @@ class KLControllerCallback(TrainerCallback):
     ```
 
     Args:
-        controller: Takes over from `beta` with the coefficient that it starts with.
-        trainer: The trainer whose `beta` it moves; the callback is then added to it.
+        controller: KL controller, whose coefficient replaces `beta` from the start.
+        trainer: The trainer, to which the callback must then be added.
 
     Raises:
         TypeError: another kind of trainer.
-        ValueError: `beta` was 0 when the trainer was made, so that it has no reference.
+        ValueError: `beta` was 0 when the trainer was made, so that the trainer has no reference.
     """
 
     def __init__(self, controller: KLController, trainer: GRPOTrainer | RLOOTrainer):
@@ -58,15 +58,13 @@ class KLControllerCallback(TrainerCallback):
         self.controller = controller
         self._trainer = trainer
         self._per_batch = 1 if isinstance(trainer, RLOOTrainer) else trainer.args.steps_per_generation
-        self._pending = (
-            0  # measurements still to come of the latest batch of completions, before it is learned from again
-        )
-        self._length = 0.0  # mean length of its completions
-        self._read = (0, 0)  # how many lengths and KLs of TRL's lists have been seen
+        self._pending = 0  # measurements to come of the latest batch of completions, in its first iteration
+        self._length = 0.0  # mean length of the latest batch's completions
+        self._read = (0, 0)  # lengths and KLs of TRL's lists that have been read
         self._kls: list[float] = []  # measurements of the current optimizer step, nats per completion
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take over `beta`, with the state of the checkpoint if the run goes on from one."""
+        """Set `beta`, after restoring the controller's state from a checkpoint where the run resumes."""
         if _STATE_KEY in state.stateful_callbacks:
             self.controller.load_state_dict(state.stateful_callbacks[_STATE_KEY])
         elif state.global_step > 0:
@@ -78,16 +76,16 @@ class KLControllerCallback(TrainerCallback):
         self._set_beta()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start an optimizer step; TRL empties its lists at every log, so their lengths are taken anew."""
+        """Start an optimizer step; the lengths of TRL's lists are read again, since every log empties them."""
         self._kls = []
         self._read = self._counts()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take in a micro-batch."""
+        """Note the measurement of a micro-batch."""
         self._take_in()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take in the last micro-batch, feed the controller and set `beta`."""
+        """Note the last micro-batch, update the controller and set `beta`."""
         self._take_in()
         if self._kls:
             kl = sum(self._kls) / len(self._kls)
@@ -100,7 +98,7 @@ class KLControllerCallback(TrainerCallback):
         state.stateful_callbacks[_STATE_KEY] = self.controller.state_dict()
 
     def _take_in(self) -> None:
-        """Note the measurement of the micro-batch just done, if there is one and its completions were new."""
+        """Note the measurement of the last micro-batch, if there is one and its completions are in their first use."""
         metrics, (lengths, kls) = training_metrics(self._trainer), self._counts()
         if lengths > self._read[0]:
             self._length = metrics["completions/mean_length"][-1]
@@ -117,7 +115,7 @@ class KLControllerCallback(TrainerCallback):
     def _set_beta(self) -> None:
         beta = max(self.controller.coef, _SMALLEST_BETA)
         self._trainer.beta = beta
-        # With `use_liger_kernel`, TRL 1.12 hands `beta` to Liger's fused loss once and for all.
+        # With `use_liger_kernel`, TRL 1.12 gives `beta` to Liger's fused loss only once, at the start.
         liger_loss = getattr(self._trainer, "liger_loss", None)
         if liger_loss is not None:
             liger_loss.beta = beta

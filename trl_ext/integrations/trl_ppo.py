@@ -46,27 +46,26 @@ except ImportError:
 class RewardFunctionModel(nn.Module):
     """Any reward functions as the `reward_model` of TRL's PPOTrainer.
 
-    TRL asks its reward model for hidden states of the policy's tokens. This one decodes them with the policy's
-    tokenizer and calls the functions with texts, so a classifier among them reads with a tokenizer of its own. Where
-    the prompt ends TRL does not tell; it is known from the prompts that `policy.generate` was last called with, which
-    are those that TRL has scored next.
+    TRL asks its reward model for hidden states of the policy's tokens. This model decodes the tokens with the policy's
+    tokenizer and calls the functions with texts, so that a classifier can use its own tokenizer. TRL does not pass on
+    the length of the prompts; it is that of the last call of `policy.generate`, whose completions TRL scores next.
 
-    TRL derives its masks from the padding token. Where that is the EOS token, the EOS that ended a completion arrives
-    masked; it is put back into `completion_ids`.
+    TRL derives its masks from the padding token. Where that is the EOS token, the EOS at the end of a completion is
+    masked; it is restored in `completion_ids`.
 
     Args:
-        rewards: One or several reward functions, models or their names, or a `RewardRunner`. Without a runner of your
-            own a function may fail on no sample: TRL cannot skip one.
+        rewards: One or several reward functions, models or their names, or a `RewardRunner`. Without a `RewardRunner`
+            every failed sample ends the run: TRL cannot skip a sample.
         policy: The `model` given to the trainer; its `generate` is wrapped.
         processing_class: The policy's tokenizer, as given to the trainer.
-        dataset: The prompts in a column "input_ids", tokenized as the trainer gets them, beside the columns that the
-            functions ask for; with a column "prompt", that is what they get as prompts (text or conversation). By
-            default they get the decoded prompts and no columns. The trainer's own dataset has "input_ids" alone.
+        dataset: The prompts in a column "input_ids", tokenized as for the trainer, and the columns that the functions
+            need; a column "prompt" (text or conversation) replaces the decoded prompts. By default functions get the
+            decoded prompts and no columns. The trainer's own dataset has "input_ids" alone.
 
     Raises:
         ValueError: the dataset has no "input_ids", or one prompt twice with different columns; when scoring: a prompt
-            that it does not have, or a sample that no function has a reward for.
-        RuntimeError: when scoring before `policy` has generated, so that it cannot be the trainer's.
+            is not in the dataset, or no function has a reward for a sample.
+        RuntimeError: when scoring before `policy` has generated, so that it is not the trainer's policy.
     """
 
     base_model_prefix = "backbone"
@@ -94,7 +93,7 @@ class RewardFunctionModel(nn.Module):
         policy.generate = watched
 
     def _by_prompt(self, dataset: Dataset) -> dict[tuple[int, ...], dict[str, Any]]:
-        """The columns of each prompt, by its tokens without padding."""
+        """Return the columns of each prompt, by its tokens without padding."""
         if "input_ids" not in dataset.column_names:
             raise ValueError(
                 "`dataset` has no column 'input_ids'; give the prompts tokenized as the trainer gets them."
@@ -111,7 +110,7 @@ class RewardFunctionModel(nn.Module):
         return rows
 
     def backbone(self, input_ids: Tensor, attention_mask: Tensor, **unused: Any) -> BaseModelOutput:
-        """The rewards in the place of hidden states, shape (B, P + C, 1): TRL reads one position a sample, whichever.
+        """Return rewards as hidden states, shape (B, P + C, 1), the same at every position: TRL reads one of them.
 
         Args:
             input_ids: Left-padded prompts followed by right-padded completions, shape (B, P + C).
@@ -137,11 +136,11 @@ class RewardFunctionModel(nn.Module):
         return BaseModelOutput(hidden_states=(rewards,))
 
     def score(self, rewards: Tensor) -> Tensor:
-        """What TRL applies to hidden states; here they are the rewards."""
+        """Return the hidden states, which are the rewards already."""
         return rewards
 
     def _split(self, ids: list[int], mask: list[bool]) -> tuple[list[int], list[int]]:
-        """Token ids of a prompt and of its completion, without padding."""
+        """Return the token ids of a prompt and of its completion, without padding."""
         tokenizer, start = self.processing_class, self._prompt_length
         prompt = [i for i, real in zip(ids[:start], mask[:start], strict=True) if real]
         completion, real = ids[start:], mask[start:]
@@ -152,7 +151,7 @@ class RewardFunctionModel(nn.Module):
         return prompt, completion
 
     def _prompts(self, prompt_ids: list[list[int]]) -> tuple[list[Any], dict[str, list]]:
-        """Prompts as the functions get them, and the other columns."""
+        """Return prompts for the functions, and the other columns."""
         if self._rows is None:
             return self.processing_class.batch_decode(prompt_ids, skip_special_tokens=True), {}
         rows = []
@@ -169,18 +168,18 @@ class RewardFunctionModel(nn.Module):
 
 
 class KLCoefCallback(TrainerCallback):
-    """Lets a KL controller move `args.kl_coef` of TRL's PPOTrainer.
+    """Sets `args.kl_coef` of TRL's PPOTrainer by a KL controller.
 
-    After every update the controller is fed `objective/kl`: nats per completion, by `args.kl_estimator`, over the batch
-    of all processes. TRL reads `args.kl_coef` anew for each batch. Logs get `kl_coef`, the coefficient of the update.
+    After every update the controller gets `objective/kl`: nats per completion, by `args.kl_estimator`, over the batch
+    of all processes. TRL reads `args.kl_coef` again for each batch. Logs get `kl_coef`, the coefficient of the update.
 
     ```python
     trainer.add_callback(KLCoefCallback(AdaptiveKL(init_coef=0.05, target=3.0), trainer))
     ```
 
     Args:
-        controller: Takes over from `args.kl_coef` with the coefficient that it starts with.
-        trainer: The trainer; the callback is then added to it.
+        controller: KL controller, whose coefficient replaces `args.kl_coef` from the start.
+        trainer: The trainer, to which the callback must then be added.
 
     Raises:
         TypeError: another kind of trainer.
@@ -193,15 +192,15 @@ class KLCoefCallback(TrainerCallback):
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take over `kl_coef`."""
+        """Set `kl_coef`."""
         args.kl_coef = self.controller.coef
-        # TRL puts loggers before other callbacks; what this one adds to a log line has to come first. Those already
-        # called for this event move back by one, the others stay.
+        # TRL calls loggers before other callbacks, but this callback must add to a log line before them. The callbacks
+        # before it, already called for this event, move back by one.
         callbacks = self._trainer.callback_handler.callbacks
         callbacks.insert(0, callbacks.pop(callbacks.index(self)))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        """Feed the controller with an update's KL."""
+        """Update the controller with the KL of an update."""
         if "objective/kl" not in logs:
             return
         logs["kl_coef"] = state.log_history[-1]["kl_coef"] = self.controller.coef
@@ -210,7 +209,7 @@ class KLCoefCallback(TrainerCallback):
 
 
 class PPOModels(NamedTuple):
-    """The models of an `ActorCritic` by the names of TRL's arguments, to be passed on as `**models._asdict()`."""
+    """The models of an `ActorCritic` by the names of TRL's arguments, to be passed as `**models._asdict()`."""
 
     model: nn.Module
     ref_model: nn.Module
@@ -218,34 +217,34 @@ class PPOModels(NamedTuple):
 
 
 def ppo_models(actor_critic: ActorCritic) -> PPOModels:
-    """Policy, reference and value model for TRL's PPOTrainer from one [`ActorCritic`].
+    """Return policy, reference and value model for TRL's PPOTrainer, made of one [`ActorCritic`].
 
-    With LoRA all three are views of one base, which may be quantized, instead of three or four models. TRL's own way to
-    a reference without a second model, PEFT's `disable_adapter`, turns off the gradients of every adapter but the
-    active one and so would stop the critic from learning; here adapters are switched without that.
+    With LoRA all three are views of one base, which may be quantized, instead of three or four models. TRL's reference
+    without a second model, by PEFT's `disable_adapter`, turns off the gradients of all inactive adapters, so that the
+    critic would not learn; here switching adapters leaves gradients alone.
 
     TRL saves only the policy; `actor_critic.save_pretrained` saves the critic too.
 
     Args:
-        actor_critic: With any kind of critic. With activation checkpointing, switch it on there and before this.
+        actor_critic: With any kind of critic. Activation checkpointing must be switched on before, in `actor_critic`.
     """
     policy = actor_critic.policy
     if actor_critic.reference is not None:
         return PPOModels(policy, actor_critic.reference, _ValueModel(actor_critic))
-    # TRL switches checkpointing off and on around generation; by PEFT's own method it would lose the adapter.
+    # TRL switches checkpointing off and on around generation; PEFT's own method would recompute under a wrong adapter.
     policy.gradient_checkpointing_enable = actor_critic.gradient_checkpointing_enable
     return PPOModels(policy, _Reference(policy), _ValueModel(actor_critic))
 
 
 class _Reference(nn.Module):
-    """The frozen adapter of an actor-critic, or its base, as a causal LM; holds no weights of its own."""
+    """The frozen adapter of an actor-critic, or its base, as a causal LM without weights of its own."""
 
     def __init__(self, policy: PeftModel):
         super().__init__()
         model, switch = causal_lm(policy), AdapterSwitch(policy)
         adapter = REFERENCE_ADAPTER if REFERENCE_ADAPTER in policy.peft_config else None
 
-        # A closure, not an attribute: the policy must not be among the modules of its own reference.
+        # A closure, not an attribute: the policy must not be a submodule of its own reference.
         def answer(**inputs: Any) -> Any:
             with switch.use(adapter):
                 return model(**{**inputs, "output_hidden_states": False, "use_cache": False})
@@ -253,12 +252,12 @@ class _Reference(nn.Module):
         self._answer = answer
 
     def forward(self, **inputs: Any) -> Any:
-        """Output with the reference's logits."""
+        """Return an output with the reference's logits."""
         return self._answer(**inputs)
 
 
 class _ValueModel(nn.Module):
-    """The critic in the shape that TRL knows: a backbone with hidden states and a `score` of the last ones."""
+    """The critic with TRL's interface: a backbone with hidden states, and a `score` of the last ones."""
 
     base_model_prefix = "backbone"
 
@@ -280,9 +279,9 @@ class _ValueModel(nn.Module):
         self._states: Callable[[Tensor, Tensor], Tensor] = states
 
     def backbone(self, input_ids: Tensor, attention_mask: Tensor, **unused: Any) -> BaseModelOutput:
-        """Hidden states of the critic, shape (B, L, D)."""
+        """Return hidden states of the critic, shape (B, L, D)."""
         return BaseModelOutput(hidden_states=(self._states(input_ids, attention_mask.long()),))
 
     def score(self, states: Tensor) -> Tensor:
-        """Values, shape (B, L, 1)."""
+        """Return values, shape (B, L, 1)."""
         return self.value_head(states).unsqueeze(-1)

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import PushToHubMixin, find_adapter_config_file
 
+from trl_ext.actor_critic.names import hub_options
+
 _HEAD_KEY = re.compile(r"(?:^|\.)v_head\.(?:summary\.)?(weight|bias)$")
 _WRAPPER_PREFIX = "pretrained_model."  # before the model's own names where the whole wrapper was saved
-_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "value_head.bin")
 
 
@@ -38,15 +39,15 @@ class ValueHead(nn.Module):
         self.summary = nn.Linear(hidden_size, 1)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Values of shape (..., 1) of hidden states (..., D), in the precision of the weights."""
+        """Return the values, shape (..., 1), of hidden states (..., D), in the precision of the weights."""
         return self.summary(self.dropout(hidden_states).to(self.summary.weight.dtype))
 
 
 class AutoModelForCausalLMWithValueHead(nn.Module, PushToHubMixin):
     """A causal LM with a value head beside its language-model head, a drop-in for TRL's class of this name.
 
-    Checkpoints go both ways between it and TRL <= 1.12. What is not defined here (`config`, `device`,
-    `gradient_checkpointing_enable`, ...) is that of the language model. For code that imports it from TRL:
+    Checkpoints are compatible with TRL <= 1.12 in both directions. All other attributes (`config`, `device`,
+    `gradient_checkpointing_enable`, ...) are those of the language model. For code that imports the class from TRL:
 
     ```python
     import trl
@@ -57,8 +58,8 @@ class AutoModelForCausalLMWithValueHead(nn.Module, PushToHubMixin):
 
     Args:
         pretrained_model: Causal LM, with or without PEFT adapters.
-        summary_dropout_prob: Dropout before the value head; the model's `config.summary_dropout_prob`, if it has one,
-            comes first.
+        summary_dropout_prob: Dropout before the value head, unless the model's configuration has a
+            `summary_dropout_prob`.
         v_head_init_strategy: `"normal"` draws the head's weights from N(0, `v_head_initializer_range`^2) and zeroes its
             bias; None leaves PyTorch's initialisation.
         v_head_initializer_range: Standard deviation for `"normal"`.
@@ -123,7 +124,7 @@ class AutoModelForCausalLMWithValueHead(nn.Module, PushToHubMixin):
         model = pretrained_model_name_or_path
         head: dict[str, Tensor] = {}
         if isinstance(model, str | os.PathLike):
-            name, hub = os.fspath(model), {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
+            name, hub = os.fspath(model), hub_options(kwargs)
             head, wrapped = _read_value_head(name, hub)
             is_adapter = find_adapter_config_file(name, **hub) is not None
             if is_adapter:
@@ -157,7 +158,7 @@ class AutoModelForCausalLMWithValueHead(nn.Module, PushToHubMixin):
         return_past_key_values: bool = False,
         **kwargs: Any,
     ) -> tuple:
-        """Logits, loss and values.
+        """Return logits, loss and values.
 
         Args:
             input_ids: Token ids, shape (B, L).
@@ -181,23 +182,23 @@ class AutoModelForCausalLMWithValueHead(nn.Module, PushToHubMixin):
         return (*result, out.past_key_values) if return_past_key_values else result
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """`generate` of the language model."""
+        """Call `generate` of the language model."""
         return self.pretrained_model.generate(*args, **kwargs)
 
     def state_dict(  # type: ignore[override]
         self, *, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
     ) -> dict[str, Any]:
-        """The language model's weights under their own names (none if it has PEFT adapters), and `v_head.*`."""
+        """Return the language model's weights under their own names (none with PEFT adapters), and `v_head.*`."""
         state: dict[str, Any] = {} if destination is None else destination
         if not self.is_peft_model:
             self.pretrained_model.state_dict(destination=state, prefix=prefix, keep_vars=keep_vars)
         return self.v_head.state_dict(destination=state, prefix=f"{prefix}v_head.", keep_vars=keep_vars)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save what `from_pretrained` here and in TRL <= 1.12 loads, in safetensors.
+        """Save in safetensors, for `from_pretrained` of this class and of TRL <= 1.12.
 
-        The value head goes among the model's weights; beside an adapter into a `model.safetensors` of its own, where
-        TRL wrote a pickle and also reads this.
+        The value head is saved among the model's weights; with an adapter, in a `model.safetensors` of its own, which
+        TRL reads too.
 
         Args:
             save_directory: The folder.
@@ -221,23 +222,23 @@ class AutoModelForCausalLMWithValueHead(nn.Module, PushToHubMixin):
 
 
 def _hidden_size(config: Any) -> int:
-    """Size of the hidden states before the head; OPT-350m projects its own down for it."""
+    """Return the size of the hidden states before the head, which OPT-350m projects to a smaller size."""
     return getattr(config, "word_embed_proj_dim", None) or config.get_text_config().hidden_size
 
 
 def _find(name: str, file: str, hub: dict[str, Any]) -> Path | None:
-    """A file of a folder or of a repository on the Hub, if it is there."""
+    """Return the path of a file in a folder or in a repository on the Hub; None if there is no such file."""
     if os.path.isdir(name):
         path = Path(name) / file
         return path if path.is_file() else None
     try:
         return Path(hf_hub_download(name, file, **hub))
     except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError):
-        return None  # what is wrong with a name is for the model's own `from_pretrained` to say
+        return None  # the model's own `from_pretrained` reports faults of the name
 
 
 def _read_value_head(name: str, hub: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:
-    """`weight` and perhaps `bias` of a checkpoint's value head, and whether it is the state of a whole wrapper."""
+    """Read `weight` and any `bias` of a checkpoint's value head, and whether the file holds a whole wrapper."""
     index = _find(name, "model.safetensors.index.json", hub)
     if index is not None:
         files = {file for key, file in json.loads(index.read_text())["weight_map"].items() if "v_head." in key}
@@ -263,7 +264,7 @@ def _read_value_head(name: str, hub: dict[str, Any]) -> tuple[dict[str, Tensor],
 
 
 def _refuse_pickled_head(name: str, hub: dict[str, Any]) -> None:
-    """Raise if the checkpoint has a value head that is only in a pickle, which is looked for without unpickling."""
+    """Refuse a checkpoint whose value head is only in a pickle, found without unpickling."""
     for file in _PICKLED:
         path = _find(name, file, hub)
         if path is None:
@@ -279,7 +280,7 @@ def _refuse_pickled_head(name: str, hub: dict[str, Any]) -> None:
 
 
 def _names_in_pickle(path: Path) -> bytes:
-    """The part of a PyTorch checkpoint that holds the names of its tensors."""
+    """Return the part of a PyTorch checkpoint with the names of its tensors."""
     if not zipfile.is_zipfile(path):  # PyTorch before 1.6: one pickle
         return path.read_bytes()
     with zipfile.ZipFile(path) as archive:

@@ -12,26 +12,26 @@ MIN_COEF, MAX_COEF = 1e-4, 1e2
 
 
 def is_finite(value: object) -> bool:
-    """Says whether `value` is a finite number; a bool is none."""
+    """Return whether `value` is a finite number; a bool is none."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return False
     return math.isfinite(value)
 
 
 def require_positive(name: str, value: float) -> None:
-    """Raises ValueError unless `value` is a finite number above 0."""
+    """Raise ValueError unless `value` is a finite number above 0."""
     if not (is_finite(value) and value > 0):
         raise ValueError(f"{name} is {value!r}; it must be a finite number above 0.")
 
 
 def require_non_negative(name: str, value: float) -> None:
-    """Raises ValueError unless `value` is a finite number of at least 0."""
+    """Raise ValueError unless `value` is a finite number of at least 0."""
     if not (is_finite(value) and value >= 0):
         raise ValueError(f"{name} is {value!r}; it must be a finite number of at least 0.")
 
 
 def require_coef_in_bounds(init_coef: float, min_coef: float, max_coef: float) -> None:
-    """Raises ValueError unless 0 < min_coef <= init_coef <= max_coef.
+    """Raise ValueError unless 0 < min_coef <= init_coef <= max_coef.
 
     The lower bound is above 0 because a coefficient of 0 can never be multiplied back up.
     """
@@ -52,7 +52,7 @@ def require_multipliable(kl_coef: float) -> None:
 
 
 def is_usable(kl: float, episodes: int) -> bool:
-    """Says whether a measurement can be learned from; warns if the KL is not finite.
+    """Return whether a measurement can be learned from; warns if the KL is not finite.
 
     A batch without episodes measured nothing: its mean KL of 0 is a convention, not an observation.
 
@@ -72,12 +72,12 @@ def is_usable(kl: float, episodes: int) -> bool:
 
 
 def check_state(controller: object, state: dict[str, Any], numbers: Iterable[str]) -> None:
-    """Raises ValueError unless `state` was saved by a controller of the same class.
+    """Raise ValueError unless `state` was saved by a controller of the same class.
 
     Args:
-        controller: the one that is to load it.
-        state: what `state_dict()` returned.
-        numbers: its keys apart from "controller"; each value must be a finite number.
+        controller: the controller that loads the state.
+        state: a result of `state_dict()`.
+        numbers: keys apart from "controller"; each value must be a finite number.
     """
     name = type(controller).__name__
     expected = {"controller", *numbers}

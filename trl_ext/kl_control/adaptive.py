@@ -27,7 +27,7 @@ class AdaptiveKL:
 
     Their horizon of 10,000 episodes goes with batches of 512. With 16 episodes an update and the error at its bound
     the factor is 1 + 0.2 * 16 / 10000 = 1.00032, and ln 2 / ln 1.00032 = 2,166 updates pass before the coefficient has
-    doubled. Without a horizon, the factor at the bound is therefore 2^(1/20) = 1.0353 whatever the batch: 20 updates
+    doubled. Without a horizon, the factor at the bound is therefore 2^(1/20) = 1.0353 for any batch: 20 updates
     to double. In Ziegler's terms the horizon is `episodes * clip / (2^(1/20) - 1)`, 5.7 batches at clip = 0.2.
 
     Args:
@@ -75,7 +75,7 @@ class AdaptiveKL:
         return f"AdaptiveKL(target={self.target}, horizon={self.horizon}, clip={self.clip}) at {self.coef:.4g}"
 
     def update(self, kl: float, episodes: int) -> None:
-        """Moves the coefficient by one step.
+        """Move the coefficient by one step.
 
         Args:
             kl: measured, nats per completion. NaN and infinity are ignored with a warning.
@@ -91,11 +91,11 @@ class AdaptiveKL:
         self.coef = self._bounded(self.coef * (1.0 + gain * error))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the coefficient."""
+        """Return the coefficient."""
         return {"controller": type(self).__name__, "coef": self.coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the coefficient, within this controller's bounds.
+        """Restore the coefficient, within this controller's bounds.
 
         Raises:
             ValueError: `state` is not of this class.

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What a trainer asks of a KL controller."""
+"""The interface of a KL controller."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ class KLController(Protocol):
     coef: float
 
     def update(self, kl: float, episodes: int) -> None:
-        """Takes in one measurement.
+        """Take in one measurement.
 
         Args:
             kl: mean KL to the reference, nats per completion, over the global batch. The k1 estimate is noisy and may
@@ -25,9 +25,9 @@ class KLController(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `update` changes, as JSON types; settings stay with the constructor."""
+        """Return all that `update` changes, as JSON types; settings stay with the constructor."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores `state_dict()` bit by bit."""
+        """Restore `state_dict()` bit by bit."""
         ...

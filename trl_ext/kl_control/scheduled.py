@@ -64,7 +64,7 @@ class ScheduledKL:
         return f"ScheduledKL({curve}) at {self.coef:.4g}"
 
     def update(self, kl: float, episodes: int) -> None:
-        """Counts the episodes.
+        """Count the episodes.
 
         Args:
             kl: measured, nats per completion; only looked at for NaN and infinity: such an update is ignored with a
@@ -76,11 +76,11 @@ class ScheduledKL:
             self.coef = self._at(min(1.0, self._seen / self.episodes))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the number of episodes seen; the coefficient follows from it."""
+        """Return the number of episodes seen; the coefficient follows from it."""
         return {"controller": type(self).__name__, "episodes_seen": self._seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the episodes seen, and with them this schedule's coefficient.
+        """Restore the episodes seen, and with them this schedule's coefficient.
 
         Raises:
             ValueError: `state` is not of this class.

@@ -22,33 +22,40 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def printable(text: object) -> str:
-    """`text` without what a terminal would obey and an eye would not see.
+    """Return `text` without control sequences and invisible characters.
 
-    Control sequences, control characters other than tab and newline, overrides of direction and characters without a
-    width are left out. Half an emoji, which cannot be written to any file, becomes the replacement character.
+    Control characters other than tab and newline, overrides of direction and characters without a width are left out.
+    Lone surrogates, which cannot be written to any file, become the replacement character.
     """
     seen = _SEQUENCES.sub("", str(text).replace("\r\n", "\n"))
     return _SURROGATES.sub("\ufffd", _UNSEEN.sub("", seen))
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    """`printable` text with its secrets hidden, in one line of at most `limit` characters."""
+    """Return `printable` text with its secrets hidden, in one line of at most `limit` characters."""
     line = " ".join(redacted_text(printable(str(text)[: 20 * limit])).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def first_line(error: BaseException, limit: int = 160) -> str:
+    """Return the first line of a library's message without its final period, or the exception's class."""
+    lines = [line for line in printable(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return one_line(text, limit).rstrip(".:")
+
+
 def error_text(error: BaseException) -> str:
-    """The class of an exception and its message, in one line."""
+    """Return the class of an exception and its message, in one line."""
     try:
         message = one_line(error)
-    except (Exception, SystemExit):  # an exception of another's may fail at this, too
+    except (Exception, SystemExit):  # the exception's own `__str__` may fail
         message = "(no message)"
     name = one_line(type(error).__name__)
     return f"{name}: {message}" if message else name
 
 
 def brief(value: object, limit: int = 80) -> str:
-    """The `repr` of any object, in one line of at most `limit` characters."""
+    """Return the `repr` of any object, in one line of at most `limit` characters."""
     try:
         return one_line(repr(value), limit)
     except (Exception, SystemExit):
@@ -56,7 +63,7 @@ def brief(value: object, limit: int = 80) -> str:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether `name` names a file of its own in whatever folder it is put: no way up, no root, nothing invisible."""
+    """Return whether `name` is a file name without parents, a root or invisible characters."""
     if name in ("", ".", "..") or name.startswith("~") or name != name.strip():
         return False
     return printable(name) == name and not set(name) & set("/\\:\n\t") and len(name.encode()) <= 255

@@ -1,8 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Hides secrets in whatever is written to a file, a log or the terminal: by the names of settings, and in URLs.
+"""Redaction of secrets in texts for files, logs and the terminal: by the names of settings, and in URLs.
 
-A name counts as that of a secret by its words (`hub_token`, `apiKey`, `X-API-KEY`, `WANDB_API_KEY`, `password`), in any
-case and at any depth; the names that language models use for tokens and dictionaries for keys do not (`eos_token`,
+The words of a name mark it as that of a secret (`hub_token`, `apiKey`, `X-API-KEY`, `WANDB_API_KEY`, `password`), in
+any case and at any depth. Names of a language model's tokens and of a dictionary's keys are not (`eos_token`,
 `pad_token_id`, `max_new_tokens`, `sort_key`).
 """
 
@@ -19,16 +19,16 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Wherever they stand in a name.
+# Anywhere in a name.
 _SECRET_WORDS = _words(
     "password passwords passwd pwd passwort passphrase passcode secret secrets credential credentials authorization "
     "cookie cookies apikey apikeys accesskey secretkey privatekey authtoken accesstoken"
 )
 # At the end of a name.
 _SECRET_ENDS = _words("auth bearer pass")
-# Several tokens or keys are secrets only behind these: `stop_tokens` and `label_keys` are many.
+# Plurals (`tokens`, `keys`) are secrets only behind these words, unlike `stop_tokens` and `label_keys`.
 _SECRET_OWNERS = _words("api access auth bearer client hf hub private refresh secret session ssh user")
-# Names of places, not of what is there.
+# At the end of a name: the place of a secret, not the secret.
 _PLACES = _words("column env field file name path")
 _NO_SECRET_TOKENS = _words(
     "added answer assistant audio bad begin blank boi bos boundary class cls completion content context decoder end "
@@ -51,7 +51,7 @@ _USER = re.compile(r"(?<=://)[^/?#]*@")
 _PARAMETER = re.compile(r"(?<=[?&;#])([^=&#;\s]+)=([^&#;\s]+)")
 _ASSIGNMENT = re.compile(r"(?<![\w-])([A-Za-z][\w-]*)=([^\s&;,\"']+)")
 _SPECIAL_TOKEN = re.compile(r"<.*>|\[.*\]|\(hidden\)", re.DOTALL)
-# Credentials that can be told by their shape, whatever they are called.
+# Credentials of a known shape, under any name.
 _KNOWN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
     r"|xox[abeprs]-[\w-]{10,}|AKIA[A-Z0-9]{16}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)"
@@ -60,7 +60,7 @@ _KNOWN = re.compile(
 
 
 def is_secret(name: str) -> bool:
-    """Whether a setting, a header or a parameter of that name holds a secret."""
+    """Return whether a setting, a header or a parameter of that name holds a secret."""
     words = [word.lower() for word in _WORD.findall(name)]
     if not words:
         return False
@@ -81,11 +81,11 @@ def is_secret(name: str) -> bool:
 
 
 def redacted(value: Any, name: str = "") -> Any:
-    """A copy of `value` in which every secret is replaced by "(hidden)".
+    """Return a copy of `value` with "(hidden)" in place of every secret.
 
     Args:
-        value: Mappings, lists and tuples of any depth, with texts and other scalars in them.
-        name: What `value` is called.
+        value: Mappings, lists and tuples of any depth, with texts and other scalars.
+        name: Name of `value`.
     """
     if name and is_secret(name):
         return _hidden(value, numbers=bool(_SECRET_WORDS & {word.lower() for word in _WORD.findall(name)}))
@@ -100,7 +100,7 @@ def redacted(value: Any, name: str = "") -> Any:
 
 
 def redacted_text(text: str) -> str:
-    """`text` without user names and passwords in URLs, secret parameters (`token=...`) and known kinds of keys."""
+    """Hide user names and passwords in URLs, secret parameters (`token=...`) and known kinds of keys in a text."""
     if text.lstrip().startswith("{"):
         try:
             return json.dumps(redacted(json.loads(text)))
@@ -125,7 +125,7 @@ def _is_header(name: str) -> bool:
 
 
 def _hidden(value: Any, *, numbers: bool = False) -> Any:
-    """Every text in `value` hidden, and with `numbers` (of a password) every integer, but no switch."""
+    """Hide every text in `value`, and with `numbers` (for passwords) every integer, but no boolean."""
     if isinstance(value, Mapping):
         return {key: _hidden(entry, numbers=numbers) for key, entry in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

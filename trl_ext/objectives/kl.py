@@ -13,15 +13,15 @@ MAX_LOG_RATIO = 20.0
 
 
 def kl_estimate(logps: Tensor, ref_logps: Tensor, estimator: str = "k1") -> Tensor:
-    """Estimates KL(policy || reference) per token from tokens that the policy sampled.
+    """Estimate KL(policy || reference) per token from tokens that the policy sampled.
 
     With `log r = ref_logps - logps`: `k1 = -log r`, unbiased, but negative for many a token;
     `k2 = (log r)^2 / 2`, biased, never negative; `k3 = (r - 1) - log r`, unbiased, never negative, with less variance
     than k1 while the two are close.
 
-    Inside the reward k1 has the right gradient (k2 and k3 do not). As a loss on tokens of the policy itself it is the
-    other way round: k1 has an expected gradient of zero, k2 has the gradient of the reverse KL, and k3 that of the
-    forward KL. For tokens of an older policy see `kl_loss`.
+    In the reward, k1 has the right gradient, unlike k2 and k3. As a loss on tokens of the policy itself, k1 has an
+    expected gradient of zero, k2 the gradient of the reverse KL, and k3 that of the forward KL. For tokens of an older
+    policy see `kl_loss`.
 
     Args:
         logps: (B, C), log-probabilities of the tokens under the policy, nats.

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Log-probabilities and entropy of chosen tokens, without ever holding all their logits."""
+"""Log-probabilities and entropy of chosen tokens, with the logits of a few tokens at a time."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -80,10 +80,10 @@ def logprobs_and_entropy(
     frozen_head: bool = False,
     recompute: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    r"""Log-probability of each target and entropy of its distribution, \(\mathrm{softmax}(\mathrm{lm\_head}(h) / T)\).
+    r"""Return each target's log-probability and the entropy of \(\mathrm{softmax}(\mathrm{lm\_head}(h) / T)\).
 
-    Logits exist for `chunk_size` tokens at a time, in float32; in the backward pass each chunk's are computed anew,
-    unless that is switched off. For 8 completions of 512 tokens and a vocabulary of 152k the logits alone would take
+    Logits exist for `chunk_size` tokens at a time, in float32, and by default are recomputed in the backward pass. For
+    8 completions of 512 tokens and a vocabulary of 152k the logits alone would take
     2.5 GB, and several times that with their gradients.
 
     Args:
@@ -95,9 +95,9 @@ def logprobs_and_entropy(
         entropy: Whether a gradient flows through the entropies ("gradient"), or not ("value"), or they are not
             computed at all ("none": zeros).
         frozen_head: Nothing in `lm_head` is trained. Unless a gradient flows through the entropies, the gradient of
-            `hidden` is then taken in the forward pass, which saves computing the logits anew.
+            `hidden` is then taken in the forward pass, which saves recomputing the logits.
         recompute: False keeps the probabilities of all N tokens for the backward pass, which takes 4 N V bytes and
-            saves computing the logits anew.
+            saves recomputing the logits.
 
     Returns:
         Log-probabilities and entropies in nats, float32, each of shape (N,).

@@ -1,9 +1,9 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""PPO's losses and what is logged about them.
+"""PPO's losses, and statistics of an update.
 
-Losses come back per token, neither masked nor averaged: `masked_sum(loss, mask) / tokens of the global minibatch`
-gives every token the same weight, however the batch is cut up. A token whose inputs are not finite has the loss NaN.
-Inside the mask that shows in the sum; outside it, it reaches neither the sum nor any gradient.
+Losses are returned per token, neither masked nor averaged: `masked_sum(loss, mask) / tokens of the global minibatch`
+gives every token the same weight in any division into micro-batches. A token whose inputs are not finite has the loss
+NaN, which reaches the sum if the token is in the mask, and otherwise neither the sum nor any gradient.
 """
 
 import math
@@ -35,10 +35,10 @@ def policy_loss(
         logps: (B, C), log-probabilities under the policy being trained, nats.
         old_logps: (B, C), the same when the rollout was made, nats.
         advantages: (B, C).
-        cliprange: how far the ratio may fall below 1.
-        cliprange_high: how far it may rise above 1 (clip-higher, DAPO, arXiv 2503.14476); None: `cliprange`.
-        dual_clip: the largest ratio that a negative advantage is weighted with (dual clip, arXiv 1912.09729, where
-            it is 3); None: no limit.
+        cliprange: distance of the ratio's lower bound from 1.
+        cliprange_high: distance of its upper bound from 1 (clip-higher, DAPO, arXiv 2503.14476); None: `cliprange`.
+        dual_clip: bound of the ratio where the advantage is negative (dual clip, arXiv 1912.09729, which uses 3);
+            None: no bound.
 
     Returns:
         `(per_token_loss, ratio, clipped)`, each (B, C). The ratio is detached; its logarithm is bounded to +-20.
@@ -134,7 +134,7 @@ def kl_loss(
 
 
 def approx_kl(logps: Tensor, old_logps: Tensor) -> Tensor:
-    """Estimates KL(old policy || new policy), the size of the update, per token.
+    """Estimate KL(old policy || new policy), the size of the update, per token.
 
     Schulman's k3, `(r - 1) - log r` with `r = exp(logps - old_logps)`: unbiased, since the old policy sampled the
     tokens, and never negative.
@@ -151,7 +151,7 @@ def approx_kl(logps: Tensor, old_logps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, reduce: Reduce | None = None) -> Tensor:
-    """Share of the returns' variance that the critic predicts: `1 - Var(returns - values) / Var(returns)`.
+    """Return the share of the returns' variance that the critic predicts: `1 - Var(returns - values) / Var(returns)`.
 
     Args:
         values: (B, C).
@@ -171,8 +171,8 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, reduce: Re
 
 
 def _where_finite(finite: Tensor, values: Tensor) -> Tensor:
-    # Non-finite inputs leave before the arithmetic: the derivative of a square or an exponential at NaN is NaN, and
-    # the zero that a mask sends back would not undo it.
+    # Non-finite inputs are replaced before the arithmetic: the derivative of a square or an exponential at NaN is NaN,
+    # and stays NaN times the zero gradient of a mask.
     values = at_least_float32(values)
     return torch.where(finite, values, torch.zeros_like(values))
 

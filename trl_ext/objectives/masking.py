@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Sums, means and whitening over the tokens that count.
+"""Sums, means and whitening over the tokens in a mask.
 
-A mask is bool or 0/1, may have holes (tool tokens) and rows without a single token. What lies outside it is never
+A mask is bool or 0/1, may have holes (tool tokens) and rows without a single token. Values outside the mask are never
 read: NaN and infinity there reach neither a result nor a gradient, because values are selected with `torch.where` and
 never multiplied by the mask (0 * NaN is NaN).
 """
@@ -15,12 +15,12 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Casts half precision, integers and booleans to float32; float64 stays as it is."""
+    """Cast half precision, integers and booleans to float32; float64 stays as it is."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def select(values: Tensor, mask: Tensor) -> Tensor:
-    """Returns `values` in at least float32 where `mask` is set and 0 elsewhere, with a gradient of 0 there.
+    """Return `values` in at least float32 where `mask` is set and 0 elsewhere, with a gradient of 0 there.
 
     Args:
         values: any shape.
@@ -31,7 +31,7 @@ def select(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Sums `values` where `mask` is set.
+    """Sum `values` where `mask` is set.
 
     Args:
         values: any shape, usually (B, C).
@@ -46,14 +46,14 @@ def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Averages `values` where `mask` is set; arguments and shapes as in `masked_sum`, 0 where the mask is empty."""
+    """Average `values` where `mask` is set; arguments and shapes as in `masked_sum`, 0 where the mask is empty."""
     count = masked_sum(torch.ones_like(at_least_float32(values)), mask, dim)
     return masked_sum(values, mask, dim) / count.clamp(min=1)
 
 
 @torch.no_grad()
 def global_moments(values: Tensor, mask: Tensor, reduce: Reduce | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, biased variance and number of the masked values over all processes.
+    """Return mean, biased variance and number of the masked values over all processes.
 
     Two passes, mean first: the one-pass E[x^2] - E[x]^2 cancels in float32. The variance is the biased one (divided by
     the count), so a single value has variance 0 and not NaN. Statistics carry no gradient.
@@ -62,7 +62,7 @@ def global_moments(values: Tensor, mask: Tensor, reduce: Reduce | None = None) -
         values: (B, C).
         mask: (B, C).
         reduce: sums a tensor over all processes, e.g. `lambda t: accelerator.reduce(t, "sum")`. It is called exactly
-            twice whatever the mask, so that no process waits for another. None: one process.
+            twice for any mask, so that no process waits for another. None: one process.
 
     Returns:
         `(mean, var, count)`, 0-dim tensors; all 0 where the mask is empty everywhere.
@@ -78,7 +78,7 @@ def global_moments(values: Tensor, mask: Tensor, reduce: Reduce | None = None) -
 def whiten(
     values: Tensor, mask: Tensor, *, shift_mean: bool = True, reduce: Reduce | None = None, eps: float = 1e-8
 ) -> Tensor:
-    """Scales the masked values to variance 1 over the global batch.
+    """Scale the masked values to variance 1 over the global batch.
 
     Detail 18 of "The N Implementation Details of RLHF with PPO": advantages are whitened to mean 0
     (`shift_mean=True`), `(x - mean) * rsqrt(var + eps)`; rewards (`shift_mean=False`) keep their mean,

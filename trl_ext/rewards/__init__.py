@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Reward functions in TRL's signature, ways to combine them, and what runs them."""
+"""Reward functions in TRL's signature, their combinations, and the runner that calls them."""
 
 from .base import RewardFunction, completion_text, prompt_text, reward_name
 from .check import RewardCheck, check_reward

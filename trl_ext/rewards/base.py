@@ -1,23 +1,22 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What a reward function is, and how one is called.
+"""Reward functions: their signature, the batch that they score, and the check of their result.
 
-A reward function has TRL's own signature, so that functions written for `GRPOTrainer` and `RLOOTrainer` work here
-and ours work there:
+The signature is TRL's, so that functions written for `GRPOTrainer` and `RLOOTrainer` work here, and these work there:
 
     f(prompts, completions, completion_ids, **columns) -> list[float | None]
 
 - `prompts`, `completions`: N strings, or N conversations (lists of messages) if the dataset is conversational.
 - `completion_ids`: N lists of token ids, as sampled (the end-of-sequence token included).
-- Every call gets lists, dictionaries, arrays and tensors of its own, which it may change; images and other objects are
+- Every call gets its own lists, dictionaries, arrays and tensors and may change them; images and other objects are
   shared.
 - `**columns`: the dataset's other columns, N values each, and these services: `trainer_state`,
   `log_extra(column, values)` (a column of the sample table), `log_metric(name, value)` (a scalar in the logs) and
-  `on_progress(n)` (n more samples are scored). A function without `**kwargs` gets only what it names.
+  `on_progress(n)` (n more samples are scored). A function without `**kwargs` gets only the arguments that it names.
 - The result: one finite number per completion, higher is better; `None` where the function does not apply; an exception
-  in the place of a number where it failed on that completion alone. Only those are tried again.
+  in the place of a number where the function failed on that completion alone, which is then tried again.
 
-Async functions run concurrently. Functions with parameters are picklable classes with a `__name__`. A function that
-keeps state between calls has `state_dict()` and `load_state_dict(state)`, JSON-able, and is checkpointed.
+Async functions run concurrently. Functions with parameters are picklable classes with a `__name__`. A function with
+state between calls is [`Stateful`], and its state goes into checkpoints.
 """
 
 import copy
@@ -35,13 +34,21 @@ import numpy as np
 import torch
 
 from trl_ext.messages.printable import brief, one_line
-from trl_ext.text.rows import Message, Text
+from trl_ext.text.rows import Message, Text, message_text
 
 Reward = float | None
 Outcome = float | None | BaseException
-"""A reward, or why there is none."""
+"""A reward, None, or the exception with which the function failed."""
+Texts = Sequence[Text]
+Ids = list[list[int]] | None
 
-SERVICES = ("trainer_state", "log_extra", "log_metric", "on_progress")
+# The services of a call whose logs and progress are not wanted.
+SILENT = {
+    "log_extra": lambda column, values: None,
+    "log_metric": lambda name, value: None,
+    "on_progress": lambda n: None,
+}
+SERVICES = ("trainer_state", *SILENT)
 _FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
@@ -57,7 +64,7 @@ class RewardFunction(Protocol):
 
 @runtime_checkable
 class Stateful(Protocol):
-    """What keeps state between calls; it is JSON-able and goes into checkpoints."""
+    """A reward function with state between calls, JSON-able, which goes into checkpoints."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the JSON-able state for a checkpoint."""
@@ -87,10 +94,10 @@ _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 def fresh(value: Any) -> Any:
-    """A copy of `value` that can be changed without changing `value`.
+    """Return a copy of `value` that can be changed without changing `value`.
 
-    Lists, tuples, dictionaries and sets are copied at every depth, and arrays and tensors, which costs no more than
-    reading them. Images and other objects are not: copying those can be dear, and hardly anybody draws on them.
+    Lists, tuples, dictionaries, sets, arrays and tensors are copied at every depth. Images and other objects are
+    shared: they can be large, and reward functions rarely change them.
     """
     if type(value) in _SCALARS:
         return value
@@ -110,7 +117,7 @@ def fresh(value: Any) -> Any:
 
 
 class ContractViolation(Exception):
-    """A reward function that breaks its contract. Never retried: the same call would break it again."""
+    """A breach of the contract of reward functions. Never retried: the same call would breach it again."""
 
 
 class RewardValueError(ContractViolation, ValueError):
@@ -118,19 +125,19 @@ class RewardValueError(ContractViolation, ValueError):
 
 
 class RewardTypeError(ContractViolation, TypeError):
-    """Rewards that are not numbers, or a function that asks for a column that is not there."""
+    """Rewards that are not numbers, or a function that asks for a column that the dataset lacks."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """N samples to score: what a reward function is called with.
+    """N samples to score: the arguments of a reward function.
 
     Attributes:
         prompts: N strings or conversations.
         completions: N strings or conversations.
         completion_ids: N lists of token ids; `None` only outside a trainer, where there may be no tokenizer.
         columns: the dataset's other columns, N values each.
-        services: the values of `SERVICES` to pass on, whatever N is.
+        services: values of `SERVICES`, passed on whatever N is.
     """
 
     prompts: Sequence[Text]
@@ -143,7 +150,7 @@ class Batch:
     def from_call(
         cls, prompts: Sequence[Text], completions: Sequence[Text], completion_ids: list[list[int]] | None, kwargs: dict
     ) -> "Batch":
-        """The batch behind the keyword arguments that a reward function was called with."""
+        """Return the batch that the arguments of a reward function stand for."""
         columns = {key: value for key, value in kwargs.items() if key not in SERVICES}
         services = {key: value for key, value in kwargs.items() if key in SERVICES}
         return cls(prompts, completions, completion_ids, columns, services)
@@ -152,7 +159,7 @@ class Batch:
         return len(self.completions)
 
     def select(self, indices: Sequence[int]) -> "Batch":
-        """The samples at `indices`, in that order; repeats are allowed."""
+        """Return the samples at `indices`, in that order; repeats are allowed."""
         return replace(
             self,
             prompts=[self.prompts[i] for i in indices],
@@ -162,12 +169,12 @@ class Batch:
         )
 
     def fresh(self) -> "Batch":
-        """The same samples in lists that can be changed without changing these."""
+        """Return a copy of the samples that can be changed without changing this batch."""
         ids, columns = fresh(self.completion_ids), fresh(self.columns)
         return Batch(fresh(self.prompts), fresh(self.completions), ids, columns, self.services)
 
     def arguments(self) -> dict[str, Any]:
-        """Everything a reward function may ask for, by keyword."""
+        """Return all that a reward function may ask for, by keyword."""
         sample = {"prompts": self.prompts, "completions": self.completions, "completion_ids": self.completion_ids}
         return {**self.columns, **self.services, **sample}
 
@@ -179,36 +186,26 @@ def _unwrapped(fn: Any) -> Any:
 
 
 def reward_name(fn: Callable) -> str:
-    """The name that a reward function goes by in logs: its `__name__`, or the name of its class."""
+    """Return the name of a reward function in logs: its `__name__`, or the name of its class."""
     fn = _unwrapped(fn)
     return one_line(getattr(fn, "__name__", type(fn).__name__), 100)
 
 
 def is_async(fn: Callable) -> bool:
-    """Whether calling `fn` (function, partial, or instance with an async `__call__`) returns a coroutine."""
+    """Return whether calling `fn` (function, partial, or instance with an async `__call__`) gives a coroutine."""
     fn = _unwrapped(fn)
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
 
 
 def iter_parts(fn: Any) -> Iterator[Any]:
-    """`fn` and, if it combines other reward functions (its `members`), all of those."""
+    """Yield `fn` and the reward functions that it combines (its `members`), at every depth."""
     yield fn
     for member in getattr(fn, "members", ()):
         yield from iter_parts(member)
 
 
-def message_text(message: Message) -> str:
-    """The text of one message: its string content, or its text parts joined; images and missing content give ''."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
-    return ""
-
-
 def completion_text(completion: Text) -> str:
-    """What the policy wrote, as one string. What tools and other speakers said in between is left out."""
+    """Return the policy's own text as one string; messages of tools and other roles are left out."""
     if isinstance(completion, str):
         return completion
     written = [message_text(message) for message in completion if message.get("role", "assistant") == "assistant"]
@@ -216,25 +213,25 @@ def completion_text(completion: Text) -> str:
 
 
 def prompt_text(prompt: Text) -> str:
-    """The prompt as one string, a line per message. Tool results and messages without text are left out."""
+    """Return the prompt as one string, a line per message; tool results and messages without text are left out."""
     if isinstance(prompt, str):
         return prompt
-    said = [message_text(message) for message in prompt if message.get("role") != "tool"]
-    return "\n".join(text for text in said if text)
+    texts = [message_text(message) for message in prompt if message.get("role") != "tool"]
+    return "\n".join(text for text in texts if text)
 
 
 def continues_turn(prompt: Sequence[Message], completion: Sequence[Message]) -> bool:
-    """Whether the prompt ends in an assistant message that the completion goes on with (prefill)."""
+    """Return whether the prompt ends in an assistant message that the completion continues (prefill)."""
     if not prompt or not completion:
         return False
     return prompt[-1].get("role") == "assistant" and completion[0].get("role", "assistant") == "assistant"
 
 
 def conversation(prompt: Sequence[Message], completion: Sequence[Message]) -> list[Message]:
-    """Prompt and completion as one conversation.
+    """Return prompt and completion as one conversation.
 
-    A policy continues a prompt that ends in an assistant message (prefill). Such a message and the first one of the
-    completion are one turn, and become one message.
+    A policy continues a prompt that ends in an assistant message (prefill). That message and the completion's first
+    one are one turn, and become one message.
     """
     if not continues_turn(prompt, completion):
         return [*prompt, *completion]
@@ -250,7 +247,7 @@ def _parts(message: Message) -> list[Any]:
 
 
 def full_text(prompt: Text, completion: Text) -> str:
-    """Prompt and completion as one string; plain text and a turn that was begun are continued without a separator."""
+    """Return prompt and completion as one string; plain text and prefilled turns are joined without a separator."""
     if isinstance(prompt, str) and isinstance(completion, str):
         return prompt + completion
     begun = not isinstance(prompt, str) and not isinstance(completion, str) and continues_turn(prompt, completion)
@@ -259,10 +256,10 @@ def full_text(prompt: Text, completion: Text) -> str:
 
 
 def accepted_arguments(fn: Callable, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The `arguments` that `fn` can take: all of them if it has `**kwargs`, otherwise those that it names.
+    """Return the `arguments` that `fn` takes: all of them if it has `**kwargs`, otherwise those that it names.
 
     Raises:
-        RewardTypeError: `fn` requires an argument that is not among them.
+        RewardTypeError: `fn` requires an argument that `arguments` lacks.
     """
     try:
         parameters = inspect.signature(fn).parameters.values()
@@ -283,7 +280,7 @@ def accepted_arguments(fn: Callable, arguments: dict[str, Any]) -> dict[str, Any
 
 
 def read_rewards(name: str, result: Any, expected: int) -> list[Outcome]:
-    """Checks what reward function `name` returned and converts it to `expected` floats, `None`s or exceptions.
+    """Check the result of reward function `name` and convert it to `expected` floats, `None`s or exceptions.
 
     Booleans, NumPy numbers, 0-dimensional tensors, and 1-dimensional tensors and arrays are fine.
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Calling reward functions, in this thread, in another or on the event loop; and which errors are theirs."""
+"""Calls of reward functions, in this thread, in another or on the event loop, with their failures as results."""
 
 import asyncio
 import functools
@@ -43,8 +43,8 @@ def start(call: Callable[[], T]) -> Callable[[float | None], T]:
     The thread is a daemon and in no pool: a call that never returns must not keep the process alive.
 
     Returns:
-        A function that waits for so many seconds, or for ever, and returns the result or raises what `call` raised; a
-        `TimeoutError` if it is not there by then. The call goes on in the background.
+        A function `wait(timeout)`, which returns the result of `call` or raises its exception. After `timeout` seconds
+        without a result it raises `TimeoutError`, and the call goes on in the background; None waits for ever.
     """
     outcome: dict[str, Any] = {}
 
@@ -86,7 +86,7 @@ def _event_loop() -> asyncio.AbstractEventLoop:
 
 
 async def _guarded(awaitable: Awaitable[T]) -> tuple[T | None, BaseException | None]:
-    """What an awaitable returned or raised: what a task raises of SystemExit and the like, the whole loop would."""
+    """Return the result or the exception of an awaitable; a SystemExit raised in a task would end the whole loop."""
     try:
         return await awaitable, None
     except BaseException as error:
@@ -94,7 +94,7 @@ async def _guarded(awaitable: Awaitable[T]) -> tuple[T | None, BaseException | N
 
 
 def run_awaitable(awaitable: Awaitable[T], timeout: float | None = None) -> T:
-    """The result of an awaitable, waited for from synchronous code, also inside a running event loop.
+    """Return the result of an awaitable to synchronous code, also inside a running event loop.
 
     Raises:
         TimeoutError: no result within `timeout` seconds; the awaitable is cancelled.
@@ -119,12 +119,12 @@ def run_awaitable(awaitable: Awaitable[T], timeout: float | None = None) -> T:
     return result  # type: ignore[return-value]
 
 
-# Which errors are the function's
+# Failures of the function, and interrupts of the run
 
 
 @contextmanager
 def _noting_interrupts() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C was pressed in this block; only the main thread is told of it."""
+    """Yield a function that tells whether Ctrl-C was pressed in this block; only the main thread learns of it."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield lambda: False
@@ -147,18 +147,18 @@ def _noting_interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def attempt(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """Call a reward function, whose failures are results, too.
+    """Call a reward function, and return its exception as a result.
 
-    Rewards run code that models wrote, and parsers that exit on what models wrote: `SystemExit`, a cancelled task or a
-    panic of an extension say that a sample failed, and not that training is to end.
+    Rewards run code that models wrote, and parsers that exit on such code: `SystemExit`, a cancelled task or a panic of
+    an extension mean that a sample failed, not that training is to end.
 
     Returns:
-        The result and None; or None and what the function raised.
+        The result and None; or None and the exception.
 
     Raises:
         ContractViolation: as raised by `call`; the same call would break the contract again.
-        KeyboardInterrupt: Ctrl-C was pressed, also where the function has caught it.
-        GeneratorExit, and the outcomes of pytest, which are for others.
+        KeyboardInterrupt: Ctrl-C was pressed, even if the function has caught it.
+        GeneratorExit, and pytest's outcomes: they are not failures of the function.
     """
     result: T | None = None
     failure: BaseException | None = None
@@ -181,19 +181,19 @@ def attempt(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
 
 
 def call_reward(fn: Callable, batch: Batch, timeout: float | None = None) -> list[Outcome]:
-    """Calls one reward function, async or not, with lists of its own, and checks what it returned.
+    """Call one reward function, async or not, with lists of its own, and check its result.
 
     Args:
         fn: the reward function.
         batch: N samples.
-        timeout: seconds that the call may take. A synchronous function is then called in a thread of its own, which
-            goes on in the background when it overruns.
+        timeout: seconds that the call may take. A synchronous function then runs in a thread of its own, which goes on
+            in the background when the time is over.
 
     Returns:
         N times a finite `float`, `None`, or the exception that the function returned for this sample.
 
     Raises:
-        TimeoutError: the call overran.
+        TimeoutError: the call took longer than `timeout`.
         RewardValueError, RewardTypeError: `fn` broke its contract.
     """
     count = len(batch)
@@ -210,13 +210,13 @@ def call_reward(fn: Callable, batch: Batch, timeout: float | None = None) -> lis
 
 
 def call_rewards(fns: Sequence[Callable], batch: Batch) -> list[list[Reward]]:
-    """Calls several reward functions on one batch: the async ones concurrently, while the others run in turn.
+    """Call several reward functions on one batch: the async ones concurrently, and the others before in turn.
 
     Returns:
         N rewards for each function.
 
     Raises:
-        Exception: whatever a function raised, or returned in the place of a reward.
+        Exception: the exception that a function raised, or returned in the place of a reward.
     """
     outcomes = [[] if is_async(fn) else call_reward(fn, batch) for fn in fns]
     pending = [i for i, fn in enumerate(fns) if is_async(fn)]

@@ -13,7 +13,7 @@ from typing import Any
 from trl_ext.messages.printable import error_text
 from trl_ext.text.rows import Text
 
-from .base import Batch, Reward, Stateful, completion_text, reward_name
+from .base import SILENT, Batch, Reward, Stateful, completion_text, reward_name
 from .calling import attempt, call_reward
 
 _PROMPTS = ["The weather today is", "I think that you", "Wie geht", "今天"]
@@ -22,14 +22,14 @@ _COMPLETIONS = [" fine, and it will stay fine.", " are an idiot.", " es dir? Gut
 
 @dataclass(frozen=True)
 class RewardCheck:
-    """What `check_reward` found.
+    """Report of `check_reward`.
 
     Attributes:
         name: the function's name in logs.
         formats: which of "plain" and "conversational" it accepts.
         values: its rewards for the samples, in the first of these formats.
         seconds: how long that call took.
-        warnings: what is doubtful; each was also given by `warnings.warn`.
+        warnings: doubts about the function; each was also given by `warnings.warn`.
     """
 
     name: str
@@ -47,15 +47,15 @@ def check_reward(
     completion_ids: list[list[int]] | None = None,
     **columns: list,
 ) -> RewardCheck:
-    """Tries a reward function on a few samples, one of them an empty completion, before a run.
+    """Try a reward function on a few samples, one of them an empty completion, before a run.
 
-    It is called on the whole batch (as plain text and as conversations, if no samples are given), on the batch
-    reversed, and on each sample alone. State that it keeps is put back afterwards.
+    The function is called on the whole batch (as plain text and as conversations, if no samples are given), on the
+    batch reversed, and on each sample alone. Its state is restored afterwards.
 
     Args:
         fn: the reward function.
         prompts: N prompts as the dataset has them; four short texts by default.
-        completions: N completions of the same format.
+        completions: N completions in the format of the prompts.
         completion_ids: N lists of token ids; by default the bytes of the completions.
         **columns: the columns that `fn` needs, N values each.
 
@@ -106,12 +106,7 @@ def _candidates(
         chats: list[Text] = [[{"role": "user", "content": prompt}] for prompt in _PROMPTS]
         answers: list[Text] = [[{"role": "assistant", "content": completion}] for completion in _COMPLETIONS]
         samples = {"plain": ([*_PROMPTS], [*_COMPLETIONS]), "conversational": (chats, answers)}
-    services = {
-        "trainer_state": None,
-        "log_extra": lambda column, values: None,
-        "log_metric": lambda name, value: None,
-        "on_progress": lambda n: None,
-    }
+    services = {"trainer_state": None, **SILENT}
     batches = {}
     for form, (some_prompts, some_completions) in samples.items():
         ids = completion_ids or [list(completion_text(completion).encode()) for completion in some_completions]
@@ -124,7 +119,7 @@ def _candidates(
 
 
 def _try(fn: Any, batch: Batch) -> tuple[list[Reward], BaseException | None]:
-    """Rewards, or what the function raised or returned in the place of one; its state is put back."""
+    """Return the rewards, or the exception that the function raised or returned; restore its state."""
     state = copy.deepcopy(fn.state_dict()) if isinstance(fn, Stateful) else None
     try:
         outcomes, error = attempt(lambda: call_reward(fn, batch))
@@ -137,7 +132,7 @@ def _try(fn: Any, batch: Batch) -> tuple[list[Reward], BaseException | None]:
 
 
 def _call(fn: Any, batch: Batch) -> list[Reward]:
-    """Rewards of a batch that the function has scored before, in another order or composition."""
+    """Return the rewards of samples that the function has scored before, in another order or composition."""
     rewards, error = _try(fn, batch)
     if error is not None:
         raise ValueError(

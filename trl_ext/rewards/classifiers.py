@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Sequence classifiers and their tokenizers by name, and whether they fit together."""
+"""Sequence classifiers and tokenizers given by name, and checks that they fit together."""
 
 import math
 from pathlib import Path
@@ -17,6 +17,9 @@ from transformers import (
 )
 from transformers.utils import cached_file, find_adapter_config_file
 
+from trl_ext.messages.printable import first_line
+from trl_ext.text.tokens import has_vocabulary
+
 from .base import RewardValueError
 
 _HEAD_NAMES = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
@@ -24,14 +27,8 @@ _HEAD_NAMES = ("score.weight", "classifier.weight", "classifier.out_proj.weight"
 _POSITIONS = ("position_embeddings", "wpe", "embed_positions")
 
 
-def first_line(error: BaseException) -> str:
-    """What an error of a library says, in one line."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).strip().rstrip(".:")
-
-
 def is_adapter(name: str) -> bool:
-    """Whether a folder or a repository holds a PEFT adapter instead of a whole model."""
+    """Return whether a folder or a repository holds a PEFT adapter instead of a whole model."""
     if Path(name).is_dir():
         return (Path(name) / "adapter_config.json").is_file()
     try:
@@ -41,10 +38,10 @@ def is_adapter(name: str) -> bool:
 
 
 def read_config(name: str, trust_remote_code: bool) -> Any:
-    """The configuration of a classifier, or of an adapter's base with as many labels as the adapter has.
+    """Return the configuration of a classifier, or of an adapter's base with as many labels as the adapter has.
 
     Raises:
-        RewardValueError: there is none, or the adapter has no trained head.
+        RewardValueError: the configuration cannot be loaded, or the adapter has no trained head.
     """
     try:
         if not is_adapter(name):
@@ -61,7 +58,7 @@ def read_config(name: str, trust_remote_code: bool) -> Any:
 
 
 def not_loadable(name: str, error: BaseException) -> RewardValueError:
-    """The refusal of a name behind which there is no classifier."""
+    """Return the error for a name that no classifier can be loaded from."""
     return RewardValueError(
         f"'{name}' cannot be loaded as a sequence-classification model: give a name on the hub or a local folder "
         f"({first_line(error)})."
@@ -81,10 +78,10 @@ def _adapter_labels(name: str) -> int:
 
 
 def load_classifier(name: str, config: Any, dtype: torch.dtype | None, trust_remote_code: bool) -> PreTrainedModel:
-    """The classifier behind `name`; an adapter is put on its base.
+    """Load the classifier called `name`; an adapter is put on its base.
 
     Raises:
-        RewardValueError: it cannot be loaded, or some of its weights are missing.
+        RewardValueError: the model cannot be loaded, or some of its weights are missing.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code} | ({} if dtype is None else {"dtype": dtype})
     missing: list[str] = []
@@ -107,10 +104,10 @@ def load_classifier(name: str, config: Any, dtype: torch.dtype | None, trust_rem
 
 
 def load_tokenizer(source: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer behind a name; that of an adapter's base where none was saved beside the adapter.
+    """Load the tokenizer under a name, or that of an adapter's base where none was saved beside the adapter.
 
     Raises:
-        RewardValueError: there is none, or one without a vocabulary.
+        RewardValueError: no tokenizer can be loaded, or one without a vocabulary.
     """
     try:
         if is_adapter(source) and Path(source).is_dir() and not (Path(source) / "tokenizer_config.json").is_file():
@@ -120,14 +117,13 @@ def load_tokenizer(source: str, trust_remote_code: bool) -> PreTrainedTokenizerB
         raise RewardValueError(
             f"No tokenizer is found under '{source}': pass `tokenizer` ({first_line(error)})."
         ) from error
-    # transformers makes some tokenizers out of nothing but their special tokens, for which every word is unknown.
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+    if not has_vocabulary(tokenizer):
         raise RewardValueError(f"No tokenizer is found under '{source}': pass `tokenizer` (it has no vocabulary).")
     return tokenizer
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: Any, name: str) -> None:
-    """Refuse a tokenizer that knows tokens for which the model has no embeddings."""
+    """Refuse a tokenizer with token ids for which the model has no embeddings."""
     size = getattr(config.get_text_config(), "vocab_size", None)
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if isinstance(size, int) and highest >= size:
@@ -139,7 +135,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: Any, name: str)
 
 
 def check_is_classifier(model: Any, name: str) -> None:
-    """Refuse a model that generates text or has no head."""
+    """Refuse a model that generates text."""
     if getattr(model, "can_generate", bool)():
         raise RewardValueError(
             f"'{name}' is a {type(model).__name__}, which generates text and scores none: load it by "
@@ -148,7 +144,7 @@ def check_is_classifier(model: Any, name: str) -> None:
 
 
 def check_logits(logits: Any, model: Any, name: str) -> None:
-    """Refuse a model whose output for one text is not one finite number a label."""
+    """Refuse a model whose output for one text is not one finite number per label."""
     labels = model.config.num_labels
     shape = tuple(getattr(logits, "shape", ()))
     if shape != (1, labels):
@@ -164,12 +160,12 @@ def check_logits(logits: Any, model: Any, name: str) -> None:
 
 
 def position_limit(model: torch.nn.Module) -> float:
-    """Tokens for which a model has learned positions; infinite where positions are computed."""
+    """Return the number of tokens that a model has learned positions for; infinite where positions are computed."""
     limits = [math.inf]
     for name, module in model.named_modules():
         if name.endswith(_POSITIONS) and isinstance(module, torch.nn.Embedding):
-            # RoBERTa and its kin count positions from behind the padding index (-1 was made the last one), OPT and BART
-            # from an offset.
+            # RoBERTa's positions start behind the padding index (-1 was made the last one), those of OPT and BART at
+            # an offset.
             start = 0 if module.padding_idx is None else (module.padding_idx + 1) % module.num_embeddings
             limits.append(module.num_embeddings - max(start, getattr(module, "offset", 0)))
     return min(limits)

@@ -1,8 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Reward functions made of reward functions: sums, bounds, normalization, ensembles.
 
-Each is a reward function itself, so they nest. A sample for which a member returns `None` stays `None`, unless other
-members have a reward for it. Async members run concurrently. State of the members is part of `state_dict`.
+Each is a reward function itself, so they nest. A sample without a reward from any member gets `None`. Async members
+run concurrently. `state_dict` contains the members' states.
 """
 
 import math
@@ -19,21 +19,21 @@ from transformers import PreTrainedTokenizerBase
 from trl_ext.messages.printable import brief
 from trl_ext.text.rows import Text
 
-from .base import Batch, Reward, RewardTypeError, Stateful, completion_text, reward_name
+from .base import SILENT, Batch, Ids, Reward, RewardTypeError, Stateful, Texts, completion_text, reward_name
 from .calling import call_rewards
 from .moments import Moments, merge_over_processes
 from .representation import constructor_repr
 
 
 class Combination(ABC):
-    """A reward function made of `members`. Subclasses say how in `combine`.
+    """A reward function made of `members`, whose rewards a subclass combines in `combine`.
 
     Args:
         members: reward functions.
         name: name in logs.
 
     Raises:
-        ValueError, TypeError: no member, or one that cannot be called.
+        ValueError, TypeError: no member, or a member that cannot be called.
     """
 
     def __init__(self, members: Sequence[Callable], name: str):
@@ -50,23 +50,17 @@ class Combination(ABC):
 
     __repr__ = constructor_repr
 
-    def __call__(
-        self,
-        prompts: Sequence[Text],
-        completions: Sequence[Text],
-        completion_ids: list[list[int]] | None = None,
-        **columns: Any,
-    ) -> list[Reward]:
-        """N rewards."""
+    def __call__(self, prompts: Texts, completions: Texts, completion_ids: Ids = None, **columns: Any) -> list[Reward]:
+        """Return N rewards."""
         batch = Batch.from_call(prompts, completions, completion_ids, columns)
         return self.combine(call_rewards(self.members, batch), batch)
 
     @abstractmethod
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
-        """N rewards out of the members' N rewards each."""
+        """Return N rewards, made of N rewards of each member."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the members that keep any, by position; JSON-able."""
+        """Return the states of the stateful members, by position; JSON-able."""
         return {"members": {str(i): m.state_dict() for i, m in enumerate(self.members) if isinstance(m, Stateful)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -84,10 +78,10 @@ def _present(row: Sequence[Reward]) -> list[float]:
 
 
 def check_weights(option: str, weights: Sequence[Any]) -> list[float]:
-    """`weights` as floats.
+    """Return `weights` as floats.
 
     Raises:
-        ValueError, TypeError: one that is NaN, which would leave out that reward in silence, infinite, or no number.
+        ValueError, TypeError: a weight is no number, infinite, or NaN, which would silently leave out its reward.
     """
     for weight in weights:
         if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
@@ -108,7 +102,7 @@ class WeightedSum(Combination):
         name: name in logs.
 
     Raises:
-        ValueError: not one weight per member, or one that is not finite.
+        ValueError: the number of weights is not that of the members, or a weight is not finite.
     """
 
     def __init__(self, members: Sequence[Callable], weights: Sequence[float] | None = None, *, name="weighted_sum"):
@@ -154,7 +148,7 @@ class Clipped(Combination):
 
 
 class LogSigmoid(Combination):
-    """log sigmoid((reward - center) / scale): at most 0, so that going far above `center` pays little.
+    """log sigmoid((reward - center) / scale): at most 0, and nearly flat far above `center`.
 
     "Transforming and Combining Rewards for Aligning Large Language Models" (Wang et al. 2024, arXiv 2402.00742), where
     `center` is the reward of an acceptable answer; their sum over several rewards is a soft AND.
@@ -162,7 +156,7 @@ class LogSigmoid(Combination):
     Args:
         reward: reward function.
         center: the reward that gives log 0.5.
-        scale: how far around `center` rewards still tell; positive.
+        scale: distance from `center` over which differences between rewards count; positive.
         name: name in logs, by default "log_sigmoid_" and the function's.
 
     Raises:
@@ -188,16 +182,16 @@ class LogSigmoid(Combination):
 class PAR(Combination):
     """Preference as reward: mean over m of sigmoid(reward(completion) - reward(reference_m)), in (0, 1).
 
-    "Reward Shaping to Mitigate Reward Hacking in RLHF" (Fu et al. 2025, arXiv 2502.18770). Being better than the
-    references pays, being far better hardly more. A function with state would count the references too: put
+    "Reward Shaping to Mitigate Reward Hacking in RLHF" (Fu et al. 2025, arXiv 2502.18770). The reward saturates for
+    completions far better than the references. A function with state would count the references too: put
     `RunningNormalization` outside.
 
     Args:
-        reward: reward function; also called on the references, whose token ids it gets only with `tokenizer`.
+        reward: reward function; also called on the references, with their token ids only if `tokenizer` is given.
         reference_column: dataset column with a reference completion, or a list of them, per sample: strings or
             conversations. A string stands for one message where completions are conversations. A sample with no
             reference (an empty list or `None`) gets `None`.
-        tokenizer: makes the references' `completion_ids`; only for functions that read those.
+        tokenizer: tokenizes the references; only for functions that read `completion_ids`.
         name: name in logs, by default "par_" and the function's.
 
     Raises:
@@ -241,18 +235,13 @@ class PAR(Combination):
         if self.tokenizer is not None:
             texts = [completion_text(reference) for reference in references]
             ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        silent = {
-            "log_extra": lambda column, values: None,
-            "log_metric": lambda name, value: None,
-            "on_progress": lambda n: None,
-        }
-        services = {key: silent.get(key, value) for key, value in batch.services.items()}
+        services = {key: SILENT.get(key, value) for key, value in batch.services.items()}
         batch = replace(batch, completions=references, completion_ids=ids, services=services)
         return call_rewards(self.members, batch)[0]
 
 
 def _as_completions(value: Any, like: Text) -> list[Text]:
-    """The reference completions in one row of the column, in the format of the completion `like`."""
+    """Return the reference completions in one row of the column, in the format of the completion `like`."""
     if value is None:
         return []
     one = isinstance(value, str) or (len(value) > 0 and isinstance(value[0], dict))
@@ -265,15 +254,15 @@ def _as_completions(value: Any, like: Text) -> list[Text]:
 class RunningNormalization(Combination):
     """(reward - mean) / std of all rewards so far, over all processes.
 
-    A batch is normalized by the moments of the batches before it, which are the same on every process and do not
-    depend on what else is in the batch; the first batch is normalized by its own, on each process. While
-    fewer than two rewards, or equal ones, have been seen, rewards are only centred.
+    A batch is normalized by the moments of the batches before it, which are the same on every process and independent
+    of the other samples in the batch; the first batch is normalized by its own, on each process. Until two different
+    rewards have been seen, rewards are only centred.
 
     Called outside `RewardRunner`, under torch.distributed, every process must call it equally often.
 
     Args:
         reward: reward function.
-        center: subtract the mean; without it, rewards are only scaled and keep their sign.
+        center: subtract the mean; otherwise rewards are only scaled and keep their sign.
         clip: limit of the normalized reward's absolute value; `None` means no limit.
         name: name in logs, by default "normalized_" and the function's.
 
@@ -302,7 +291,7 @@ class RunningNormalization(Combination):
         return _map(lambda reward: min(max((reward - shift) / spread, -limit), limit), rewards[0])
 
     def synchronize(self) -> None:
-        """Adds what came since the last time, on all processes, to the moments. A collective."""
+        """Add the rewards since the last call, on all processes, to the moments. A collective."""
         self.moments = self.moments.merge(merge_over_processes(self.pending))
         self.pending = Moments()
 
@@ -326,21 +315,21 @@ AGGREGATIONS: dict[str, Callable[[list[float], float], float]] = {
 
 
 class Ensemble(Combination):
-    """Several reward models' common verdict, which is harder to hack than that of one.
+    """One reward from several reward models, which is harder to hack than the reward of one.
 
     "Reward Model Ensembles Help Mitigate Overoptimization" (Coste et al. 2023, arXiv 2310.02743). Members should have
-    one scale. Their disagreement, the mean over samples of their standard deviation, is logged as
-    `<name>/disagreement`: when it grows, the policy has left the data that the members were trained on.
+    one scale. Logs `<name>/disagreement`, the mean over samples of the members' standard deviation: it grows as the
+    policy leaves the members' training data.
 
     Args:
         members: reward functions, at least two.
         aggregation: "mean", "min" (the worst case), "mean_minus_std", or "mean_minus_var" (the paper's
             uncertainty-weighted optimization, whose penalty grows with the square of the disagreement).
-        k: how many standard deviations, or variances, are subtracted.
+        k: factor of the standard deviation, or variance, that is subtracted.
         name: name in logs.
 
     Raises:
-        ValueError: fewer than two members, an unknown `aggregation`, a negative `k`.
+        ValueError: fewer than two members, an unknown `aggregation`, or a negative `k`.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""`LengthDebiased`: a reward that no longer pays for length as such."""
+"""`LengthDebiased`: a reward without its linear dependence on the completion's length."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +12,13 @@ from .moments import LineMoments, merge_over_processes
 class LengthDebiased(Combination):
     """reward - slope * (length - mean length), with the least-squares line of reward over completion length in tokens.
 
-    Reward models favour long answers, and a policy finds that out first ("A Long Way to Go: Investigating Length
-    Correlations in RLHF", Singhal et al. 2023, arXiv 2310.03716). The line runs through all samples so far, over all
+    Reward models favour long answers, and policies learn that first ("A Long Way to Go: Investigating Length
+    Correlations in RLHF", Singhal et al. 2023, arXiv 2310.03716). The line is fitted to all samples so far, over all
     processes. A batch is corrected by the line through the batches before it, which is the same on every process and
-    does not depend on what else is in the batch; before `min_samples` have been seen, rewards are left as they are,
-    because a slope through a few samples is noise. Mean reward and mean length do not change what is paid.
+    independent of the other samples in the batch. Before `min_samples` samples nothing is corrected, because a slope
+    through a few samples is noise. The mean reward does not change.
 
-    What good answers and long ones truly have in common goes, too: where length is part of the task, use a length rule.
+    A true advantage of long answers is removed too: where length is part of the task, use a length rule.
 
     Logs `<name>/slope` (reward per token) and `<name>/length_correlation`, both before the correction.
 
@@ -26,7 +26,7 @@ class LengthDebiased(Combination):
 
     Args:
         reward: reward function.
-        min_samples: samples, over all processes, that the line needs before it is used; at least 2.
+        min_samples: samples, over all processes, before the line is used; at least 2.
         name: name in logs, by default "debiased_" and the function's.
 
     Raises:
@@ -64,7 +64,7 @@ class LengthDebiased(Combination):
             log_metric(f"{self.__name__}/length_correlation", self.line.correlation)
 
     def synchronize(self) -> None:
-        """Adds what came since the last time, on all processes, to the line. A collective."""
+        """Add the samples since the last call, on all processes, to the line. A collective."""
         self.line = self.line.merge(merge_over_processes(self.pending))
         self.pending = LineMoments()
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What reward functions log: scalars by `log_metric`, columns by `log_extra`."""
+"""Logs of reward functions: scalars by `log_metric`, columns by `log_extra`."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -9,14 +9,14 @@ from trl_ext.processes import gather
 from .base import RewardTypeError, RewardValueError
 
 Weighted = tuple[float, float]
-"""A value, and how many samples it stands for."""
+"""A value, and the number of samples that it stands for."""
 
 
 class CallLog:
-    """What calls of one reward function logged.
+    """Logs of the calls of one reward function.
 
     Args:
-        samples: Samples in the call, which is what a scalar logged by it weighs.
+        samples: Samples in the call, the weight of a scalar that it logs.
     """
 
     def __init__(self, samples: int = 1) -> None:
@@ -35,7 +35,7 @@ class CallLog:
         self.metrics.setdefault(name, []).append((float(value), float(self.samples)))
 
     def check(self, name: str, count: int) -> None:
-        """Refuse columns that do not have a value for each of the `count` samples of a call of function `name`."""
+        """Refuse columns without one value for each of the `count` samples of a call of function `name`."""
         for column, values in self.extra.items():
             if len(values) != count > 1:
                 raise RewardValueError(
@@ -44,7 +44,7 @@ class CallLog:
                 )
 
     def add(self, other: "CallLog", *, at: list[int], of: int) -> None:
-        """Add what a call on the samples `at` of `of` samples logged."""
+        """Add the logs of a call on the samples `at` of `of` samples."""
         for column, values in other.extra.items():
             whole = self.extra.setdefault(column, [None] * of)
             # alone, a sample may have logged several values
@@ -55,7 +55,7 @@ class CallLog:
 
 
 def combined(name: str, values: Iterable[Weighted]) -> Weighted:
-    """One value for several of one name: their weighted mean, or the extreme where the name ends in `/max` or `/min`.
+    """Return the weighted mean of a metric's values, or their extreme where its name ends in `/max` or `/min`.
 
     Returns:
         The value and the sum of the weights.
@@ -68,9 +68,9 @@ def combined(name: str, values: Iterable[Weighted]) -> Weighted:
 
 
 def over_processes(metrics: Mapping[str, Weighted]) -> dict[str, float]:
-    """The metrics of all processes, the same on each; a collective if torch.distributed runs.
+    """Return the metrics over all processes, the same on each; a collective if torch.distributed runs.
 
-    A metric that only some processes logged is that of their samples.
+    A metric that only some processes logged is the mean of their samples.
     """
     parts = gather(dict(metrics))
     names = dict.fromkeys(name for part in parts for name in part)

@@ -16,14 +16,14 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, values: list[float]) -> "Moments":
-        """The moments of `values`; none for an empty list."""
+        """Return the moments of `values`."""
         if not values:
             return cls()
         mean = math.fsum(values) / len(values)
         return cls(float(len(values)), mean, math.fsum((value - mean) ** 2 for value in values))
 
     def merge(self, other: "Moments") -> "Moments":
-        """The moments of both sets together (Chan, Golub & LeVeque 1979)."""
+        """Return the moments of both sets together (Chan, Golub & LeVeque 1979)."""
         count = self.n + other.n
         if count == 0:
             return self
@@ -39,7 +39,7 @@ class Moments(NamedTuple):
 
 
 class LineMoments(NamedTuple):
-    """What the least-squares line of y over x needs: number, means, squared deviations of x and y, their product."""
+    """Number of (x, y) pairs, their means, and the sums of squares and of products of the deviations from them."""
 
     n: float = 0.0
     x: float = 0.0
@@ -50,7 +50,7 @@ class LineMoments(NamedTuple):
 
     @classmethod
     def of(cls, points: list[tuple[float, float]]) -> "LineMoments":
-        """The moments of (x, y) pairs; none for an empty list."""
+        """Return the moments of (x, y) pairs."""
         if not points:
             return cls()
         n = float(len(points))
@@ -60,7 +60,7 @@ class LineMoments(NamedTuple):
         return cls(n, mean_x, mean_y, xx, yy, math.fsum(x * y for x, y in deviations))
 
     def merge(self, other: "LineMoments") -> "LineMoments":
-        """The moments of both sets together (Chan, Golub & LeVeque 1979)."""
+        """Return the moments of both sets together (Chan, Golub & LeVeque 1979)."""
         count = self.n + other.n
         if count == 0:
             return self
@@ -89,7 +89,7 @@ AnyMoments = TypeVar("AnyMoments", Moments, LineMoments)
 
 
 def merge_over_processes(moments: AnyMoments) -> AnyMoments:
-    """The moments of every process's numbers together, the same on each; a collective if torch.distributed runs."""
+    """Return the moments over the numbers of all processes; a collective if torch.distributed runs."""
     total = type(moments)()
     for part in gather(tuple(moments)):
         total = total.merge(type(moments)(*part))

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""`PreferenceReward`: a reward model with a scalar head, read by its own tokenizer and chat template."""
+"""`PreferenceReward`: a reward model with a scalar head, with its own tokenizer and chat template."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_ext.text.rows import Text
 
-from .base import RewardValueError, conversation
+from .base import Ids, RewardValueError, Texts, conversation
 from .padding import Row
 from .representation import constructor_repr
 from .scoring import SequenceScorer, Source
@@ -19,18 +19,18 @@ class PreferenceReward:
     """(logit - center) / scale of a reward model, for prompt and completion together.
 
     The model reads the tokens that TRL's `RewardTrainer` makes of the same prompt and completion. Plain text is prompt
-    + completion + EOS, with the special tokens that the reward model's tokenizer adds. Conversations are written by its
-    chat template, special tokens included, and nothing is added to them. Longer texts than the model takes lose their
-    beginning. The rule is the same for reward models by name, as objects, as adapters, in ensembles and as judges.
+    + completion + EOS, with the special tokens that the reward model's tokenizer adds. The chat template writes
+    conversations with all their special tokens. Texts longer than the model's limit lose their beginning. The rule is
+    the same for reward models by name, as objects, as adapters, in ensembles and as judges.
 
     Args:
         model: name or path of a model or of a PEFT adapter, loaded at the first use or when a trainer is made, or a
-            model; any of them with one label.
-        tokenizer: its tokenizer; by default the one found under the model's name, or saved beside an adapter.
+            model; with one label.
+        tokenizer: tokenizer of the model; by default the one under the model's name, or saved beside an adapter.
         chat_template: a Jinja template in place of the tokenizer's.
         chat_template_kwargs: further variables for the template.
-        append_eos: end plain text with the tokenizer's EOS token, if it has one and the completion does not end in it.
-            Turn it off for a reward model that was trained on texts without.
+        append_eos: end plain text with the tokenizer's EOS token, if there is one and the completion does not end in
+            it. Turn it off for a reward model that was trained on texts without EOS.
         center: subtracted from the logit, see `calibrate`.
         scale: divides the difference; positive.
         batch_size: texts per forward pass; texts are sorted by length first.
@@ -41,7 +41,7 @@ class PreferenceReward:
         name: name in logs, by default the model's.
 
     Raises:
-        ValueError: `scale` is not positive; at the first use: no such model, or one with several labels.
+        ValueError: `scale` is not positive; at the first use: no such model, or a model with several labels.
     """
 
     def __init__(
@@ -83,19 +83,19 @@ class PreferenceReward:
 
     def __call__(
         self,
-        prompts: Sequence[Text],
-        completions: Sequence[Text],
-        completion_ids: list[list[int]] | None = None,
+        prompts: Texts,
+        completions: Texts,
+        completion_ids: Ids = None,
         on_progress: Callable[[int], None] | None = None,
         **columns: Any,
     ) -> list[float]:
-        """N rewards."""
+        """Return N rewards."""
         return [(score - self.center) / self.scale for score in self.scores(prompts, completions, on_progress)]
 
     def scores(
-        self, prompts: Sequence[Text], completions: Sequence[Text], on_progress: Callable[[int], None] | None = None
+        self, prompts: Texts, completions: Texts, on_progress: Callable[[int], None] | None = None
     ) -> list[float]:
-        """N raw logits, neither centred nor scaled."""
+        """Return N raw logits, neither centred nor scaled."""
         if len(prompts) != len(completions):
             raise ValueError(f"Got {len(prompts)} prompts for {len(completions)} completions: give one each.")
         if not prompts:
@@ -110,7 +110,7 @@ class PreferenceReward:
         return self.scorer.logits(rows, on_progress=on_progress)[:, 0].tolist()
 
     def calibrate(self, prompts: Sequence[Text], completions: Sequence[Text]) -> tuple[float, float]:
-        """Sets `center` and `scale` so that these reference completions have mean 0 and standard deviation 1.
+        """Set `center` and `scale` so that these reference completions have mean 0 and standard deviation 1.
 
         Reference completions are the dataset's, or the initial policy's (detail 9 of "The N Implementation Details of
         RLHF with PPO").

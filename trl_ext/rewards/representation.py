@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""How reward functions show themselves."""
+"""The `repr` of reward functions."""
 
 import inspect
 import math
@@ -13,7 +13,7 @@ _LONGEST = 60
 
 
 def constructor_repr(reward: Any) -> str:
-    """`Class(model_or_required, option=value)`: the call that makes such a reward, without options at their default."""
+    """Return the call that makes such a reward, `Class(model, option=value)`, without options at their default."""
     parts = []
     for name, parameter in inspect.signature(type(reward)).parameters.items():
         value = _value(reward, name, parameter.default)
@@ -25,7 +25,7 @@ def constructor_repr(reward: Any) -> str:
 
 
 def _value(reward: Any, name: str, default: Any) -> Any:
-    """The present value of a parameter of the constructor."""
+    """Return the present value of a parameter of the constructor."""
     scorer = getattr(reward, "scorer", None)
     if name == "name":  # without a default it follows from the other parameters
         return default if default is None else reward.__name__

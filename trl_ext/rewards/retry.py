@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Calling reward functions and surviving their failures: what failed is called again, and nothing else."""
+"""Retries of reward functions, for the samples that failed and no others."""
 
 import copy
 import logging
@@ -21,19 +21,19 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = 0.2  # before the first retry; doubled before each further one
 MAX_BACKOFF_SECONDS = 60.0
-_ASYNC_SAMPLES = 32  # how many are tried at once, when an async function is called sample by sample
+_ASYNC_SAMPLES = 32  # concurrent calls when an async function is called sample by sample
 
 Call = Callable[[Batch, list[int]], list[Outcome]]
-"""Scores a part of the batch, whose places in the whole are the second argument."""
+"""Scores a part of the batch; the second argument gives its places in the whole batch."""
 
 
 class CallResult(NamedTuple):
-    """What became of N samples.
+    """Outcome of the calls of one function on N samples.
 
     Attributes:
-        rewards: N rewards, `None` for those that failed, too.
-        log: what the function logged, of successful calls only.
-        failures: the last exception for each sample that failed.
+        rewards: N rewards; `None` also for samples that failed.
+        log: logs of the successful calls.
+        failures: last exception for each sample that failed.
     """
 
     rewards: list[Reward]
@@ -42,7 +42,7 @@ class CallResult(NamedTuple):
 
 
 class _Progress:
-    """Passes on how many of a function's samples are scored, up to `count` in all, whatever is scored twice."""
+    """Reports the number of newly scored samples, at most `count` in all, although retries score samples again."""
 
     def __init__(self, on_progress: Callable[[int], None], count: int):
         self.on_progress, self.left, self.lock = on_progress, count, threading.Lock()
@@ -56,10 +56,10 @@ class _Progress:
 
 
 class _Scoring:
-    """N samples, and what one function has said about them so far.
+    """Calls of one function on N samples, and their results so far.
 
-    A call on several samples that raises does not tell which of them is to blame: from then on each is called alone. A
-    function that tells, by returning an exception in the place of a reward, is called again on those samples together.
+    An exception raised in a call on several samples leaves open which sample caused it: from then on each sample is
+    scored alone. Samples for which the function returned exceptions are scored again together.
     """
 
     def __init__(self, fn: Any, call: Call, batch: Batch, progress: Callable[[int], None]):
@@ -70,7 +70,7 @@ class _Scoring:
         self._lock = threading.Lock()
 
     def run(self, retries: int, backoff: float, allowed_failures: float, stop: threading.Event) -> CallResult:
-        """Try, `retries` times again what failed, and once more alone where it has not been."""
+        """Score the samples; retry those that failed `retries` times, and once more alone if never tried alone."""
         tries = 0
         while not stop.is_set():
             alone = self.alone or len(self.pending) == 1
@@ -85,9 +85,9 @@ class _Scoring:
     def _try(self, alone: bool, allowed_failures: float) -> None:
         self.result.failures.clear()
         groups = [[i] for i in self.pending] if alone else [self.pending]
-        # With so many failures the others need not be tried now; state cannot be put back while others change it.
+        # Too many failures end the run, so the rest is not tried; state cannot be restored while other calls change it.
         if alone and is_async(self.fn) and not isinstance(self.fn, Stateful):
-            slots = threading.Semaphore(_ASYNC_SAMPLES)  # what waits for a service waits for all samples at once
+            slots = threading.Semaphore(_ASYNC_SAMPLES)  # samples wait for a service at the same time
 
             def score(group: list[int]) -> None:
                 with slots:
@@ -108,7 +108,7 @@ class _Scoring:
         services = {"log_extra": log.log_extra, "log_metric": log.log_metric, "on_progress": on_progress}
         part = self.batch if len(indices) == count else self.batch.select(indices)
         part = replace(part, services={**part.services, **services})
-        # a function may have learned from some samples before it raised at another: the retry must not count them twice
+        # The function may have updated its state before it raised: the retry must not count those samples twice.
         state = copy.deepcopy(self.fn.state_dict()) if isinstance(self.fn, Stateful) else None
         outcomes, error = attempt(lambda: self.call(part, indices))
         if error is not None and state is not None:
@@ -141,22 +141,22 @@ def run_rewards(
     backoff: float | None = None,
     untimed: Collection[int] = (),
 ) -> list[CallResult]:
-    """Calls several functions on N samples, and again where they fail; async functions while the others run.
+    """Call several functions on N samples, and again for samples that failed; async functions run during the others.
 
-    Of a combination each member is called by itself, so that the failure of one costs no call of the others, and what
-    it makes of their rewards (and learns from them) counts the samples that all could score, once.
+    The members of a combination are called by themselves, so that a failure of one repeats no call of another. The
+    combination then combines (and learns from) the samples that all members scored, once.
 
     Args:
         fns: reward functions.
         batch: N samples.
-        retries: how often to call again for a sample that failed.
-        timeout: seconds per call, or `None`. Rewards that are adapters on a shared base are never timed: a call that
-            goes on in the background would leave its adapter switched on under everybody else.
-        allowed_failures: with more failed samples than this, the others are not tried any more.
+        retries: number of retries for a sample that failed.
+        timeout: seconds per call, or `None`. Adapters on a shared base are never timed: a call that goes on in the
+            background would leave its adapter switched on for the other roles.
+        allowed_failures: number of failed samples above which the remaining samples are not tried.
         on_progress: called with the number of samples newly scored, N for each function.
-        backoff: seconds before the first retry, twice as many before each further one; at most a minute. By default
+        backoff: seconds before the first retry, doubled before each further one; at most a minute. By default
             `BACKOFF_SECONDS`.
-        untimed: `id` of further functions, or members, that are not timed.
+        untimed: `id`s of further functions, or members, that are not timed.
 
     Raises:
         ValueError, TypeError: a function broke its contract; that is never retried.
@@ -182,22 +182,22 @@ def run_rewards(
     places = [(i, k, is_async(member)) for i, fn in enumerate(fns) for k, member in enumerate(members_of(fn))]
     try:
         waits = {(i, k): start(jobs[i][k]) for i, k, concurrent in places if concurrent}
-        # synchronous functions stay in this thread, which has the right device and takes the interrupts
+        # Synchronous functions run in this thread, which has the right device and receives interrupts.
         done = {(i, k): jobs[i][k]() for i, k, concurrent in places if not concurrent}
         done |= {place: wait(None) for place, wait in waits.items()}
         return [_all_in_one(fn, [done[i, k] for k in range(len(jobs[i]))], batch, run) for i, fn in enumerate(fns)]
     finally:
-        stop.set()  # for what still goes on in the background, after Ctrl-C or a timeout
+        stop.set()  # for calls that go on in the background, after Ctrl-C or a timeout
 
 
 def run_reward(fn: Any, batch: Batch, **options: Any) -> CallResult:
-    """`run_rewards` for one function."""
+    """Run [`run_rewards`] for one function."""
     return run_rewards([fn], batch, **options)[0]
 
 
 def members_of(fn: Any) -> Iterator[Any]:
-    """The functions that are called for `fn`: itself, or the members of a combination, and of those in it."""
-    # a combination that calls its members in its own way is called as a whole
+    """Yield the functions that are called for `fn`: itself, or the members of a combination, at every depth."""
+    # A combination with a `__call__` of its own is called as a whole.
     if isinstance(fn, Combination) and type(fn).__call__ is Combination.__call__:
         for member in fn.members:
             yield from members_of(member)
@@ -209,7 +209,7 @@ Run = Callable[[Any, Call, Batch, Callable[[int], None]], CallResult]
 
 
 def _all_in_one(fn: Any, results: list[CallResult], batch: Batch, run: Run) -> CallResult:
-    """What a function comes to, given the results of its `members_of`; a sample that one failed on counts nowhere."""
+    """Return the result of a function from those of its `members_of`; a sample that one failed on fails for all."""
     failures = {i: error for result in results for i, error in result.failures.items()}
     return _combined(fn, iter([result._replace(failures=dict(failures)) for result in results]), batch, run)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Rewards by rule: length, repetition, keywords, patterns, a sentence's end. They know no language."""
+"""Rewards by rule, for any language: length, repetition, keywords, patterns, sentence ends."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -8,15 +8,14 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from trl_ext.text.decoding import characters_in_tokens, decode_alone
-from trl_ext.text.rows import Text
 
-from .base import completion_text
+from .base import Ids, Texts, completion_text
 from .representation import constructor_repr
 
 Unit = Literal["tokens", "words", "characters"]
 UNITS = ("tokens", "words", "characters")
 
-# Full stops of scripts whose full stop is nothing else; the ASCII ones also stand inside numbers and names.
+# Characters that only ever end sentences; those of ASCII also stand inside numbers and names.
 TERMINATORS = "。！？｡．…‥।॥۔؟։።፧፨။។៕᠃᠉‽⁇⁈⁉‼⸮"
 
 
@@ -25,10 +24,8 @@ def _check_unit(unit: str, allowed: Sequence[str] = UNITS) -> None:
         raise ValueError(f"unit is {unit!r}: choose one of {', '.join(allowed)}.")
 
 
-def _pieces(
-    completions: Sequence[Text], completion_ids: list[list[int]] | None, unit: Unit, name: str
-) -> list[Sequence[Any]]:
-    """Each completion as a sequence of token ids, words or characters."""
+def _pieces(completions: Texts, completion_ids: Ids, unit: Unit, name: str) -> list[Sequence[Any]]:
+    """Return each completion as a sequence of token ids, words or characters."""
     if unit == "tokens":
         if completion_ids is None:
             raise ValueError(f"{name} counts tokens and needs `completion_ids`: pass them or choose another unit.")
@@ -41,17 +38,17 @@ class LengthReward:
     """Reward for a length within a range, falling off linearly outside it.
 
     With `low` alone, short completions are penalized: `LengthReward(8)` gives 0 from 8 tokens on, -0.5 at 4 and -1 at
-    none. That keeps a policy from avoiding a penalty by saying nothing.
+    none. A policy can then not avoid other penalties by empty completions.
 
     Args:
-        low: the least length of the target range.
-        high: its greatest length; `None` means no limit.
+        low: least length of the target range.
+        high: greatest length of the range; `None` means no limit.
         unit: "tokens" (of the policy, as sampled), "words" (split at spaces) or "characters".
-        inside: the reward within the range.
-        outside: the reward from `ramp` below `low`, or above `high`, on.
-        ramp: how far from the range the reward falls from `inside` to `outside`; by default `low` below the range
-            (`outside` is reached at length 0) and `high` above it (reached at twice `high`). 0 is a step.
-        ignore_ids: token ids that do not count, such as the end-of-sequence token's.
+        inside: reward within the range.
+        outside: reward at `ramp` or more below `low` or above `high`.
+        ramp: distance from the range over which the reward falls from `inside` to `outside`; by default `low` below
+            the range (`outside` at length 0) and `high` above it (`outside` at twice `high`). 0 is a step.
+        ignore_ids: token ids that do not count, such as EOS.
 
     Raises:
         ValueError: an empty range, a negative `ramp`, an unknown `unit`.
@@ -79,14 +76,8 @@ class LengthReward:
 
     __repr__ = constructor_repr
 
-    def __call__(
-        self,
-        prompts: Sequence[Text],
-        completions: Sequence[Text],
-        completion_ids: list[list[int]] | None = None,
-        **columns: Any,
-    ) -> list[float]:
-        """N rewards between `inside` and `outside`."""
+    def __call__(self, prompts: Texts, completions: Texts, completion_ids: Ids = None, **columns: Any) -> list[float]:
+        """Return N rewards between `inside` and `outside`."""
         pieces = _pieces(completions, completion_ids, self.unit, self.__name__)
         if self.unit == "tokens":
             pieces = [[token for token in ids if token not in self.ignore_ids] for ids in pieces]
@@ -106,14 +97,14 @@ class LengthReward:
 class RepetitionReward:
     """Penalty for n-grams that occur again: `max_penalty * (1 - distinct n-grams / n-grams)`.
 
-    That is eq. C.2 of "Demystifying Long Chain-of-Thought Reasoning" (arXiv 2502.03373), which TRL's
+    Eq. C.2 of "Demystifying Long Chain-of-Thought Reasoning" (arXiv 2502.03373), which TRL's
     `get_repetition_penalty_reward` computes on tokens; here also on characters, for languages written without spaces
-    and policies with coarse tokens, and on words, regardless of case. Shorter completions than `n` get 0.
+    and policies with coarse tokens, and on words, regardless of case. Completions shorter than `n` get 0.
 
     Args:
         n: size of the n-grams.
         unit: "tokens", "words" (split at spaces) or "characters" (a larger `n` is wise, 8 for instance).
-        max_penalty: the reward that complete repetition approaches, at most 0.
+        max_penalty: limit of the reward for complete repetition, at most 0.
 
     Raises:
         ValueError: `n` below 1, a positive `max_penalty`, an unknown `unit`.
@@ -130,14 +121,8 @@ class RepetitionReward:
 
     __repr__ = constructor_repr
 
-    def __call__(
-        self,
-        prompts: Sequence[Text],
-        completions: Sequence[Text],
-        completion_ids: list[list[int]] | None = None,
-        **columns: Any,
-    ) -> list[float]:
-        """N penalties in [max_penalty, 0]."""
+    def __call__(self, prompts: Texts, completions: Texts, completion_ids: Ids = None, **columns: Any) -> list[float]:
+        """Return N penalties in [max_penalty, 0]."""
         return [self._reward(p) for p in _pieces(completions, completion_ids, self.unit, self.__name__)]
 
     def _reward(self, pieces: Sequence[Any]) -> float:
@@ -154,9 +139,9 @@ class RegexReward:
 
     Args:
         pattern: regular expression, or a compiled one.
-        hit: what a completion gets for a match.
-        miss: what it gets without one.
-        max_hits: how many matches count, `hit` for each; 1 pays no more for the second.
+        hit: reward for a match.
+        miss: reward without a match.
+        max_hits: number of matches that count, `hit` for each.
         flags: flags of `re`, such as `re.IGNORECASE`.
         name: name in logs.
 
@@ -185,14 +170,8 @@ class RegexReward:
 
     __repr__ = constructor_repr
 
-    def __call__(
-        self,
-        prompts: Sequence[Text],
-        completions: Sequence[Text],
-        completion_ids: list[list[int]] | None = None,
-        **columns: Any,
-    ) -> list[float]:
-        """N rewards: `miss`, or `hit` times the number of matches that count."""
+    def __call__(self, prompts: Texts, completions: Texts, completion_ids: Ids = None, **columns: Any) -> list[float]:
+        """Return N rewards: `miss`, or `hit` times the number of matches that count."""
         return [self._reward(completion_text(completion)) for completion in completions]
 
     def _reward(self, text: str) -> float:
@@ -202,15 +181,15 @@ class RegexReward:
 
 
 class KeywordReward(RegexReward):
-    """Reward (or, with a negative `hit`, penalty) for completions that contain one of some keywords.
+    """Reward (or, with a negative `hit`, penalty) for completions that contain one of the keywords.
 
     Args:
-        keywords: what to look for, literally.
-        hit: what a completion gets for a keyword.
-        miss: what it gets without one.
-        max_hits: how many occurrences count, `hit` for each.
-        whole_words: a keyword inside a longer word does not count. Turn it off for languages without spaces.
-        ignore_case: upper and lower case are the same.
+        keywords: literal texts.
+        hit: reward for a keyword.
+        miss: reward without a keyword.
+        max_hits: number of occurrences that count, `hit` for each.
+        whole_words: leave out keywords inside longer words; off for languages without spaces.
+        ignore_case: treat upper and lower case alike.
         name: name in logs.
 
     Raises:
@@ -244,14 +223,14 @@ class SentenceEndReward:
     """A fixed score for completions in which no sentence ends within a window.
 
     lm-human-preferences gave -1 to summaries without a period in a window of tokens (Ziegler et al. 2019; detail 14 of
-    "The N Implementation Details of RLHF with PPO"). There the score replaced the reward; here it is added to it.
+    "The N Implementation Details of RLHF with PPO"), in place of the reward; here the score is one more reward.
     Any script's full stop, question or exclamation mark ends a sentence; those of ASCII only where no letter or digit
-    follows, as in "3.5".
+    follows, unlike in "3.5".
 
     Args:
-        score: what a completion without a sentence end in the window gets; others get 0.
-        start: where the window begins.
-        end: where it ends (exclusive); `None` is the end of the completion.
+        score: reward of a completion without a sentence end in the window; others get 0.
+        start: first position of the window.
+        end: position behind the window; `None` is the end of the completion.
         unit: "characters" or "tokens".
         tokenizer: decodes the window's tokens; needed for "tokens".
         terminators: further characters that end a sentence, such as a line break.
@@ -282,14 +261,8 @@ class SentenceEndReward:
 
     __repr__ = constructor_repr
 
-    def __call__(
-        self,
-        prompts: Sequence[Text],
-        completions: Sequence[Text],
-        completion_ids: list[list[int]] | None = None,
-        **columns: Any,
-    ) -> list[float]:
-        """N scores, each `score` or 0."""
+    def __call__(self, prompts: Texts, completions: Texts, completion_ids: Ids = None, **columns: Any) -> list[float]:
+        """Return N scores, each `score` or 0."""
         if self.unit == "tokens":
             ids = _pieces(completions, completion_ids, "tokens", self.__name__)
             return [0.0 if self._ends_in_tokens(list(row)) else self.score for row in ids]

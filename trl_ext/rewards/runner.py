@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""`RewardRunner`: calls reward functions on a batch, survives their failures and adds up what they return."""
+"""`RewardRunner`: calls reward functions on a batch, retries and skips failed samples, and sums the rewards."""
 
 import copy
 import itertools
@@ -34,13 +34,13 @@ class Scores(NamedTuple):
     """The rewards of N completions by F functions.
 
     Attributes:
-        total: (N,) float32, the weighted sum over the functions that have a reward; 0 where `valid` is false.
+        total: (N,) float32, weighted sum over the functions that have a reward; 0 where `valid` is false.
         per_function: (N, F) float32, unweighted; NaN where a function returned `None` or failed.
-        valid: (N,) bool, false where no function has a reward, or one failed.
-        metrics: what the functions logged by `log_metric` on this process, averaged; the largest or smallest value of
-            a name that ends in `/max` or `/min`.
-        extra: the columns that they logged by `log_extra`, N values each; `None` where they failed.
-        weights: how many samples each of the metrics stands for, for a mean over processes.
+        valid: (N,) bool, false where no function has a reward, or a function failed.
+        metrics: means of the values that the functions logged by `log_metric` on this process; the largest or smallest
+            value of a name that ends in `/max` or `/min`.
+        extra: columns that the functions logged by `log_extra`, N values each; `None` where they failed.
+        weights: number of samples behind each metric, for a mean over processes.
     """
 
     total: Tensor
@@ -54,33 +54,33 @@ class Scores(NamedTuple):
 class RewardRunner:
     """Scores completions with one or several reward functions.
 
-    Samples that a function failed on are tried again, `retries` times: together where it returned exceptions in the
-    place of their rewards, each alone where a call raised. Those that it cannot score are skipped, with a warning. A
-    function that breaks its contract (wrong number of rewards, NaN, not a number, a missing column) is refused at once.
-    Async functions run while the others do. No function sees what another has done to the lists that it got.
+    Samples that a function failed on are retried, `retries` times: together where it returned exceptions in the place
+    of their rewards, each alone where a call raised. Samples that still fail are skipped, with a warning. A function
+    that breaks its contract (wrong number of rewards, NaN, not a number, a missing column) is refused at once. Async
+    functions run during the others. Every function gets lists of its own.
 
     Args:
         reward_funcs: one or a list of: a reward function; a model, or the name of one, for `PreferenceReward`.
         weights: one per function; by default 1 each.
-        processing_classes: the models' tokenizers, one per function or one for all; by default those found under the
+        processing_classes: tokenizers of the models, one per function or one for all; by default those under the
             models' names. `None` for functions.
-        retries: how often a sample that failed is tried again.
-        backoff: seconds before the first retry, twice as many before each further one; at most a minute.
-        timeout: seconds that a call may take; `None` means no limit. A call that overruns counts as one that raised.
-            It does not apply to functions that run the policy's own weights, as reward adapters on its base do.
+        retries: number of retries for a sample that failed.
+        backoff: seconds before the first retry, doubled before each further one; at most a minute.
+        timeout: seconds that a call may take; `None` means no limit. A longer call counts as failed. Functions that run
+            the policy's own weights, such as reward adapters on its base, have no limit.
         max_reward_failures: the run stops when a function fails on more than this fraction of the batch.
         clip_range: least and greatest total.
         chat_template_kwargs: further variables for the models' chat templates.
-        device: where the models given here run; by default where they are, or on the accelerator if given by name.
-        policy: the model that is trained, to find the functions that share weights with it.
+        device: device of the models given here; by default that of a loaded model, the accelerator for a name.
+        policy: model that is trained, to find the functions that share weights with it.
 
     Attributes:
-        names: the functions' names in logs, made unique by `_2`, `_3`, ...
-        clashes: names logged by functions that are metrics of the trainer's own, and that were warned about.
+        names: names of the functions in logs, made unique by `_2`, `_3`, ...
+        clashes: names that functions logged, that are the trainer's own metrics too, and that were warned about.
 
     Raises:
-        ValueError, TypeError: no function, one that cannot be called, not one weight or tokenizer per function, an
-            option out of range, a model that is no reward model.
+        ValueError, TypeError: no function, a function that cannot be called, a number of weights or tokenizers other
+            than that of the functions, an option out of range, a model that is no reward model.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class RewardRunner:
             for source, tokenizer in zip(sources, tokenizers, strict=True)
         ]
         for scorer in _scorers(self.reward_funcs):
-            scorer.load()  # so that a wrong name fails now, not after the first generation
+            scorer.load()  # a wrong name then fails now, not after the first generation
         self.names = _unique([reward_name(fn) for fn in self.reward_funcs])
         self.retries, self.backoff, self.timeout = retries, backoff, timeout
         self.max_reward_failures = max_reward_failures
@@ -134,7 +134,7 @@ class RewardRunner:
         update_state: bool = True,
         together: Callable[[str], AbstractContextManager] = nullcontext,
     ) -> Scores:
-        """Scores N completions.
+        """Score N completions.
 
         Args:
             prompts: N strings or conversations.
@@ -142,14 +142,14 @@ class RewardRunner:
             completion_ids: N lists of token ids.
             columns: the dataset's columns, N values each.
             trainer_state: passed on to the functions.
-            on_progress: called with the number of samples newly scored; the numbers add up to N * F. Async functions
-                may call it from another thread.
-            update_state: whether functions keep what they learn from this batch; false for evaluation.
-            together: makes processes that all score at this point fail together, before the next collective.
+            on_progress: called with the number of newly scored samples, N * F in all. Async functions may call it from
+                another thread.
+            update_state: whether functions keep state updates from this batch; false for evaluation.
+            together: context in which all processes fail if one fails, before the next collective.
 
         Raises:
             RuntimeError: a function failed on too many samples.
-            ValueError, TypeError: lists of different lengths, or a function that broke its contract.
+            ValueError, TypeError: lists of different lengths, or a function broke its contract.
         """
         columns = {key: values for key, values in columns.items() if key not in _OWN_COLUMNS}
         lengths = {key: len(values) for key, values in columns.items()}
@@ -170,7 +170,7 @@ class RewardRunner:
         return self._scores(results, batch)
 
     def _find_untimed(self, policy: Module | None) -> frozenset[int]:
-        """The functions that `timeout` does not apply to, by `id`."""
+        """Return the `id`s of the functions that `timeout` does not apply to, and warn of them."""
         parameters = frozenset() if policy is None else frozenset(map(id, policy.parameters()))
         untimed = set()
         for name, fn in zip(self.names, self.reward_funcs, strict=True):
@@ -180,7 +180,7 @@ class RewardRunner:
                 inside = "" if members[0] is fn else f" (by its member '{reward_name(members[0])}')"
                 warnings.warn(
                     f"`reward_timeout` does not apply to reward function '{name}', which runs the weights that the "
-                    f"policy is trained on{inside}: what overruns could not be stopped, and would disturb the policy.",
+                    f"policy is trained on{inside}: a late call could not be stopped and would disturb the policy.",
                     stacklevel=3,
                 )
         return frozenset(untimed)
@@ -248,15 +248,15 @@ class RewardRunner:
         return Scores(total.where(valid, 0.0), per_function, valid, metrics, log.extra, weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the functions that keep any, by name; JSON-able."""
+        """Return the states of the stateful functions, by name; JSON-able."""
         functions = zip(self.names, self.reward_funcs, strict=True)
         return {name: copy.deepcopy(fn.state_dict()) for name, fn in functions if isinstance(fn, Stateful)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts back what `state_dict` gave.
+        """Restore the state that `state_dict` returned.
 
         Raises:
-            ValueError: the state is that of other functions.
+            ValueError: the state belongs to other functions.
         """
         functions = zip(self.names, self.reward_funcs, strict=True)
         stateful = {name: fn for name, fn in functions if isinstance(fn, Stateful)}
@@ -270,14 +270,14 @@ class RewardRunner:
 
 
 def check_reward_models(reward_funcs: Any, processing_classes: Any = None) -> None:
-    """Checks the models named in reward functions, before anything is loaded: are they there, and will they do.
+    """Check that the models named in reward functions exist and are reward models, before any is loaded.
 
     Args:
-        reward_funcs: what `RewardRunner` is given, or None.
-        processing_classes: the same.
+        reward_funcs: as in `RewardRunner`, or None.
+        processing_classes: as in `RewardRunner`.
 
     Raises:
-        ValueError: no such model or tokenizer, wrong labels, or a tokenizer that is not the model's.
+        ValueError: no such model or tokenizer, wrong labels, or the tokenizer of another model.
     """
     given = [] if reward_funcs is None else reward_funcs
     sources = list(given) if isinstance(given, list | tuple) else [given]
@@ -289,7 +289,7 @@ def check_reward_models(reward_funcs: Any, processing_classes: Any = None) -> No
 
 
 def _scorers(functions: Sequence[Any]) -> Iterator[SequenceScorer]:
-    """The models of reward functions and of all that they combine."""
+    """Yield the scorers of reward functions and of the functions that they combine."""
     for part in (part for fn in functions for part in iter_parts(fn)):
         scorer = getattr(part, "scorer", None)
         if isinstance(scorer, SequenceScorer):
@@ -297,7 +297,7 @@ def _scorers(functions: Sequence[Any]) -> Iterator[SequenceScorer]:
 
 
 def _shown(batch: Batch, index: int) -> str:
-    """One sample, short enough for a message."""
+    """Return one sample, short enough for a message."""
     prompt, completion = batch.prompts[index], batch.completions[index]
     texts = one_line(prompt_text(prompt), 58), one_line(completion_text(completion), 58)
     return f"prompt {texts[0]!r}, completion {texts[1]!r}"

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""`SequenceScorer`: logits of a sequence-classification model for many texts. What model-based rewards share."""
+"""`SequenceScorer`: logits of a sequence classifier for many texts, for every reward function with a model."""
 
 import copy
 import math
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trl_ext.messages.printable import first_line
 from trl_ext.micro_batches import MicroBatches
 
 from .base import Message, RewardValueError
@@ -19,7 +20,6 @@ from .classifiers import (
     check_is_classifier,
     check_logits,
     check_vocabulary,
-    first_line,
     is_adapter,
     load_classifier,
     load_tokenizer,
@@ -38,19 +38,19 @@ def _is_movable(model: PreTrainedModel) -> bool:
 class SequenceScorer:
     """A sequence-classification model with its own tokenizer, device and precision.
 
-    A text's logits do not depend on what else is scored with it: they are those of the model alone, given that text
-    alone. A model given by name is loaded at the first use and is left out of pickles and copies.
+    A text's logits are those that the model gives for that text alone, whatever else is in the batch. A model given by
+    name is loaded at the first use and is left out of pickles and copies.
 
     Args:
-        model: name or path of a model or of a PEFT adapter, or a model, which is used where it is.
-        tokenizer: the model's tokenizer, or its name; by default that of the model's name. It is copied.
+        model: name or path of a model or of a PEFT adapter, or a model, which stays on its device.
+        tokenizer: tokenizer of the model, or its name; by default the one under the model's name. It is copied.
         batch_size: texts per forward pass.
-        max_length: tokens per text; by default as many as tokenizer and model take. Longer texts are truncated.
-        truncation_side: which end of a longer text is cut off.
+        max_length: tokens per text; by default the limit of tokenizer and model. Longer texts are truncated.
+        truncation_side: end of a longer text that is cut off.
         device: where the model runs. By default one loaded by name goes to the accelerator, if there is one.
         dtype: the weights' precision, by default as saved; logits are always float32.
         trust_remote_code: run the code of a model that brings its own.
-        check_config: called with the model's config before its weights are loaded; raises if the model will not do.
+        check_config: called with the model's config before the weights are loaded; raises for unusable models.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SequenceScorer:
         self.trust_remote_code, self.check_config = trust_remote_code, check_config
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._model: PreTrainedModel | None = None
-        self._one_length: bool | None = None  # whether only texts of one length may share a batch; None: not known yet
+        self._one_length: bool | None = None  # whether only texts of one length share a batch; None: not known yet
         self._warned = False
         if not isinstance(model, str):
             self.load()
@@ -112,14 +112,13 @@ class SequenceScorer:
         return self.load()[1]
 
     def check(self) -> Any:
-        """Reads all but the weights and finds out whether they are there and fit together.
+        """Read the model's config and tokenizer, and check that they exist and fit together.
 
         Returns:
             The model's config.
 
         Raises:
-            RewardValueError: no such model or tokenizer, labels that will not do, or a tokenizer that is not the
-                model's.
+            RewardValueError: no such model or tokenizer, unusable labels, or the tokenizer of another model.
         """
         by_name = isinstance(self.given_model, str)
         config = read_config(self.given_model, self.trust_remote_code) if by_name else self.given_model.config  # type: ignore[arg-type,union-attr]
@@ -133,10 +132,10 @@ class SequenceScorer:
         return config
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Loads model and tokenizer, if that has not happened, and scores one word.
+        """Load model and tokenizer unless they are loaded, and score one word.
 
         Raises:
-            RewardValueError: what `check` raises, or the model has untrained weights, no head, or fewer positions than
+            RewardValueError: as `check` raises, or the model has untrained weights, no head, or fewer positions than
                 `max_length`.
         """
         if self._model is None or self._tokenizer is None:
@@ -163,7 +162,7 @@ class SequenceScorer:
             return model
         model = load_classifier(self.given_model, config, self.dtype, self.trust_remote_code)
         if is_adapter(self.given_model):
-            # An adapter does not say what its base was padded with in training. RewardTrainer takes this token.
+            # An adapter does not record the padding token of its training; RewardTrainer pads with this one.
             tokenizer = self._tokenizer
             assert tokenizer is not None
             token = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -200,7 +199,7 @@ class SequenceScorer:
             )
 
     def encode(self, texts: Sequence[str]) -> list[Row]:
-        """Token ids of N texts, with the special tokens that the tokenizer adds; empty texts are fine."""
+        """Return token ids of N texts, with the special tokens that the tokenizer adds; empty texts are fine."""
         model, tokenizer = self.load() if self._model is None else (self._model, self._tokenizer)
         assert tokenizer is not None
         limit = self._limit(model)
@@ -215,11 +214,11 @@ class SequenceScorer:
         return rows
 
     def encode_conversations(self, conversations: Sequence[Sequence[Message]], **options: Any) -> list[Row]:
-        """Token ids of N conversations by the chat template, which writes every special token itself.
+        """Return token ids of N conversations, written by the chat template with every special token.
 
         Args:
             conversations: N lists of messages.
-            options: those of `apply_chat_template`: `chat_template` and variables of the template.
+            options: options of `apply_chat_template`: `chat_template` and variables of the template.
 
         Raises:
             ValueError: the template refuses a conversation.
@@ -256,10 +255,10 @@ class SequenceScorer:
     def logits(
         self, texts: Sequence[str] | Sequence[Row], *, on_progress: Callable[[int], None] | None = None
     ) -> Tensor:
-        """The model's logits for each text.
+        """Return the model's logits for each text.
 
         Args:
-            texts: N texts, or what `encode` and `encode_conversations` made of them.
+            texts: N texts, or N rows of `encode` or `encode_conversations`.
             on_progress: called after each forward pass with the number of texts in it.
 
         Returns:
@@ -296,7 +295,7 @@ class SequenceScorer:
 
     @torch.inference_mode()
     def _forward(self, rows: list[Row]) -> Tensor:
-        """Logits (B, labels) of one batch."""
+        """Return the logits (B, labels) of one batch."""
         model, tokenizer = self._model, self._tokenizer
         assert model is not None and tokenizer is not None
         with padding_token(model.config, rows) as token:
@@ -306,13 +305,13 @@ class SequenceScorer:
         return logits if logits is None else logits.float().cpu()  # type: ignore[return-value]
 
     def _stand_in(self) -> int:
-        """One token for a text of none: models cannot run on an empty sequence."""
+        """Return a token in place of an empty text: models cannot run on an empty sequence."""
         tokenizer = self.tokenizer
         known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id)
         return next((token for token in known if token is not None), 0)
 
     def _limit(self, model: PreTrainedModel) -> int:
-        """Tokens that fit into tokenizer and model."""
+        """Return the most tokens that tokenizer and model take."""
         if self.max_length is not None:
             return self.max_length
         assert self._tokenizer is not None
@@ -323,9 +322,9 @@ class SequenceScorer:
 
 
 def _rows(encoded: Mapping[str, Any]) -> list[Row]:
-    """What goes into the model besides the attention mask.
+    """Return a tokenizer's output as rows, without the attention mask.
 
-    Token types are left out where they are all 0, which models that have them assume: GPT-2 would take 0 for a word.
+    Token types that are all 0 are left out: models with token types assume them, and GPT-2 would read 0 as a word.
     """
     rows = [{"input_ids": list(ids)} for ids in encoded["input_ids"]]
     for row, types in zip(rows, encoded.get("token_type_ids", ()), strict=False):

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Which reward functions run weights that are the policy's too."""
+"""Detection of reward functions that run weights of the policy."""
 
 import functools
 import inspect
@@ -9,21 +9,21 @@ from typing import Any
 
 from torch.nn import Module
 
-_DEPTH, _MOST = 4, 2000  # how far from a function, and among how many objects, a model is looked for
+_DEPTH, _MOST = 4, 2000  # references between a function and its model, and objects that are looked through, at most
 
 
 def shares_base(fn: Any) -> bool:
-    """Whether a function runs an adapter on a base that other roles run too, as `AdapterRewardModel` does."""
+    """Return whether a function runs an adapter on a base that other roles also run, as `AdapterRewardModel` does."""
     return any(getattr(module, "shares_base", False) for module in _modules(fn))
 
 
 def reads_any(fn: Any, parameters: Set[int]) -> bool:
-    """Whether a function runs a model that has one of these parameters, given by `id`."""
+    """Return whether a function runs a model that has one of these parameters, given by `id`."""
     return bool(parameters) and any(id(p) in parameters for module in _modules(fn) for p in module.parameters())
 
 
 def _modules(fn: Any) -> Iterator[Module]:
-    """The models that a function holds: in its attributes, its closure, its arguments or by name."""
+    """Yield the models that a function holds: in its attributes, its closure, its arguments or by name."""
     seen: set[int] = set()
     reached = [(fn, 0)]
     while reached and len(seen) < _MOST:

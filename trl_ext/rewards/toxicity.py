@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trl_ext.text.rows import Text
-
-from .base import RewardValueError, completion_text, full_text
+from .base import Ids, RewardValueError, Texts, completion_text, full_text
 from .representation import constructor_repr
 from .scoring import SequenceScorer, Source
 
@@ -29,34 +27,34 @@ class ToxicityReward:
 
     With z the model's logits, T its toxic labels and N its other ones, `output` is
 
-    - "logit": the raw logit of the one label in N ("nothate", "neutral"), which the Hugging Face detoxification guide
-      found smoothest; -logsumexp(z_T) if N has more than one.
-    - "log_odds": log p(N) - log p(T). Unlike the raw logit, it cannot be raised by making both classes likely.
-    - "probability": p(N), in [0, 1]. It saturates: little signal for texts that are very toxic.
+    - "logit": the raw logit of the one label in N ("nothate", "neutral"), the smoothest according to the Hugging Face
+      detoxification guide; -logsumexp(z_T) if N has more than one label.
+    - "log_odds": log p(N) - log p(T), which, unlike the raw logit, does not rise when both classes become likely.
+    - "probability": p(N), in [0, 1], which saturates: there is little signal for very toxic texts.
 
     Single-label models (softmax) have p(T) = sum of softmax(z)_T. Multi-label models
     (`problem_type="multi_label_classification"`) and those with one logit have p(T) = max of sigmoid(z)_T, and
     "logit" and "log_odds" are both -max z_T.
 
-    Toxic labels are found by name: "toxic", "toxicity", "hate", "offensive" and the like, or whatever is not
-    "neutral", "nothate", "non-toxic" and the like. In a multi-label model "toxic" or "toxicity" stands for all labels.
+    Toxic labels are found by name: "toxic", "toxicity", "hate", "offensive" and the like, or all but "neutral",
+    "nothate", "non-toxic" and the like. In a multi-label model "toxic" or "toxicity" stands for all labels.
 
     Args:
         model: name or path of a model, loaded at the first use or when a trainer is made, or a model.
-        tokenizer: its tokenizer; by default found under the model's name.
-        toxic_label: the toxic label, its index, or a list of them, where names such as "LABEL_1" do not tell.
+        tokenizer: tokenizer of the model; by default the one under the model's name.
+        toxic_label: toxic label, its index, or a list of them, for labels with names such as "LABEL_1".
         output: "logit", "log_odds" or "probability", see above.
         include_prompt: score prompt and completion together, not the completion alone.
         batch_size: texts per forward pass; texts are sorted by length first.
         max_length: tokens per text, by default the model's limit. Longer texts lose their end, but with
-            `include_prompt` their beginning, so that the completion is what is kept.
+            `include_prompt` their beginning, so that the completion is kept.
         device: where the model runs; by default one loaded by name goes to the accelerator, if there is one.
         dtype: the weights' precision, by default as saved.
         trust_remote_code: run the code of a model that brings its own.
-        name: name in logs; it rises as toxicity falls.
+        name: name in logs.
 
     Raises:
-        ValueError: an unknown `output`; at the first use: no such model, or labels that do not tell which is toxic.
+        ValueError: an unknown `output`; at the first use: no such model, or no label known to be toxic.
     """
 
     def __init__(
@@ -93,7 +91,7 @@ class ToxicityReward:
     __repr__ = constructor_repr
 
     def toxic_indices(self, config: Any = None) -> list[int]:
-        """The indices of the toxic labels of a model with this `config`; of this reward's model by default."""
+        """Return the indices of the toxic labels of a model with this `config`; by default of this reward's model."""
         config = self.scorer.model.config if config is None else config
         labels = [str(config.id2label[i]) for i in range(config.num_labels)]
         if self.toxic_label is None:
@@ -110,7 +108,7 @@ class ToxicityReward:
         return sorted(set(indices))
 
     def toxicity(self, texts: list[str], on_progress: Callable[[int], None] | None = None) -> list[float]:
-        """The probability that each text is toxic, in [0, 1].
+        """Return the probability that each text is toxic, in [0, 1].
 
         Args:
             texts: N texts.
@@ -121,13 +119,13 @@ class ToxicityReward:
 
     def __call__(
         self,
-        prompts: Sequence[Text],
-        completions: Sequence[Text],
-        completion_ids: list[list[int]] | None = None,
+        prompts: Texts,
+        completions: Texts,
+        completion_ids: Ids = None,
         on_progress: Callable[[int], None] | None = None,
         **columns: Any,
     ) -> list[float]:
-        """N rewards; higher is less toxic."""
+        """Return N rewards; higher is less toxic."""
         if self.include_prompt:
             texts = [full_text(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
         else:
@@ -139,7 +137,7 @@ class ToxicityReward:
         return (log_odds if self.output == "log_odds" else torch.sigmoid(log_odds)).tolist()
 
     def _split(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of the other labels and of the toxic ones."""
+        """Return the logits of the other labels and of the toxic ones."""
         toxic = self.toxic_indices()
         others = [i for i in range(logits.shape[1]) if i not in toxic]
         return logits[:, others], logits[:, toxic]
@@ -170,10 +168,10 @@ def _index(label: str, labels: list[str]) -> int:
 
 
 def _find_toxic(labels: list[str], *, multi_label: bool) -> list[int]:
-    """The indices of the toxic labels, by their names.
+    """Return the indices of the toxic labels, by their names.
 
     Raises:
-        RewardValueError: the names do not tell.
+        RewardValueError: the names leave it open.
     """
     names = [_normal(label) for label in labels]
     for plain in ("toxic", "toxicity"):

@@ -1,9 +1,12 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Weight-averaged reward models.
 
-"WARM: On the Benefits of Weight Averaged Reward Models" (Ramé et al. 2024, arXiv 2401.12187): one model, at the price
-of one, that is nearly as hard to hack as an ensemble and more robust to noisy labels. The models must come from the
-same pretrained weights; they differ in data order, hyperparameters or labels.
+"WARM: On the Benefits of Weight Averaged Reward Models" (Ramé et al. 2024, arXiv 2401.12187): the average costs no more
+than one model, is nearly as hard to hack as an ensemble, and more robust to noisy labels. The models come from the same
+pretrained weights and differ in data order, hyperparameters or labels.
+
+PEFT's `add_weighted_adapter` cannot average reward adapters: it refuses adapters with a head in `modules_to_save`, and
+needs the base in memory.
 """
 
 import dataclasses
@@ -23,39 +26,41 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from trl_ext.files import whole_folder
+
 Folder = str | os.PathLike
 
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PREFIX = "base_model.model."
 _HEADS = ("score.weight", "classifier.weight")
-# What may differ between two models of one architecture.
+# Fields that may differ between two models of one architecture.
 _INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
 _TOKENIZER_FILES = ("token*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "chat_template*")
-# These inits move a part of the base's weights into the adapter, so that the adapter is no update of the base.
+# These inits move a part of the base's weights into the adapter: its product is then no update of the base.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def average_reward_models(folders: Sequence[Folder], output: Folder) -> Path:
-    """Averages reward models, weight by weight, into one of the same kind.
+    """Average reward models, weight by weight, into one of the same kind.
 
-    Whole models are averaged file by file, in float32, and saved in the first one's precision. Of LoRA adapters the
-    updates B A are averaged, exactly, by concatenating their ranks: the mean of the As times the mean of the Bs would
-    be something else. N adapters of rank r give one of rank N r. Score heads are averaged as they are.
+    Whole models are averaged file by file, in float32, and saved in the first model's precision. The updates B A of
+    LoRA adapters are averaged exactly, by concatenating their ranks, since the product of the means of A and B is not
+    the mean of the products: N adapters of rank r give one of rank N r. Score heads are averaged directly.
 
     Args:
-        folders: two or more folders with reward models, or two or more with LoRA adapters and their score heads, as
-            TRL's `RewardTrainer` saves them; safetensors only.
-        output: the folder to be written, which must not exist or be empty. It appears when it is complete. The
-            tokenizer is the first model's.
+        folders: two or more folders with reward models, or with LoRA adapters and their score heads, as TRL's
+            `RewardTrainer` saves them; safetensors only.
+        output: folder for the average, with the first model's tokenizer; must not exist or be empty. It appears when
+            it is complete.
 
     Returns:
         `output`.
 
     Raises:
-        FileNotFoundError: a folder has no safetensors weights, or no configuration.
-        ValueError: fewer than two folders, models of different architectures, bases or padding tokens, more than one
-            label, adapters whose average is no adapter, an output folder that is in use.
+        FileNotFoundError: a folder without safetensors weights or without a configuration.
+        ValueError: fewer than two folders, models of different architectures, bases or padding tokens, several
+            labels, adapters whose average is no adapter, or an output folder with content.
     """
     paths, target = [Path(folder) for folder in folders], Path(output)
     if len(paths) < 2:
@@ -69,26 +74,16 @@ def average_reward_models(folders: Sequence[Folder], output: Folder) -> Path:
             "adapters or whole models."
         )
     _check_same_reading(paths)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    try:
+    with whole_folder(target) as unfinished:
         (_average_adapters if adapters[0] else _average_models)(paths, unfinished)
-        for pattern in _TOKENIZER_FILES:
-            for file in paths[0].glob(pattern):
-                if file.is_file():
-                    shutil.copyfile(file, unfinished / file.name)
-        if target.exists():
-            target.rmdir()
-        os.replace(unfinished, target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for file in (file for pattern in _TOKENIZER_FILES for file in paths[0].glob(pattern)):
+            if file.is_file():
+                shutil.copyfile(file, unfinished / file.name)
     return target
 
 
 def _check_same_reading(paths: list[Path]) -> None:
-    """Heads of models that were padded with different tokens were trained on different ones."""
+    """Refuse models padded with different tokens: their heads were trained on different positions."""
     settings = []
     for path in paths:
         file = path / "tokenizer_config.json"
@@ -205,10 +200,8 @@ def _average_adapters(paths: list[Path], output: Path) -> None:
         states.append(load_file(path / _ADAPTER_WEIGHTS))
         _check_same(dict.fromkeys(states[0], True), dict.fromkeys(states[-1], True), paths[0], path)
         _check_head(states[-1], path)
-    # Every module gets `total / total = 1` as its scale if it has the most common rank, another one otherwise.
-    ranks = {
-        key: sum(len(state[key]) for state in states) for key in states[0] if _side(key) == "A"
-    }  # A is (rank, inputs)
+    # A is (rank, inputs). A module with the most common rank gets the scale `total / total = 1`.
+    ranks = {key: sum(len(state[key]) for state in states) for key in states[0] if _side(key) == "A"}
     total = Counter(ranks.values()).most_common(1)[0][0]
     merged: dict[str, Tensor] = {}
     for key in states[0]:
@@ -217,7 +210,7 @@ def _average_adapters(paths: list[Path], output: Path) -> None:
         if side == "A":
             merged[key] = torch.cat(tensors).contiguous()
         elif side == "B":
-            # The factor 1 / N of the mean, each adapter's own scale, and what undoes the scale of the result.
+            # The factor 1 / N of the mean, each adapter's own scale, and the inverse of the result's scale.
             shares = [_scale(config, key, tensor.shape[1]) for config, tensor in zip(configs, tensors, strict=True)]
             undo = ranks[key.replace("lora_B", "lora_A").replace("embedding_B", "embedding_A")] / total / len(states)
             scaled = [(b.float() * share * undo).to(b.dtype) for b, share in zip(tensors, shares, strict=True)]

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What the rows of a dataset must look like, and conversations as the policy's chat template writes them.
+"""Checks of a dataset's rows, and conversations as the policy's chat template writes them.
 
-The functions that find a fault return a clause for a sentence that begins with the dataset and the row.
+`*_fault` functions return a clause for a sentence that begins with the dataset and the row, or None.
 """
 
 import json
@@ -23,16 +23,16 @@ SHAREGPT = "rename 'from' to 'role' and 'value' to 'content' (`trl.maybe_convert
 
 
 def check_dataset(dataset: Any, name: str, columns: str) -> None:
-    """Refuse what is no dataset with rows.
+    """Refuse an argument that is no dataset with rows.
 
     Args:
-        dataset: What the user gave.
-        name: What to call it in messages, such as `train_dataset`.
-        columns: What its columns should be, for messages.
+        dataset: The argument.
+        name: Name of the argument in messages, such as `train_dataset`.
+        columns: Columns that the dataset should have, for messages.
 
     Raises:
-        TypeError: when it is not a `datasets.Dataset`.
-        ValueError: when it has no rows.
+        TypeError: when the argument is no `datasets.Dataset`.
+        ValueError: when the dataset has no rows.
     """
     if isinstance(dataset, DatasetDict | IterableDatasetDict):
         splits = [str(split) for split in dataset]
@@ -55,11 +55,11 @@ def check_dataset(dataset: Any, name: str, columns: str) -> None:
 
 
 def missing_prompt(columns: Sequence[str]) -> str:
-    """What to do about a dataset with these columns, none of which is called "prompt"."""
+    """Return advice for a dataset with these columns, none of which is called "prompt"."""
     if "conversations" in columns:
-        return f"in 'conversations' (ShareGPT) {SHAREGPT}, and call what stands before the answer 'prompt'"
+        return f"in 'conversations' (ShareGPT) {SHAREGPT}, and call the part before the answer 'prompt'"
     if "messages" in columns:
-        return "call what stands before the answer in 'messages' 'prompt'"
+        return "put the part of 'messages' before the answer into 'prompt'"
     if {"chosen", "rejected"} <= set(columns):
         return "take it from 'chosen' and 'rejected' with `dataset.map(trl.extract_prompt)`"
     if "input_ids" in columns:
@@ -71,16 +71,16 @@ def missing_prompt(columns: Sequence[str]) -> str:
 
 
 def is_conversation(value: Any) -> bool:
-    """Whether a value of a row is meant as a list of messages."""
+    """Return whether a value of a row is meant as a list of messages."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
 def value_fault(value: Any, conversational: bool, row: int, what: str = "prompt") -> str | None:
-    """What is given instead of a text, or of a list with messages, or None.
+    """Return the fault of a value that is no text, or no list of messages; None if there is no fault.
 
     Args:
-        value: The value of a row.
-        conversational: Whether row 0 has a list with messages.
+        value: Value of a row.
+        conversational: Whether row 0 has a list of messages.
         row: Number of the row.
         what: Name of the column.
     """
@@ -106,11 +106,11 @@ def value_fault(value: Any, conversational: bool, row: int, what: str = "prompt"
 
 
 def conversation_fault(messages: Any, template: str) -> str | None:
-    """What is wrong with a list of messages, or None.
+    """Return the fault of a list of messages, or None.
 
     Args:
-        messages: A list with a dictionary or more.
-        template: Source of the chat template; the roles that it names are known ones.
+        messages: A list whose first entry is a dictionary.
+        template: Source of the chat template, whose roles are valid.
     """
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
@@ -125,19 +125,19 @@ def conversation_fault(messages: Any, template: str) -> str | None:
         fault = _content_fault(given)
         if fault is not None:
             return f"message {i} {fault}"
-    if not any(_text(message).strip() or message.get("tool_calls") for message in messages):
+    if not any(message_text(message).strip() or message.get("tool_calls") for message in messages):
         return "the messages are empty; filter such rows out."
     return None
 
 
 def template_source(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The chat template of a tokenizer; all of them where there are several, by name."""
+    """Return the source of a tokenizer's chat template, or of all its named templates."""
     template: Any = tokenizer.chat_template
     return "\n".join(map(str, template.values())) if isinstance(template, Mapping) else str(template or "")
 
 
 def options_fault(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with the arguments that a row brings for its chat template, or None."""
+    """Return the fault of a row's arguments for the chat template, or None."""
     try:
         template_options(row)
     except ValueError as error:
@@ -162,18 +162,23 @@ def _content_fault(message: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _text(message: Mapping[str, Any]) -> str:
-    content = message.get("content") or ""
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+def message_text(message: Mapping[str, Any]) -> str:
+    """Return a message's string content, or its text parts joined; images and missing content give ''."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
+    return ""
 
 
 def template_options(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the chat template that a row brings: its tools, and its `chat_template_kwargs`.
+    """Return the arguments for the chat template in a row: its tools, and its `chat_template_kwargs`.
 
     Both may be given as JSON, which keeps `datasets` from filling every dictionary with the keys of all the others.
 
     Raises:
-        ValueError: tools that are not a list of dictionaries, or JSON that is none.
+        ValueError: tools that are no list of dictionaries, or invalid JSON.
     """
     tools, kwargs = (_json(row.get(name), name) for name in TEMPLATE_COLUMNS)
     if tools and not (isinstance(tools, list) and all(isinstance(tool, Mapping) for tool in tools)):
@@ -194,11 +199,11 @@ def _json(value: Any, name: str) -> Any:
 
 
 def render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> str:
-    """A conversation as the policy reads it before its turn, or within it when the last message is the assistant's.
+    """Return a conversation as text, up to the policy's turn, or up to the end of a prefilled assistant message.
 
     Args:
-        messages: The conversation, in which keys without a value do not count.
-        tokenizer: Has the chat template.
+        messages: The conversation; keys with the value None are left out.
+        tokenizer: Tokenizer with the chat template.
         options: Further arguments of `apply_chat_template`, such as `tools`.
     """
     begun = messages[-1]["role"] == "assistant"
@@ -214,14 +219,14 @@ def render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, opti
 
 
 def plain(message: Message) -> Message:
-    """A message as every chat template understands it.
+    """Return a message without None values and with one text as content, which every chat template understands.
 
-    `datasets` gives all dictionaries in a column the keys of all the others, with None for a value: templates take
-    that for an image, or write "None". A list of texts is one text: templates for text write the list itself.
+    `datasets` gives all dictionaries in a column the keys of all the others, with None as value: templates take None
+    for an image, or write "None". Templates for text would write a list of texts as a list.
     """
     message = _without_none(dict(message))
     if isinstance(message.get("content"), list):
-        message["content"] = _text(message)
+        message["content"] = message_text(message)
     return message
 
 
@@ -231,8 +236,3 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_none(entry) for entry in value]
     return value
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

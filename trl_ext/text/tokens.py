@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""From text to tokens, and what a tokenizer must be for a policy to be trained with it."""
+"""Encoding of texts, and checks of a policy's tokenizer."""
 
 import warnings
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-# Models round their embeddings up by a few percent; with less than this the vocabulary is another one.
+# Models have a few percent more embeddings than tokens; below this share the tokenizer belongs to another model.
 _LEAST_SHARE = 0.9
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse what is no tokenizer, before any model is loaded.
+    """Refuse a `processing_class` that is no tokenizer, before any model is loaded.
 
     Raises:
-        TypeError: for a processor, a name, or anything else.
+        TypeError: for a processor, a name, or any other object.
     """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return
@@ -32,11 +32,16 @@ def check_tokenizer(tokenizer: Any) -> None:
     raise TypeError(f"`processing_class` is a {kind}; {fix}.")
 
 
+def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a tokenizer knows more than special tokens; without files, transformers makes some that do not."""
+    return bool(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
+
+
 def set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     """Let a tokenizer without a padding token pad with its EOS token.
 
     Raises:
-        ValueError: when it has neither.
+        ValueError: when the tokenizer has neither token.
     """
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
         raise ValueError(
@@ -55,7 +60,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) ->
         num_embeddings: Tokens that the model has embeddings for.
 
     Raises:
-        ValueError: when the model does not know the padding or the EOS token.
+        ValueError: when the model has no embedding for the padding or the EOS token.
     """
     for kind, token in (("padding", tokenizer.pad_token_id), ("EOS", tokenizer.eos_token_id)):
         fault = None if token is None else unknown_token([token], tokenizer, num_embeddings)
@@ -64,13 +69,13 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) ->
     if len(tokenizer) < _LEAST_SHARE * num_embeddings:
         warnings.warn(
             f"The tokenizer has {len(tokenizer)} tokens and the model embeddings for {num_embeddings}, so it may be "
-            "another model's; what the policy writes beyond its vocabulary is decoded to nothing.",
+            "another model's; tokens beyond its vocabulary are decoded to nothing.",
             stacklevel=2,
         )
 
 
 def unknown_token(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, num_embeddings: int | None) -> str | None:
-    """A sentence about the first token that the model has no embedding for, or None."""
+    """Return a sentence about the first token without an embedding, or None."""
     if num_embeddings is None or max(ids, default=0) < num_embeddings:
         return None
     token = next(i for i in ids if i >= num_embeddings)
@@ -82,12 +87,12 @@ def unknown_token(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, num_em
 
 
 def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, rendered: bool = False) -> list[list[int]]:
-    """Token ids of each text, with the special tokens that the tokenizer puts around it, but never two BOS tokens.
+    """Return the token ids of each text, with the tokenizer's special tokens, but never two BOS tokens.
 
     Args:
-        texts: N texts. One that begins with the BOS token, as a chat template has written it, gets no second one.
+        texts: N texts; a text that begins with the BOS token gets no second one.
         tokenizer: Tokenizer of the policy.
-        rendered: Whether a chat template has just written the texts, special tokens and all.
+        rendered: Whether a chat template wrote the texts, with all special tokens.
     """
     ids = tokenizer(text=list(texts), add_special_tokens=not rendered)["input_ids"]
     bos, token = tokenizer.bos_token_id, tokenizer.bos_token
@@ -100,7 +105,7 @@ def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, rendered
 
 
 def appended_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many special tokens (EOS, [SEP]) the tokenizer appends to a text."""
+    """Return the number of special tokens (EOS, [SEP]) that the tokenizer appends to a text."""
     alone, whole = (tokenizer(text="a", add_special_tokens=added)["input_ids"] for added in (False, True))
     n = len(alone)
     start = next((i for i in range(len(whole) - n + 1) if n and whole[i : i + n] == alone), None)
