@@ -63,6 +63,15 @@ WAYS: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize(("summed", "names"), [(False, ["reward"]), (True, ["reward", "adapter"])])
+def test_the_trainer_sums_reward_models_only_if_asked(base, adapter, tmp_path, summed, names):
+    model = actor_critic(base, adapter)
+    model.sum_reward_models = summed
+    model.reward_models[0].name_or_path = "adapter"
+    made = trainer(tmp_path, model, scripted.reward)
+    assert made.rewards.names == names
+
+
 def trained(folder: Path, base: str, adapter: str, way: str, *, slow: bool, timeout: float | None):
     """One rollout; the first forward pass of the reward takes half a second, with its adapter on."""
     model = actor_critic(base, adapter)

@@ -201,7 +201,7 @@ CASES = [
         "preference model as a toxicity classifier",
         lambda: ToxicityReward(scalar(), tokenizer=tiny_tokenizer()),
         RewardValueError,
-        "The model has the one label 's', as a reward model has: use PreferenceReward, or pass toxic_label=0 if a high "
+        "The model has one label, 's', like a reward model: use PreferenceReward, or pass toxic_label=0 if a high "
         "score means toxic.",
     ),
     Case(
@@ -253,7 +253,7 @@ CASES = [
         lambda: preference(positions(8))(["a"], ["the cat sat on the mat and looked at the other cat"]),
         UserWarning,
         "1 of 1 texts have more than the 8 tokens that 'BertForSequenceClassification' reads, and lose their "
-        "beginning: give a model that reads longer texts, or set max_length. Further ones are cut in silence.",
+        "beginning: give a model that reads longer texts, or set max_length. There is no warning for later texts.",
     ),
     Case(
         "weights that are not finite",

@@ -137,13 +137,13 @@ CASES = [
         "a weight that is NaN",
         lambda: RewardRunner([length, length], weights=[1.0, math.nan]),
         ValueError,
-        "`reward_weights` has nan: give finite numbers, 0 for a reward that is only to be watched.",
+        "`reward_weights` has nan: give finite numbers, 0 for a reward that is only logged.",
     ),
     Case(
         "a weight that is infinite",
         lambda: RewardRunner(length, weights=[-math.inf]),
         ValueError,
-        "`reward_weights` has -inf: give finite numbers, 0 for a reward that is only to be watched.",
+        "`reward_weights` has -inf: give finite numbers, 0 for a reward that is only logged.",
     ),
     Case(
         "a weight that is text",
@@ -155,7 +155,7 @@ CASES = [
         "a member's weight that is NaN",
         lambda: WeightedSum([length], [math.nan]),
         ValueError,
-        "`weights` has nan: give finite numbers, 0 for a reward that is only to be watched.",
+        "`weights` has nan: give finite numbers, 0 for a reward that is only logged.",
     ),
     Case(
         "members' weights of another number",

@@ -96,7 +96,7 @@ def test_a_model_that_takes_no_account_of_the_mask_is_batched_by_length():
     model = classifier("xlnet", 1, PAD_ID)
     reward = PreferenceReward(model, tokenizer=tokenizer("<pad>"), append_eos=False)
     widths: list[tuple[int, ...]] = []
-    with pytest.warns(UserWarning, match=r"scores a text otherwise when it is padded: texts are batched by length"):
+    with pytest.warns(UserWarning, match=r"scores padded texts differently: texts are batched by length"):
         reward([""] * 2, TEXTS[:2])
     texts = [TEXTS[0], TEXTS[1], TEXTS[0]]
     expected = alone(model, texts)[:, 0].tolist()

@@ -13,6 +13,7 @@ import torch
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment, think_format_reward
 
 from trl_ext.rewards import PreferenceReward, RewardRunner, RunningNormalization, ToxicityReward, WeightedSum, retry
+from trl_ext.rewards.base import Synchronized
 
 NAN = math.nan
 
@@ -450,3 +451,26 @@ def test_a_wrong_model_fails_before_the_run(classifier, tokenizer, tmp_path):
 def test_options_are_checked(sources, options, error, message):
     with pytest.raises(error, match=message):
         RewardRunner(sources, **options)
+
+
+def test_any_synchronized_function_is_merged_once_a_batch():
+    class Counting:
+        __name__ = "counting"
+        synchronize_each_call = True
+
+        def __init__(self):
+            self.merged = 0
+
+        def synchronize(self):
+            self.merged += 1
+
+        def __call__(self, completions, **columns):
+            return [1.0] * len(completions)
+
+    counting = Counting()
+    assert isinstance(counting, Synchronized) and isinstance(RunningNormalization(value), Synchronized)
+    runner = RewardRunner(WeightedSum([counting, value]))
+    assert counting.synchronize_each_call is False
+    run(runner, ["1", "2"])
+    run(runner, ["3"], update_state=False)
+    assert counting.merged == 1

@@ -45,14 +45,14 @@ def build_actor_critic(
     if isinstance(model, ActorCritic):
         if peft_config or quantization_config or critic_lora_rank or reward_adapters:
             raise ValueError(
-                "`model` is an ActorCritic: give `peft_config`, quantization, `critic_lora_rank` and reward adapters "
-                "to its parts instead."
+                "`model` is an ActorCritic; make it with `peft_config`, `quantization_config`, `critic_lora_rank` and "
+                "`reward_adapters`, and leave them out here."
             )
         return model
     init_kwargs = dict(init_kwargs or {})
     if quantization_config is not None:
         if not isinstance(model, str):
-            raise ValueError("`quantization_config` needs `model` by name: a loaded model is quantized or not already.")
+            raise ValueError("`quantization_config` needs `model` by name; leave it out for a loaded model.")
         init_kwargs["quantization_config"] = quantization_config
     with_adapters = has_adapter(model, init_kwargs)
     if peft_config is not None:

@@ -255,8 +255,8 @@ def load_critic(
     vocabularies = [m.get_input_embeddings().num_embeddings for m in (trunk, causal_lm(policy))]
     if vocabularies[0] < vocabularies[1]:
         raise ValueError(
-            f"`critic` knows {vocabularies[0]} tokens and the policy {vocabularies[1]}: they must share a tokenizer; "
-            "a reward model with another one belongs in `reward_funcs`."
+            f"`critic` knows {vocabularies[0]} tokens and the policy {vocabularies[1]}: they must share a tokenizer; a "
+            "reward model with another tokenizer belongs in `reward_funcs`."
         )
     check_one_device(trunk)
     keep_differentiable(trunk)

@@ -69,7 +69,7 @@ def _load_base(
 ) -> PreTrainedModel:
     if not isinstance(base, str):
         if quantization_config is not None or init_kwargs:
-            raise ValueError("`base` is a loaded model; quantization and other loading options are for one by name.")
+            raise ValueError("`base` is a loaded model; quantization and loading options need a base by name.")
         return base if device is None else base.to(device)  # type: ignore[arg-type]
     if quantization_config is not None:
         # bitsandbytes finds the accelerator itself; a quantized model cannot always be moved later.

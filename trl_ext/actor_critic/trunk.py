@@ -224,8 +224,8 @@ def check_deterministic(trunk: PreTrainedModel, option: str) -> None:
     evaluating, learning = outputs
     if (evaluating - learning).abs().mean() > 1e-2 * evaluating.abs().mean():
         raise ValueError(
-            f"`{option}` is a {type(trunk).__name__}, which computes something else in training mode, in a way trl_ext "
-            "cannot turn off; please report this architecture."
+            f"`{option}` is a {type(trunk).__name__}, which computes something else in training mode, in a way that "
+            "trl_ext cannot turn off; please report this architecture."
         )
 
 

@@ -53,7 +53,7 @@ class KLControllerCallback(TrainerCallback):
         if trainer.args.beta == 0.0:
             raise ValueError(
                 f"`beta` was 0 when this {type(trainer).__name__} was made, so it has no reference model and measures "
-                "no KL; make it with any other `beta` (say 0.001), the controller then replaces it."
+                "no KL; make it with another `beta` (say 0.001), which the controller then replaces."
             )
         self.controller = controller
         self._trainer = trainer

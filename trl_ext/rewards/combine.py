@@ -87,9 +87,7 @@ def check_weights(option: str, weights: Sequence[Any]) -> list[float]:
         if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
             raise TypeError(f"`{option}` has {brief(weight)} ({type(weight).__name__}): give numbers.")
         if not abs(float(weight)) <= torch.finfo(torch.float32).max:
-            raise ValueError(
-                f"`{option}` has {weight}: give finite numbers, 0 for a reward that is only to be watched."
-            )
+            raise ValueError(f"`{option}` has {weight}: give finite numbers, 0 for a reward that is only logged.")
     return [float(weight) for weight in weights]
 
 

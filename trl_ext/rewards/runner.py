@@ -236,7 +236,7 @@ class RewardRunner:
             index = int(not_applicable.nonzero()[0])
             warnings.warn(
                 f"All reward functions returned None for sample {index} ({_shown(batch, index)}), which is skipped: "
-                f"make sure that one applies to every sample. Further ones are skipped in silence.",
+                f"make sure that one applies to every sample. There is no warning for later samples.",
                 stacklevel=3,
             )
         valid &= ~not_applicable

@@ -248,7 +248,7 @@ class SequenceScorer:
             end = "beginning" if self.truncation_side == "left" else "end"
             warnings.warn(
                 f"{count} of {total} texts have more than the {limit} tokens that '{self.name}' reads, and lose their "
-                f"{end}: give a model that reads longer texts, or set max_length. Further ones are cut in silence.",
+                f"{end}: give a model that reads longer texts, or set max_length. There is no warning for later texts.",
                 stacklevel=4,
             )
 
@@ -275,7 +275,7 @@ class SequenceScorer:
             self._one_length = padding_matters(self._forward, rows)
             if self._one_length:
                 warnings.warn(
-                    f"'{self.name}' ({type(model).__name__}) scores a text otherwise when it is padded: texts are "
+                    f"'{self.name}' ({type(model).__name__}) scores padded texts differently: texts are "
                     f"batched by length, which is slower.",
                     stacklevel=3,
                 )

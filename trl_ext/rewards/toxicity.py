@@ -188,7 +188,7 @@ def _find_toxic(labels: list[str], *, multi_label: bool) -> list[int]:
         return others
     if len(labels) == 1:
         raise RewardValueError(
-            f"The model has the one label {labels[0]!r}, as a reward model has: use PreferenceReward, or pass "
+            f"The model has one label, {labels[0]!r}, like a reward model: use PreferenceReward, or pass "
             f"toxic_label=0 if a high score means toxic."
         )
     raise RewardValueError(

@@ -110,7 +110,7 @@ def _average_models(paths: list[Path], output: Path) -> None:
     for path, config in zip(paths, configs, strict=True):
         _check_same(_relevant(configs[0]), _relevant(config), paths[0], path)
         if config.get("quantization_config"):
-            raise ValueError(f"'{path}' holds quantized weights, which have no average; give the models before that.")
+            raise ValueError(f"'{path}' holds quantized weights, which have no average; give full-precision models.")
     labels = len(configs[0].get("id2label") or {0: "", 1: ""})
     if labels != 1:
         raise ValueError(f"'{paths[0]}' has {labels} labels; a reward model has one.")
