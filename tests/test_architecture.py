@@ -177,7 +177,7 @@ BAD = [
     (check.unsafe_violations, "recipes/a.py", "args.trust_remote_code = True", "trust_remote_code=True"),
     (check.unsafe_violations, "eval/a.py", "np.load('x', allow_pickle=True)", "allow_pickle"),
     # size and loose ends
-    (check.size_violations, "trl_ext/trainer.py", "x = 1\n" * 600, "601 lines, the limit is 600"),
+    (check.size_violations, "trl_ext/trainer.py", "x = 1\n" * 450, "451 lines, the limit is 450"),
     (check.unfinished_violations, "trl_ext/text/a.py", "x = 1  # TO" + "DO: later", "TO" + "DO"),
     (check.unfinished_violations, "eval/a.py", "raise NotImplementedErr" + "or", "NotImplementedErr" + "or"),
     (check.unfinished_violations, "eval/a.py", "# no licence\n", "does not start with the licence line"),

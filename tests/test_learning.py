@@ -74,14 +74,14 @@ def test_a_closed_gate_leaves_weights_moments_and_decay_alone():
 
 def test_a_run_is_lost_after_some_rollouts_without_a_step():
     gate = StepGate()
-    gate.check_progress(1e-3)  # nothing comes before the first rollout
+    gate.begin_rollout(1e-3)  # nothing comes before the first rollout
     for _ in range(MAX_LOST_ROLLOUTS - 1):
-        gate.check_progress(1e-3)
+        gate.begin_rollout(1e-3)
     again = StepGate()
     again.load_state_dict(gate.state_dict())
     for one in (gate, again):
         with pytest.raises(RuntimeError, match="last 3 rollouts was skipped, .* `learning_rate` below 0.001"):
-            one.check_progress(1e-3)
+            one.begin_rollout(1e-3)
     old = StepGate()
     old.load_state_dict(None)
     assert old.state_dict() == {"taken": 1, "lost": 0}

@@ -198,4 +198,4 @@ def test_sampling_and_forward_passes_go_on_in_halves(tmp_path, caplog):
     assert len(failures) == 3, "8 and 4 at a time while sampling, 4 in the forward pass"
     assert "Out of memory sampling 8 samples at a time" in caplog.text
     assert "`local_rollout_forward_batch_size`" in caplog.text
-    assert "Out of memory evaluating 4 samples at a time" in caplog.text
+    assert "Out of memory in a forward pass over 4 samples at a time" in caplog.text

@@ -192,7 +192,8 @@ def test_samples_without_a_score_teach_nothing(tmp_path):
         return [None if i % 2 else value for i, value in enumerate(scripted.reward(completions))]
 
     made = scripted.trainer(tmp_path, reward_funcs=half)
-    rollout, metrics, *_ = made._collect(list(scripted.prompts(8)), made.progress, training=False)
+    experience = made._collect(list(scripted.prompts(8)), made.progress, training=False)
+    rollout, metrics = experience.rollout, experience.metrics
     assert rollout.valid.tolist() == [True, False] * 4
     assert not rollout.completion_mask[1::2].any() and rollout.advantages[1::2].abs().max() == 0
     assert metrics["reward"] == pytest.approx(rollout.scores[::2].mean().item())

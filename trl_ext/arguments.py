@@ -1,7 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Checks of `PPOTrainer`'s arguments that need no model: each is made before anything is loaded."""
+"""Checks of `PPOTrainer`'s arguments: before anything is loaded, and of the datasets once the model is known."""
 
 import dataclasses
+import os
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,12 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .actor_critic import ActorCritic
 from .config import PPOConfig
+from .experience.prompts import check_prompt_column, check_prompts
+from .experience.supervised import text_columns
 from .kl_control import KLController, all_settings
+from .rewards import check_reward_models
 from .text.rows import is_conversation
-from .text.tokens import check_tokenizer
+from .text.tokens import check_tokenizer, check_vocabulary
 
 _BY_NAME = "give arguments by name, `PPOTrainer(model=..., reward_funcs=..., args=..., train_dataset=...)`."
 
@@ -38,7 +42,7 @@ def check_arguments(
     kl_controller: Any = None,
     ptx_dataset: Any = None,
 ) -> None:
-    """Check what `PPOTrainer` is given.
+    """Check the kinds of `PPOTrainer`'s arguments, and whether they fit together.
 
     Raises:
         TypeError: for an object of the wrong kind, also where arguments come in another trainer's order.
@@ -70,6 +74,81 @@ def check_arguments(
         warnings.warn("`model_init_kwargs` has no effect: `model` is loaded already.", stacklevel=4)
 
 
+def check_before_loading(
+    args: PPOConfig,
+    reward_funcs: Any,
+    reward_processing_classes: Any,
+    train_dataset: Any,
+    eval_dataset: Any,
+    ptx_dataset: Any,
+    processing_class: Any,
+) -> None:
+    """Check devices, `output_dir`, named reward models, and the kinds of the datasets.
+
+    Raises:
+        TypeError, ValueError: naming what to change.
+    """
+    if args.n_gpu > 1:  # the Trainer's DataParallel splits batches in ways that PPO cannot follow
+        raise ValueError(
+            f"{args.n_gpu} GPUs are visible to one process; start the script with `accelerate launch`, or make one "
+            "visible with CUDA_VISIBLE_DEVICES."
+        )
+    check_output_dir(args.output_dir)
+    check_reward_models(reward_funcs, reward_processing_classes)
+    check_inputs(train_dataset, eval_dataset, ptx_dataset, processing_class)
+
+
+def check_output_dir(output_dir: str) -> None:
+    """Refuse a folder that cannot be written into."""
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        probe = Path(output_dir) / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"`output_dir` {output_dir!r} cannot be written ({error.strerror}); choose another.") from None
+
+
+def check_inputs(train: Any, evaluation: Any, ptx: Any, processing_class: Any) -> None:
+    """Refuse datasets and tokenizers of a wrong kind before any model is loaded."""
+    if processing_class is not None:
+        check_tokenizer(processing_class)
+    for name, dataset in _named(train, evaluation).items():
+        check_prompt_column(dataset, name)
+    if ptx is not None:
+        text_columns(ptx)
+
+
+def check_datasets(
+    train: Any,
+    evaluation: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    chat_template_kwargs: dict[str, Any],
+    model: ActorCritic,
+) -> None:
+    """Check the tokenizer against the model, and every prompt of every dataset; raise what `check_prompts` raises."""
+    num_embeddings = count_embeddings(model)
+    check_vocabulary(tokenizer, num_embeddings)
+    for name, dataset in _named(train, evaluation).items():
+        check_prompts(dataset, name, tokenizer, max_length, chat_template_kwargs, num_embeddings)
+
+
+def count_embeddings(model: ActorCritic) -> int:
+    """Return the number of tokens that the policy has embeddings for."""
+    return model.causal_lm.get_input_embeddings().weight.shape[0]
+
+
+def _named(train: Any, evaluation: Any) -> dict[str, Any]:
+    """Return the datasets with prompts by their names in messages."""
+    if train is None:
+        raise ValueError("`train_dataset` is missing; give a `datasets.Dataset` with a column 'prompt'.")
+    named = {"train_dataset": train, "eval_dataset": evaluation}
+    if isinstance(evaluation, dict):
+        named = {"train_dataset": train} | {f"eval_dataset[{key!r}]": value for key, value in evaluation.items()}
+    return {name: dataset for name, dataset in named.items() if dataset is not None}
+
+
 def _check_model(model: Any) -> None:
     if isinstance(model, TrainingArguments | PreTrainedTokenizerBase | Dataset):
         raise TypeError(f"The first argument of PPOTrainer is the model, got a {type(model).__name__}; {_BY_NAME}")
@@ -92,7 +171,7 @@ def _check_args(args: Any) -> None:
 
 
 def _check_rewards(reward_funcs: Any, model: Any, args: Any) -> list[Any]:
-    """The reward functions as a list, without the reward adapters."""
+    """Check the reward functions, and return them as a list without the reward adapters."""
     if isinstance(reward_funcs, TrainingArguments | PreTrainedTokenizerBase | Dataset):
         raise TypeError(f"`reward_funcs` is a {type(reward_funcs).__name__}; {_BY_NAME}")
     given = [] if reward_funcs is None else reward_funcs
@@ -194,7 +273,7 @@ def _check_datasets(train: Any, evaluation: Any, args: Any) -> None:
 
 
 def _check_adapter_settings(args: Any) -> None:
-    """Settings that do not work with adapters."""
+    """Refuse settings that do not work with adapters."""
     if args.torch_compile and args.gradient_checkpointing:
         raise ValueError(
             "`torch_compile` with a LoRA adapter and `gradient_checkpointing` is not supported; leave one of them out."
@@ -217,7 +296,7 @@ def _check_kind(name: str, value: Any, kind: Any, wanted: str) -> None:
 
 
 def _described(value: Any) -> str:
-    """What a value is, for a message."""
+    """Return the kind of a value in words."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, str):

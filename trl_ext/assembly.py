@@ -1,75 +1,187 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What a trainer checks and builds from its arguments before the run."""
+"""`assemble`: the parts of a PPO trainer; the one place that reads the configuration to build something."""
 
 import os
-import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
 from datasets import Dataset
-from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from peft import PeftConfig, PeftModel
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
-from .actor_critic import ActorCritic
+from . import resuming
+from .actor_critic import ActorCritic, ForwardOutput, build_actor_critic
 from .actor_critic.names import find_policy, load_tokenizer
+from .arguments import check_before_loading, check_datasets, count_embeddings
 from .config import PPOConfig
+from .experience.collector import Collector
 from .experience.engines import ENGINES, GenerationEngine, eos_token_ids
-from .experience.prompts import check_prompt_column, check_prompts
-from .experience.supervised import SupervisedData, text_columns
+from .experience.rollout import forward
+from .experience.supervised import SupervisedData
 from .kl_control import KLController, make_controller
-from .rewards import PreferenceReward
-from .text.tokens import check_tokenizer, check_vocabulary
+from .micro_batches import MicroBatches
+from .monitoring import SampleTable
+from .processes import Reduce
+from .rewards import PreferenceReward, RewardRunner
+from .text.tokens import set_padding
 
-# For the model card.
-PAPER = {
-    "title": "Fine-Tuning Language Models from Human Preferences",
-    "id": "1909.08593",
-    "citation": textwrap.dedent("""\
-        @article{ziegler2019fine,
-            title  = {{Fine-Tuning Language Models from Human Preferences}},
-            author = {Ziegler, Daniel M. and Stiennon, Nisan and Wu, Jeffrey and Brown, Tom B. and Radford, Alec and
-                      Amodei, Dario and Christiano, Paul and Irving, Geoffrey},
-            year   = 2019,
-            eprint = {arXiv:1909.08593},
-        }"""),
-}
+
+@dataclass
+class Parts:
+    """The parts of a PPO trainer.
+
+    Attributes:
+        actor_critic: Policy, critic, reference and reward adapters.
+        tokenizer: Tokenizer of the policy, with a pad token.
+        rewards: Runs the reward functions, reward adapters included.
+        kl_controller: Moves the KL coefficient.
+        supervised: Texts of PPO-ptx, if there are any.
+        engine: Samples completions.
+        forward: Forward pass of a model over a rollout, at the sampling temperature.
+        configuration: Settings and contents that a checkpoint and the run that resumes it must have in common.
+    """
+
+    actor_critic: ActorCritic
+    tokenizer: PreTrainedTokenizerBase
+    rewards: RewardRunner
+    kl_controller: KLController
+    supervised: SupervisedData | None
+    engine: GenerationEngine
+    forward: Callable[..., ForwardOutput]
+    configuration: dict[str, Any]
+
+
+def assemble(
+    args: PPOConfig,
+    *,
+    model: Any,
+    reward_funcs: Any,
+    train_dataset: Dataset,
+    eval_dataset: Dataset | dict[str, Dataset] | None,
+    ptx_dataset: Dataset | None,
+    processing_class: PreTrainedTokenizerBase | None,
+    reward_processing_classes: Any,
+    peft_config: PeftConfig | None,
+    quantization_config: BitsAndBytesConfig | None,
+    kl_controller: KLController | None,
+) -> Parts:
+    """Check the arguments of a trainer, seed the generators, and load and build its parts.
+
+    The arguments are those of `PPOTrainer`.
+
+    Raises:
+        ValueError, TypeError: before anything is loaded where that can be; later for models, tokenizers and datasets
+            that do not fit together.
+    """
+    check_before_loading(
+        args, reward_funcs, reward_processing_classes, train_dataset, eval_dataset, ptx_dataset, processing_class
+    )
+    set_seed(args.seed)  # adapters and heads are initialised at random
+    init_kwargs = {"trust_remote_code": args.trust_remote_code, **mapping(args.model_init_kwargs)}
+    template_kwargs = mapping(args.chat_template_kwargs)
+    tokenizer = processing_class or policy_tokenizer(model, init_kwargs)
+    actor_critic = build_actor_critic(
+        model,
+        args.critic,
+        peft_config=peft_config,
+        quantization_config=quantization_config,
+        critic_lora_rank=args.critic_lora_rank,
+        reward_adapters=args.reward_adapters or (),
+        init_kwargs=init_kwargs,
+        device=loading_device(args),
+    )
+    if args.use_liger_kernel:
+        actor_critic.apply_liger_kernel(args.liger_kernel_config)
+    set_padding(tokenizer)
+    limit = max_prompt_length(args, actor_critic.config)
+    check_datasets(train_dataset, eval_dataset, tokenizer, limit, template_kwargs, actor_critic)
+    reward_funcs, reward_processing_classes = add_adapter_rewards(
+        reward_funcs, reward_processing_classes, actor_critic, tokenizer, args
+    )
+    rewards = RewardRunner(
+        reward_funcs,
+        weights=args.reward_weights,
+        processing_classes=reward_processing_classes,
+        retries=args.reward_retries,
+        backoff=args.reward_backoff,
+        timeout=args.reward_timeout,
+        max_reward_failures=args.max_reward_failures,
+        clip_range=(args.reward_clip_range[0], args.reward_clip_range[1]) if args.reward_clip_range else None,
+        chat_template_kwargs=template_kwargs,
+        device=args.device,
+        policy=actor_critic,
+    )
+    episodes = count_episodes(args, train_dataset)
+    kl_controller = kl_controller or make_controller(args.kl_controller, vars(args), episodes)
+    supervised = None
+    if ptx_dataset is not None:
+        supervised = SupervisedData(
+            ptx_dataset,
+            tokenizer,
+            max_length=args.ptx_max_length,
+            seed=args.seed,
+            chat_template_kwargs=template_kwargs,
+            num_embeddings=count_embeddings(actor_critic),
+        )
+    return Parts(
+        actor_critic,
+        tokenizer,
+        rewards,
+        kl_controller,
+        supervised,
+        engine=build_engine(args, actor_critic, tokenizer),
+        forward=partial(forward, temperature=args.temperature, chunk_size=args.logits_chunk_size),
+        configuration=run_configuration(args, actor_critic, kl_controller)
+        | resuming.run_identity(actor_critic, tokenizer, train_dataset, ptx_dataset, rewards),
+    )
+
+
+def build_collector(
+    args: PPOConfig,
+    parts: Parts,
+    *,
+    samples: SampleTable,
+    micro_batches: MicroBatches,
+    accelerator: Accelerator,
+    reduce: Reduce,
+) -> Collector:
+    """Return the collector of a trainer that has an accelerator; the arguments are those of [`Collector`]."""
+    return Collector(
+        parts.engine,
+        parts.forward,
+        parts.rewards,
+        parts.tokenizer,
+        parts.kl_controller,
+        samples,
+        chat_template_kwargs=mapping(args.chat_template_kwargs),
+        micro_batches=micro_batches,
+        missing_eos_penalty=args.missing_eos_penalty,
+        importance_sampling_cap=args.importance_sampling_cap if args.importance_sampling_correction else None,
+        advantages=args.advantage_options,
+        accelerator=accelerator,
+        reduce=reduce,
+    )
 
 
 def mapping(value: dict[str, Any] | str | None) -> dict[str, Any]:
-    """A field of the configuration that may also be given as JSON, which `TrainingArguments` has parsed by now."""
+    """Return a field of the configuration that may be given as JSON, which `TrainingArguments` has parsed by now."""
     assert not isinstance(value, str)
     return dict(value or {})
 
 
-def check_devices(n_gpu: int) -> None:
-    """Refuse the Trainer's DataParallel, which splits batches in ways PPO cannot follow."""
-    if n_gpu > 1:
-        raise ValueError(
-            f"{n_gpu} GPUs are visible to one process; start the script with `accelerate launch`, or make one visible "
-            "with CUDA_VISIBLE_DEVICES."
-        )
-
-
-def check_output_dir(output_dir: str) -> None:
-    """Fail before any work when nothing could be saved."""
-    try:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        probe = Path(output_dir) / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"`output_dir` {output_dir!r} cannot be written ({error.strerror}); choose another.") from None
-
-
 def loading_device(args: PPOConfig) -> torch.device | None:
-    """Where models by name are loaded to: onto this process's device, unless FSDP shards them from the host."""
+    """Return the device that models by name are loaded onto: this process's, or None where FSDP shards them."""
     return None if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else args.device
 
 
 def policy_tokenizer(model: Any, init_kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """The tokenizer saved with the policy, before any model is loaded.
+    """Load the tokenizer saved with the policy, before any model is loaded.
 
     Raises:
         ValueError: when there is no such policy, or it has no tokenizer.
@@ -88,7 +200,7 @@ def policy_tokenizer(model: Any, init_kwargs: dict[str, Any]) -> PreTrainedToken
 
 
 def max_prompt_length(args: PPOConfig, config: Any) -> int | None:
-    """Longest prompt, in tokens, that leaves room for a completion in the model's context; None if it has no limit."""
+    """Return the longest prompt, in tokens, that leaves room for a completion in the context; None for no limit."""
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is None:
         return args.max_prompt_length
@@ -101,48 +213,8 @@ def max_prompt_length(args: PPOConfig, config: Any) -> int | None:
     return room if args.max_prompt_length is None else min(room, args.max_prompt_length)
 
 
-def check_inputs(train: Any, evaluation: Any, ptx: Any, processing_class: Any) -> None:
-    """Refuse datasets and tokenizers of a wrong kind before any model is loaded."""
-    if processing_class is not None:
-        check_tokenizer(processing_class)
-    for name, dataset in _named(train, evaluation).items():
-        check_prompt_column(dataset, name)
-    if ptx is not None:
-        text_columns(ptx)
-
-
-def check_datasets(
-    train: Any,
-    evaluation: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None,
-    chat_template_kwargs: dict[str, Any],
-    model: ActorCritic,
-) -> None:
-    """Check the tokenizer against the model, and every prompt of every dataset; raises what `check_prompts` raises."""
-    num_embeddings = count_embeddings(model)
-    check_vocabulary(tokenizer, num_embeddings)
-    for name, dataset in _named(train, evaluation).items():
-        check_prompts(dataset, name, tokenizer, max_length, chat_template_kwargs, num_embeddings)
-
-
-def count_embeddings(model: ActorCritic) -> int:
-    """Tokens that the policy has embeddings for."""
-    return model.causal_lm.get_input_embeddings().weight.shape[0]
-
-
-def _named(train: Any, evaluation: Any) -> dict[str, Any]:
-    """The datasets with prompts, by what to call them in messages."""
-    if train is None:
-        raise ValueError("`train_dataset` is missing; give a `datasets.Dataset` with a column 'prompt'.")
-    named = {"train_dataset": train, "eval_dataset": evaluation}
-    if isinstance(evaluation, dict):
-        named = {"train_dataset": train} | {f"eval_dataset[{key!r}]": value for key, value in evaluation.items()}
-    return {name: dataset for name, dataset in named.items() if dataset is not None}
-
-
 def count_episodes(args: PPOConfig, dataset: Dataset) -> int:
-    """Completions the run will sample."""
+    """Return the number of completions that the run samples."""
     if args.total_episodes is not None:
         return args.total_episodes
     if args.max_steps > 0:
@@ -157,7 +229,7 @@ def add_adapter_rewards(
     tokenizer: PreTrainedTokenizerBase,
     args: PPOConfig,
 ) -> tuple[list[Any], Any]:
-    """Reward functions and their tokenizers, with the reward adapters on the policy's base behind those given."""
+    """Return reward functions and their tokenizers: the given ones, then the reward adapters on the policy's base."""
     given = [] if reward_funcs is None else reward_funcs
     functions = list(given) if isinstance(given, list | tuple) else [given]
     adapters = [
@@ -177,7 +249,7 @@ def add_adapter_rewards(
 
 
 def leaves_parameters_unused(config: Any, args: PPOConfig) -> bool:
-    """Whether a backward pass may reach only a part of the trained parameters, which DDP must then search for.
+    """Return whether a backward pass may leave trained parameters out, which DDP must then search for.
 
     A pass over completions gives log-probabilities and values, and so reaches every trained parameter of every kind of
     critic. The language-model loss of PPO-ptx does not reach the critic, and the router of a mixture of experts may
@@ -187,37 +259,11 @@ def leaves_parameters_unused(config: Any, args: PPOConfig) -> bool:
     return args.ptx_coef > 0 or any(getattr(config.get_text_config(), name, None) for name in experts)
 
 
-def build_kl_controller(args: PPOConfig, total_episodes: int) -> KLController:
-    """The controller that `args.kl_controller` names."""
-    return make_controller(args.kl_controller, vars(args), total_episodes)
-
-
-def build_supervised_data(
-    args: PPOConfig, dataset: Dataset | None, tokenizer: PreTrainedTokenizerBase, model: ActorCritic
-) -> SupervisedData | None:
-    """The texts of PPO-ptx, where there are any."""
-    if dataset is None:
-        return None
-    return SupervisedData(
-        dataset,
-        tokenizer,
-        max_length=args.ptx_max_length,
-        seed=args.seed,
-        chat_template_kwargs=mapping(args.chat_template_kwargs),
-        num_embeddings=count_embeddings(model),
-    )
-
-
-def run_configuration(
-    args: PPOConfig,
-    num_processes: int,
-    model: ActorCritic,
-    kl_controller: KLController,
-) -> dict[str, Any]:
-    """What a checkpoint and the run that resumes it must have in common."""
+def run_configuration(args: PPOConfig, model: ActorCritic, kl_controller: KLController) -> dict[str, Any]:
+    """Return the settings that a checkpoint and the run that resumes it must have in common."""
     return {
         "per-process rollout size": args.local_batch_size,
-        "number of processes": num_processes,
+        "number of processes": args.world_size,
         "num_ppo_epochs": args.num_ppo_epochs,
         "num_mini_batches": args.num_mini_batches,
         "micro-batch size": args.micro_batch_size,
@@ -231,9 +277,7 @@ def run_configuration(
     }
 
 
-def build_generation_engine(
-    args: PPOConfig, model: ActorCritic, tokenizer: PreTrainedTokenizerBase
-) -> GenerationEngine:
+def build_engine(args: PPOConfig, model: ActorCritic, tokenizer: PreTrainedTokenizerBase) -> GenerationEngine:
     """Return the engine that `args` asks for."""
     values: dict[str, Any] = {
         "eos_token_ids": eos_token_ids(model.causal_lm, tokenizer),

@@ -21,7 +21,7 @@ from .critic_modes import CRITIC_MODES
 from .experience.advantages import AdvantageOptions
 from .experience.engines import ENGINES
 from .kl_control import CONTROLLERS, SHAPES
-from .learning import LossOptions
+from .learning import LossOptions, StepLimits
 from .messages.advice import TRAINER_ARGUMENTS, answers_unknown
 from .messages.redaction import redacted
 
@@ -140,7 +140,7 @@ class PPOConfig(BaseConfig):
     )
     dual_clip: AboveOne | None = field(
         default=None,
-        metadata={"help": "Bound (> 1) of the ratio's effect where the advantage is negative; None is off."},
+        metadata={"help": "Dual clip: bound (> 1) of the ratio that multiplies a negative advantage; None is off."},
     )
     cliprange_value: Positive | None = field(
         default=0.2, metadata={"help": "Values are clipped to this distance from the old ones; None is off."}
@@ -270,7 +270,7 @@ class PPOConfig(BaseConfig):
         choose_best_metric(self)
         check_engine(self)
         with warnings.catch_warnings():
-            # TRL's own default sets the field that transformers has renamed; nobody here can do anything about it.
+            # TRL's own default sets a field that transformers has renamed, which no user can change.
             warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
             super().__post_init__()
         check_supported(self)
@@ -279,7 +279,7 @@ class PPOConfig(BaseConfig):
             warn(self)
 
     def check(self) -> None:
-        """Check everything again, for a configuration that was changed after it was made.
+        """Check every setting again, for a configuration that was changed after it was made.
 
         Raises:
             TypeError, ValueError: as the constructor.
@@ -289,7 +289,7 @@ class PPOConfig(BaseConfig):
         check_combinations(self, ENGINES[self.engine])
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting, for JSON, with secrets hidden: what files, loggers and reports are written from."""
+        """Return every setting as JSON types with secrets hidden, for files, loggers and reports."""
         own = copy.copy(self)
         for name in MAPPINGS:  # transformers turns dtypes into text in the very dictionaries
             setattr(own, name, redacted(getattr(self, name), name))
@@ -339,6 +339,11 @@ class PPOConfig(BaseConfig):
     def loss_options(self) -> LossOptions:
         """Bounds and weights of the loss."""
         return self._options(LossOptions)
+
+    @property
+    def step_limits(self) -> StepLimits:
+        """Bounds beyond which a minibatch, or the rest of the passes over a rollout, is skipped."""
+        return self._options(StepLimits)
 
     def _options(self, kind: type[Options]) -> Options:
         return kind(**{option.name: getattr(self, option.name) for option in fields(kind)})  # type: ignore[arg-type]

@@ -1,20 +1,28 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""PPO's loss of one micro-batch, token by token, and whether an optimizer step counts."""
+"""Learning from a rollout: token losses, minibatches in micro-batches, and whether an optimizer step counts."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from .actor_critic import ForwardOutput
 from .experience.rollout import Rollout
+from .experience.supervised import SupervisedBatch
+from .micro_batches import MicroBatches
+from .monitoring import TokenMeans
 from .objectives import approx_kl, kl_loss, policy_loss, value_loss
+from .processes import Reduce
 
-# Rollouts in a row without a single optimizer step, after which a run is taken for lost.
+logger = logging.get_logger(__name__)
+
+# A run ends after this many rollouts in a row without an optimizer step.
 MAX_LOST_ROLLOUTS = 3
 
 
@@ -78,18 +86,127 @@ def token_losses(out: ForwardOutput, batch: Rollout, options: LossOptions) -> di
     }
 
 
-class StepGate:
-    """Lets an optimizer step through, or not.
+@torch.no_grad()
+def mean_losses(
+    rollout: Rollout,
+    losses: Callable[[Rollout], dict[str, Tensor]],
+    micro_batches: MicroBatches,
+    reduce: Reduce,
+) -> dict[str, float]:
+    """Return the means of `token_losses` over the tokens of a rollout, on all processes.
 
-    A closed gate leaves weights, moments and weight decay alone. It sits inside whatever calls the optimizer
-    (accelerate, fp16's gradient scaler), so that these keep their own books and need no signal.
+    Args:
+        rollout: With advantages and returns.
+        losses: Gives the token losses of a part of the rollout.
+        micro_batches: Sizes of the forward passes.
+        reduce: `reduce(tensor, "sum" | "max")` over processes.
+    """
+    means = TokenMeans()
+
+    def measure(rows: Tensor) -> None:
+        batch = rollout.select(rows)
+        means.add(losses(batch), batch.completion_mask)
+
+    micro_batches.run(rollout.rows, measure, "in a forward pass over")
+    return means.take(reduce)
+
+
+class Minibatch:
+    """The samples of one optimizer step.
+
+    Args:
+        rollout: The rollout of this process.
+        rows: The samples' indices in it, int64, (n,).
+        texts: As many texts of PPO-ptx; None without.
+        reduce: Sums a tensor over processes.
+
+    Attributes:
+        tokens: Completion tokens over all processes, at least 1; 0-dim.
+    """
+
+    def __init__(self, rollout: Rollout, rows: Tensor, texts: Rollout | None, reduce: Reduce):
+        self.rollout, self.rows = rollout, rows
+        self.tokens = reduce(rollout.completion_mask[rows].sum().float()).clamp(min=1)
+        self.texts: SupervisedBatch | None = None
+        if texts is not None:
+            self.texts = SupervisedBatch(texts, reduce(texts.completion_mask.sum().float()).clamp(min=1))
+
+    def pieces(self, micro_batch: range, size: int) -> Iterator[Rollout | SupervisedBatch]:
+        """Yield the samples of a micro-batch in pieces of `size`, then the texts in pieces of the same sizes.
+
+        Args:
+            micro_batch: Positions of its samples in `rows`.
+            size: Most samples at a time.
+        """
+        positions = torch.arange(micro_batch.start, micro_batch.stop, device=self.rows.device).split(size)
+        yield from (self.rollout.select(self.rows[piece]) for piece in positions)
+        if self.texts is not None:
+            for piece in positions:
+                yield SupervisedBatch(self.texts.texts.select(piece), self.texts.tokens)
+
+
+def learn(
+    minibatch: Minibatch,
+    number: int,
+    size: int,
+    micro_batches: MicroBatches,
+    backward: Callable[[Rollout | SupervisedBatch], Tensor],
+    start_again: Callable[[], object],
+) -> Tensor:
+    """Add the gradients of a micro-batch, in pieces where memory does not suffice for all of it.
+
+    Memory can run out halfway through a backward pass. Only some gradients are in then, so the optimizer step begins
+    again with smaller pieces; the rollout stays.
+
+    Args:
+        minibatch: The samples of the optimizer step.
+        number: Number of the micro-batch in the minibatch.
+        size: Samples in a micro-batch.
+        micro_batches: Sizes of the pieces.
+        backward: Adds the gradients of a piece, and returns its loss.
+        start_again: Drops the gradients and the measurements of the optimizer step.
+
+    Returns:
+        The loss of the micro-batch.
+    """
+    loss: Any = None
+
+    def add_gradients(numbers: range) -> None:
+        nonlocal loss
+        for i in numbers:
+            loss = sum(
+                backward(piece) for piece in minibatch.pieces(range(i * size, (i + 1) * size), micro_batches.size)
+            )
+
+    numbers = range(number, number + 1)
+    while not micro_batches.attempt(partial(add_gradients, numbers), "learning from"):
+        start_again()
+        numbers = range(number + 1)
+    return loss
+
+
+@dataclass(frozen=True)
+class StepLimits:
+    """Bounds beyond which a minibatch or the rest of a rollout's passes is skipped; every field as in `PPOConfig`."""
+
+    max_ratio: float | None
+    max_loss: float | None
+    target_approx_kl: float | None
+
+
+class StepGate:
+    """Takes or skips optimizer steps.
+
+    A closed gate leaves weights, moments and weight decay alone. It sits inside the `step` that accelerate and fp16's
+    gradient scaler call, so that both keep their own books and need no signal.
 
     Attributes:
         is_open: Whether the next step is taken.
+        stopped: Whether the remaining passes over the rollout in use are skipped.
     """
 
     def __init__(self) -> None:
-        self.is_open = True
+        self.is_open, self.stopped = True, False
         self._taken = 0  # steps taken on the rollout in use
         self._lost = -1  # rollouts in a row without a step; the first rollout has none before it
         self._optimizer: Any = None
@@ -109,26 +226,62 @@ class StepGate:
 
         optimizer.step = MethodType(guarded, optimizer)
 
-    def check_progress(self, learning_rate: float) -> None:
+    def begin_rollout(self, learning_rate: float) -> None:
         """Begin a new rollout.
 
         Args:
-            learning_rate: For the message.
+            learning_rate: Named in the message.
 
         Raises:
             RuntimeError: when no step was taken on any of the last `MAX_LOST_ROLLOUTS` rollouts.
         """
         self._lost = 0 if self._taken else self._lost + 1
-        self._taken = 0
+        self._taken, self.stopped = 0, False
         if self._lost >= MAX_LOST_ROLLOUTS:
             raise RuntimeError(
-                f"Every minibatch of the last {self._lost} rollouts was skipped, so nothing is learned any more; the "
-                "log says why each was skipped. Resume from a checkpoint before that with a `learning_rate` below "
+                f"Every minibatch of the last {self._lost} rollouts was skipped, so the run learns nothing; the log "
+                "says why each was skipped. Resume from a checkpoint before that with a `learning_rate` below "
                 f"{learning_rate:g}, or raise `max_ratio` or `max_loss` where they are too tight."
             )
 
+    def decide(
+        self,
+        model: nn.Module,
+        metrics: Mapping[str, float],
+        limits: StepLimits,
+        *,
+        step: int,
+        scaled: bool,
+        reduce: Reduce,
+    ) -> bool:
+        """Open or close the gate after the last micro-batch of an optimizer step; every process decides alike.
+
+        Args:
+            model: Its gradients are dropped where the gate closes.
+            metrics: Means of `token_losses` over the minibatch; empty where the passes were stopped.
+            limits: Bounds of the ratio, the loss and the approximate KL.
+            step: Optimizer steps taken so far, for messages.
+            scaled: Whether fp16's gradient scaler is in use, which skips infinite gradients itself.
+            reduce: Sums a tensor over processes.
+
+        Returns:
+            Whether the step leaves the weights alone, by the gate or by the scaler.
+        """
+        stopped = self.stopped
+        self.is_open = not stopped and _within(metrics, limits, step)
+        broken = self.is_open and not gradients_are_finite(model.parameters(), reduce)
+        if broken and not scaled:
+            logger.warning(f"Step {step}: minibatch skipped, its gradient is not finite.")
+            self.is_open = False
+        if not self.is_open:
+            drop_gradients(model.parameters(), keep_one=scaled)
+        bound = limits.target_approx_kl
+        if bound is not None and not stopped and metrics["approx_kl"] > bound:
+            self.stopped = True
+        return broken or not self.is_open
+
     def state_dict(self) -> dict[str, int]:
-        """Counters that a resumed run goes on with."""
+        """Return the counters that a resumed run goes on with."""
         return {"taken": self._taken, "lost": self._lost}
 
     def load_state_dict(self, state: dict[str, int] | None) -> None:
@@ -137,12 +290,27 @@ class StepGate:
         self._taken, self._lost = state["taken"], state["lost"]
 
 
+def _within(metrics: Mapping[str, float], limits: StepLimits, step: int) -> bool:
+    """Return whether a minibatch may be learned from; warn if not."""
+    loss, ratio = metrics["loss"], metrics["ratio/mean"]
+    finite = abs(loss) < float("inf") and abs(ratio) < float("inf")
+    too_far = limits.max_ratio is not None and ratio > limits.max_ratio
+    too_large = limits.max_loss is not None and abs(loss) > limits.max_loss
+    if finite and not too_far and not too_large:
+        return True
+    logger.warning(
+        f"Step {step}: minibatch skipped, its loss is {loss:.4g} and its mean ratio {ratio:.4g}; if this happens "
+        "often, lower `learning_rate` or `num_ppo_epochs`."
+    )
+    return False
+
+
 def drop_gradients(parameters: Iterable[nn.Parameter], *, keep_one: bool = False) -> None:
     """Remove gradients.
 
     Args:
-        parameters: Their owners.
-        keep_one: Leave a gradient of zero to the first trainable parameter: fp16's gradient scaler fails without any.
+        parameters: Parameters that own the gradients.
+        keep_one: Leave a gradient of zero to the first trainable parameter, since fp16's gradient scaler needs one.
     """
     for parameter in parameters:
         keep = keep_one and parameter.requires_grad
@@ -151,11 +319,11 @@ def drop_gradients(parameters: Iterable[nn.Parameter], *, keep_one: bool = False
 
 
 @torch.no_grad()
-def gradients_are_finite(parameters: Iterable[nn.Parameter], reduce: Callable[[Tensor], Tensor]) -> bool:
-    """Whether the norm of all gradients is finite, on every process.
+def gradients_are_finite(parameters: Iterable[nn.Parameter], reduce: Reduce) -> bool:
+    """Return whether the norm of all gradients is finite on every process.
 
     Args:
-        parameters: Owners of the gradients.
+        parameters: Parameters that own the gradients.
         reduce: Sums a tensor over processes.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -167,9 +335,9 @@ def gradients_are_finite(parameters: Iterable[nn.Parameter], reduce: Callable[[T
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Put back the weights and buffers that a model has now, whatever they are cast to in a block.
+    """Restore the weights and buffers of a model after a block that casts them.
 
-    The Trainer's evaluation in half precision casts them in place, and training would go on with what was rounded.
+    The Trainer's evaluation in half precision casts them in place, and training would go on with rounded weights.
     """
     weights = [(parameter, parameter.data) for parameter in model.parameters()]
     buffers = [(m, name, buffer) for m in model.modules() for name, buffer in m.named_buffers(recurse=False)]

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Batches that get smaller when memory runs out."""
+"""Batches that shrink when memory runs out."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,12 +12,12 @@ logger = logging.get_logger(__name__)
 
 
 class MicroBatches:
-    """Work in pieces of a size that is halved whenever memory does not suffice, and stays so.
+    """Works in pieces, and halves their size for good whenever memory runs out.
 
     Args:
         size: Samples at a time to begin with.
-        advice: The setting that starts with a smaller size, for the message.
-        fixed: Do not halve: with several processes one cannot fall behind the others, which wait for its gradients.
+        advice: Name of the setting of the first size, for the message.
+        fixed: Never halve: with several processes, one that needs more passes would keep the others waiting.
     """
 
     def __init__(self, size: int, advice: str, *, fixed: bool = False):
@@ -29,9 +29,9 @@ class MicroBatches:
         """Call `function` on consecutive pieces; a piece for which memory runs out is done again in halves.
 
         Args:
-            samples: Anything with a length and slices.
-            function: Does its work wholly or not at all.
-            what: What is being done, for the message.
+            samples: A sequence or tensor.
+            function: Called with a piece; does its work wholly or not at all.
+            what: The work, for the message: "sampling".
 
         Raises:
             RuntimeError: what `function` raises, out of memory included when a piece is a single sample.
@@ -47,11 +47,11 @@ class MicroBatches:
 
         Args:
             function: To be called.
-            what: What is being done, for the message.
-            size: Samples in it; default: as many as there are at a time.
+            what: The work, for the message: "sampling".
+            size: Samples in the call; default: the current size.
 
         Returns:
-            Whether it went through. If not, the caller tries again in smaller pieces.
+            Whether the call succeeded. If not, the caller tries again in smaller pieces.
 
         Raises:
             RuntimeError: what `function` raises, out of memory included when there is nothing to halve.

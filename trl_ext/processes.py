@@ -1,13 +1,31 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Processes of one run that succeed or fail together."""
+"""Processes of one run: they succeed or fail together, and sum over each other."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch import Tensor
 
-__all__ = ["ProcessFailureError", "gather", "together"]
+__all__ = ["ProcessFailureError", "Reduce", "gather", "reduction", "together"]
+
+Reduce = Callable[..., Tensor]
+"""`reduce(tensor, operation="sum")`: the sum or, with "max", the largest value over processes."""
+
+
+def reduction(accelerator: Accelerator) -> Reduce:
+    """Return the function that reduces a tensor over the processes of a run; a collective where there are several."""
+
+    def reduce(tensor: Tensor, operation: str = "sum") -> Tensor:
+        if accelerator.num_processes == 1:
+            return tensor
+        if operation == "max":
+            return accelerator.gather(tensor).max()
+        return accelerator.reduce(tensor, reduction=operation)
+
+    return reduce
 
 
 class ProcessFailureError(RuntimeError):

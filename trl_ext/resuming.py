@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What a run needs of the checkpoint that it goes on from, and what the two must have in common."""
+"""Resuming: the checkpoint that a run goes on from, and the identity that both must share."""
 
 import functools
 import hashlib
@@ -25,8 +25,8 @@ from .rewards.scoring import SequenceScorer
 
 logger = logging.getLogger(__name__)
 
-_ROWS = 10_000  # of a dataset, evenly spaced, are compared; with as many or fewer, all
-_VALUES = 32  # of a weight are compared
+_ROWS = 10_000  # rows of a dataset that are compared, evenly spaced
+_VALUES = 32  # values of a weight that are compared
 _PROBE = "PPO, 2017: the policy's ratio -- 1.0 -- is clipped\n  (naïvely?) at 1 ± ε."
 _SPEED_ONLY = ("batch_size", "device", "timeout", "max_concurrency", "synchronize_each_call", "name")
 
@@ -39,12 +39,12 @@ class CheckpointError(ValueError):
 
 
 def find_checkpoint(given: str | bool | None, output_dir: str | Path, *, leader: bool) -> str | None:
-    """The checkpoint that `resume_from_checkpoint` means.
+    """Return the checkpoint that `resume_from_checkpoint` means.
 
     Args:
         given: A folder, True for the newest whole checkpoint in `output_dir`, None or False for none.
         output_dir: Folder of the run's checkpoints.
-        leader: True on the process that compares contents and sets damaged checkpoints aside, before any looks.
+        leader: True on the process that compares contents and sets damaged checkpoints aside before the others look.
 
     Raises:
         CheckpointError: when there is none, or the one given is damaged.
@@ -115,14 +115,14 @@ def loading(folder: Path) -> Iterator[None]:
 
 
 def state_file(folder: Path, process: int) -> Path:
-    """Where process number `process` keeps its state; each has its own."""
+    """Return the file that holds the state of process number `process`."""
     return folder / (STATE if process == 0 else f"ppo_state_{process}.json")
 
 
 def read_state(folder: Path, process: int) -> dict[str, Any]:
-    """The state that a process saved.
+    """Return the state that a process saved.
 
-    A checkpoint of several processes by an earlier version has only that of the first, which then is everyone's.
+    A checkpoint of several processes by an earlier version has the first process's state alone, which all then read.
 
     Raises:
         CheckpointError: when there is none, or it is no JSON object.
@@ -143,7 +143,7 @@ def check_checkpoint(folder: Path, current: dict[str, Any], process: int) -> Non
 
     Args:
         folder: The checkpoint.
-        current: What must agree, by name. What an earlier version did not write is not compared.
+        current: Values that must agree, by name. A name that an earlier version did not write is not compared.
         process: Index of this process.
 
     Raises:
@@ -173,7 +173,7 @@ def check_checkpoint(folder: Path, current: dict[str, Any], process: int) -> Non
 
 
 def warn_of_changed_rewards(folder: Path, current: dict[str, Any]) -> None:
-    """Name what has changed inside reward functions since the checkpoint; a run may go on with it."""
+    """Warn of settings of reward functions that differ from the checkpoint's; the run goes on with the new ones."""
     saved = read_state(folder, 0).get("reward settings", {})
     changed = [f"{k} (then {saved.get(k)}, now {v})" for k, v in current.items() if saved and saved.get(k) != v]
     if changed:
@@ -185,7 +185,7 @@ def warn_of_changed_rewards(folder: Path, current: dict[str, Any]) -> None:
 
 @contextmanager
 def without_rotation(args: Any) -> Iterator[int | None]:
-    """Keep the Trainer from deleting checkpoints in the block; gives `save_total_limit`."""
+    """Keep the Trainer from deleting checkpoints in a block, and yield `save_total_limit`."""
     limit, args.save_total_limit = args.save_total_limit, None
     try:
         yield limit
@@ -194,10 +194,10 @@ def without_rotation(args: Any) -> Iterator[int | None]:
 
 
 def check_finite(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Refuse to save a model that is beyond repair.
+    """Refuse to save a model whose weights are not finite.
 
     Raises:
-        RuntimeError: when a trained weight, or what the optimizer keeps about one, is NaN or infinite.
+        RuntimeError: when a trained weight, or the optimizer's state of one, is NaN or infinite.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     names = {id(p): name for name, p in trained.items()}
@@ -225,10 +225,10 @@ def run_identity(
     ptx_dataset: Dataset | None,
     rewards: RewardRunner,
 ) -> dict[str, Any]:
-    """Which model, data and rewards a run has, by content: files may have moved, but not changed.
+    """Return the identity of a run: model, data and rewards by content, since files may move but not change.
 
     Returns:
-        Strings and numbers by name, to be compared one by one.
+        Strings and numbers by name, which are compared one by one.
     """
     own = {id(p) for p in model.parameters()}
     # Checkpoints do not hold what is frozen: the base below adapters, the reference, reward adapters.
@@ -251,7 +251,7 @@ def run_identity(
 
 
 def reward_settings(rewards: RewardRunner) -> dict[str, Any]:
-    """Numbers and texts that reward functions were made with, by function and attribute; texts as digests."""
+    """Return numbers and texts that reward functions were made with, by function and attribute; texts as digests."""
     settings = {}
     for name, function in zip(rewards.names, rewards.reward_funcs, strict=True):
         for i, part in enumerate(iter_parts(function)):
@@ -271,7 +271,7 @@ def _digest(*parts: Any) -> str:
 
 
 def _weights_digest(parameters: Iterable[Tensor]) -> str:
-    """Digest of shapes and some values, the same in every precision that holds the values exactly."""
+    """Return a digest of shapes and some values, the same in every precision that holds the values exactly."""
     found = hashlib.blake2b(digest_size=6)
     for parameter in parameters:
         flat = parameter.detach().reshape(-1)

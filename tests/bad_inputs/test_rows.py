@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict, IterableDatasetDict
 
 from tests.bad_inputs.case import Case, check, table
 from tests.tiny_models import VOCAB_SIZE, tiny_tokenizer
-from trl_ext.assembly import check_inputs
+from trl_ext.arguments import check_inputs
 from trl_ext.experience.prompts import check_prompts
 from trl_ext.experience.supervised import SupervisedData
 
@@ -178,7 +178,7 @@ DATASETS = [
         "tools that the template leaves out",
         lambda: prompts({"prompt": [[user()]], "tools": ['[{"name": "weather"}]']}),
         UserWarning,
-        "`train_dataset` row 0 has tools that the chat template does not write, so the policy will not know of them; "
+        "`train_dataset` row 0 has tools that the chat template does not write, so the policy does not see them; "
         "use a template that writes `tools`, or remove the column.",
     ),
 ]

@@ -59,9 +59,8 @@ def test_no_attribute_of_the_trainer_changes_in_an_evaluation(tmp_path):
             self.before = self.after = None
 
         def seen(self):
-            own = vars(made)
-            numbers = {k: v for k, v in own.items() if isinstance(v, int | float | str | None) or k == "_experience"}
-            return {k: id(v) if k == "_experience" else v for k, v in numbers.items()}
+            numbers = {k: v for k, v in vars(made).items() if isinstance(v, int | float | str | None)}
+            return numbers | {"rollout": id(made._rollout), "run_log": made.run_log.state_dict()}
 
         def on_step_end(self, args, state, control, **kwargs):
             self.before = self.seen()

@@ -11,7 +11,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from tests.tiny_models import EOS_ID, PAD_ID, VOCAB_SIZE, tiny_causal_lm, tiny_tokenizer
-from trl_ext.experience.engines import Completions, ContinuousBatchingEngine, TransformersEngine, _Draw, eos_token_ids
+from trl_ext.experience.engines import Completions, ContinuousBatchingEngine, TransformersEngine, eos_token_ids
+from trl_ext.experience.engines.generate import _Draw
 
 PROMPTS = [[30, 31, 32, 33, 34, 35, 36], [40], [50, 51, 52], [60, 61], [70, 71, 72, 73, 74]]
 MANY_EOS = list(range(2, VOCAB_SIZE, 4))

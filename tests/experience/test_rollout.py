@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.tiny_models import EOS_ID
-from trl_ext.experience.rollout import Rollout, collate, pass_order
+from trl_ext.experience.rollout import Rollout, collate, minibatch_rows
 
 PROMPTS = [[11, 12, 13], [14], [15, 16]]
 COMPLETIONS = [[21, EOS_ID], [22, 23, 24, 25], []]
@@ -115,20 +115,26 @@ def test_no_two_fields_share_memory(tmp_path):
 
 
 def test_the_first_pass_keeps_the_order():
-    assert pass_order(7, 0, (0, 3, 0)).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert minibatch_rows(6, 0, 1, (0, 3)).tolist() == [0, 1, 2, 3, 4, 5]
+    assert [minibatch_rows(6, step, 3, (0, 3)).tolist() for step in range(3)] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_the_minibatches_of_a_pass_are_its_parts():
+    whole = minibatch_rows(6, 1, 1, (0, 3)).tolist()
+    assert sum((minibatch_rows(6, step, 2, (0, 3)).tolist() for step in (2, 3)), []) == whole
 
 
 def test_later_passes_are_permutations_that_differ():
     seeds = [(seed, rollout, epoch) for seed in (0, 1) for rollout in (0, 1, 2) for epoch in (1, 2, 3)]
-    orders = [tuple(pass_order(16, seed[2], seed).tolist()) for seed in seeds]
+    orders = [tuple(minibatch_rows(16, epoch, 1, seed).tolist()) for *seed, epoch in seeds]
     assert all(sorted(order) == list(range(16)) for order in orders)
     assert len(set(orders)) == len(orders) and tuple(range(16)) not in orders
 
 
 def test_the_order_depends_on_the_seed_alone():
-    expected = pass_order(16, 2, (5, 7, 2)).tolist()
+    expected = minibatch_rows(16, 2, 1, (5, 7)).tolist()
     torch.rand(3)
-    assert pass_order(16, 2, (5, 7, 2)).tolist() == expected
+    assert minibatch_rows(16, 2, 1, (5, 7)).tolist() == expected
     state = torch.get_rng_state()
-    pass_order(16, 2, (5, 7, 2))
+    minibatch_rows(16, 2, 1, (5, 7))
     assert torch.equal(torch.get_rng_state(), state), "a resumed run samples the same completions"

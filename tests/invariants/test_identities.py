@@ -61,11 +61,11 @@ def test_padding_does_not_change_a_sample(tmp_path):
     """Neither the other samples of a batch nor the width they force on it."""
     made = scripted.trainer(tmp_path)
     rollout = made._collect(list(scripted.prompts(8)), made.progress, training=False).rollout
-    together = made._forward(made.model, rollout.select(torch.arange(8)))
+    together = made.collector.forward(made.model, rollout.select(torch.arange(8)))
     for row in range(8):
         alone = rollout.select(torch.tensor([row]))
         width = alone.completion_length
-        out = made._forward(made.model, alone)
+        out = made.collector.forward(made.model, alone)
         assert torch.allclose(out.logps[0], together.logps[row, :width], atol=1e-5)
         mask = alone.completion_mask[0]
         assert torch.allclose(out.values[0, :-1][mask], together.values[row, :width][mask], atol=1e-5)

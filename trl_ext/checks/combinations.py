@@ -14,7 +14,7 @@ from trl_ext.kl_control import all_settings, make_controller, settings_of
 from trl_ext.messages.printable import brief
 from trl_ext.messages.suggestion import suggestion
 
-# What must stay true of sampling for its log-probabilities and lengths to be learned from.
+# Arguments of `generate` that PPO sets itself: learning relies on the sampled log-probabilities and lengths.
 _OWN_GENERATION = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
 _OWN_GENERATION |= {"num_beams", "num_return_sequences", "use_cache", "stop_strings"}
 _OWN_GENERATION |= {"pad_token_id", "bos_token_id", "eos_token_id"}
@@ -111,7 +111,7 @@ def _check_sizes(args: Any) -> None:
 
 
 def warn_where_doubtful(args: Any) -> None:
-    """Warn of settings that are allowed and seldom meant."""
+    """Warn of settings that are allowed and rarely wanted."""
     if args.kl_estimator != "k1" and args.kl_coef > 0:
         _warn(
             f"`kl_estimator='{args.kl_estimator}'` inside the reward gives a biased gradient of the KL; use 'k1' "
@@ -135,7 +135,7 @@ def warn_without_effect(args: Any) -> None:
     """Warn of settings that another setting switches off."""
     controller, read_by_it = f"`kl_controller='{args.kl_controller}'`", settings_of(args.kl_controller)
     one_step = "one optimizer step per rollout, before which the policy has not moved"
-    # A condition under which the settings are read, the settings, and why they are not read otherwise.
+    # When the settings are read, the settings, and why they are not read otherwise.
     conditions: list[tuple[bool, tuple[str, ...], str]] = [
         *((setting in read_by_it, (setting,), f"with {controller}") for setting in all_settings()),
         (args.kl_loss_coef > 0, ("kl_loss_estimator",), "without `kl_loss_coef`"),

@@ -44,7 +44,7 @@ class Limits(NamedTuple):
     infinite: bool = False
 
     def contain(self, value: float) -> bool:
-        """Say whether `value` is in the range; NaN is in none."""
+        """Return whether `value` is in the range; NaN is in none."""
         return (
             value == value
             and (self.above is None or value > self.above)
@@ -54,7 +54,7 @@ class Limits(NamedTuple):
         )
 
     def __str__(self) -> str:
-        """The range in words, to be put behind "must be"."""
+        """Return the range in words, to follow "must be"."""
         if self.at_least is not None and self.at_most is not None:
             return f"between {self.at_least} and {self.at_most}"
         if self == AT_LEAST_0:
@@ -99,10 +99,10 @@ def check_fields(settings: Any, hints: Mapping[str, Any], limits: Mapping[str, L
 
 
 def checked(name: str, value: Any, hint: Any, limits: Limits | None = None) -> Any:
-    """The value as one of the types in `hint`.
+    """Return the value as one of the types in `hint`.
 
     Args:
-        name: Of the setting, for messages.
+        name: Name of the setting, for messages.
         value: As the user gave it.
         hint: Annotation: a plain type, `Literal`, an enumeration, a list, `Annotated` with [`Limits`], or a union.
         limits: Range, where the annotation has none.
@@ -135,13 +135,13 @@ def checked(name: str, value: Any, hint: Any, limits: Limits | None = None) -> A
 
 
 def shown(name: str, value: Any) -> str:
-    """A value for a message, cut to a readable length; only its type where the value may be a secret."""
+    """Return a value for a message, cut to a readable length; only its type where the value may be a secret."""
     is_secret = any(word in name.lower() for word in ("token", "password", "secret", "key"))
     return f"a value of type {type(value).__name__}" if is_secret else reprlib.repr(value)
 
 
 def _kinds(hint: Any, limits: Limits | None = None) -> list[tuple[Any, Limits | None]]:
-    """The alternatives of an annotation, each with the limits that stand beside it."""
+    """Return the alternatives of an annotation, each with its limits."""
     if get_origin(hint) is Annotated:
         base, *extras = get_args(hint)
         return _kinds(base, next((extra for extra in extras if isinstance(extra, Limits)), limits))
@@ -151,7 +151,7 @@ def _kinds(hint: Any, limits: Limits | None = None) -> list[tuple[Any, Limits | 
 
 
 def _choices(types: list[Any]) -> list[Any]:
-    """The values that an enumeration or a `Literal` allows; none for other annotations."""
+    """Return the values that an enumeration or a `Literal` allows; none for other annotations."""
     if all(get_origin(kind) is Literal or kind is NoneType for kind in types):
         return [value for kind in types for value in get_args(kind)]
     enums = [kind for kind in types if isinstance(kind, type) and issubclass(kind, Enum)]
@@ -187,7 +187,7 @@ def _in_range(name: str, value: Any, limits: Limits, optional: bool) -> int | fl
 
 
 def _text(name: str, text: str) -> str:
-    """A text; JSON of a mapping must be whole, and stays text because `TrainingArguments` parses it."""
+    """Return a text; JSON of a mapping must be valid, and stays text because `TrainingArguments` parses it."""
     if text.startswith("{"):
         try:
             json.loads(text)
@@ -197,7 +197,7 @@ def _text(name: str, text: str) -> str:
 
 
 def _element(name: str, item: Any, hint: Any, values: Any) -> Any:
-    """One entry of a list."""
+    """Return one entry of a list, checked."""
     try:
         return checked(name, item, hint)
     except TypeError:
@@ -210,7 +210,7 @@ def _is_mapping(kind: Any) -> bool:
 
 
 def _described(types: list[Any]) -> str:
-    """The allowed types in words."""
+    """Return the allowed types in words."""
     words = []
     for kind in types:
         if get_origin(kind) is list:

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What PPO makes of the settings that `PPOConfig` inherits from `transformers.TrainingArguments`.
+"""Checks of the settings that `PPOConfig` inherits from `transformers.TrainingArguments`.
 
-Settings named in neither table below do what transformers says.
+A setting in neither table below works as in transformers.
 """
 
 import dataclasses
@@ -104,16 +104,16 @@ _DATA_LOADING: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 def has_bf16(*, use_cpu: bool) -> bool:
-    """Say whether the device of a run computes in bfloat16 itself; CPUs and older GPUs emulate it."""
+    """Return whether the device of a run computes in bfloat16 itself; CPUs and older GPUs emulate it."""
     on_gpu = torch.cuda.is_available() and not use_cpu
     return on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def check_engine(args: TrainingArguments) -> None:
-    """Refuse what cannot train, before transformers sets it up.
+    """Refuse engines and devices that cannot train, before transformers sets them up.
 
     Raises:
-        ValueError: with what to do instead.
+        ValueError: naming the setting and the way out.
     """
     switches = {name: _is_on(f"ACCELERATE_USE_{name}") for name in ("DEEPSPEED", "MEGATRON_LM")}
     if args.deepspeed or switches["DEEPSPEED"]:
@@ -199,7 +199,7 @@ def warn_ignored(args: TrainingArguments) -> None:
 
 
 def _check_fsdp(args: TrainingArguments) -> None:
-    """FSDP is left to the user, as long as it shards layer by layer and on several processes."""
+    """Refuse FSDP that does not shard layer by layer, or that has one process."""
     config: Any = args.fsdp_config or {}
     if args.fsdp:
         wraps = config.get("transformer_layer_cls_to_wrap") or config.get("min_num_params")

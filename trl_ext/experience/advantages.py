@@ -1,9 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""From scores, log-probabilities and values to what PPO learns from, and to what a person wants to know about it."""
+"""From scores, log-probabilities and values to advantages and returns, and to the metrics of a rollout."""
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,14 +19,13 @@ from trl_ext.objectives import (
     token_rewards,
     whiten,
 )
+from trl_ext.processes import Reduce
 from trl_ext.rewards import Scores
 from trl_ext.rewards.logged import over_processes
 
 from .rollout import Rollout
 
-Reduce = Callable[[Tensor], Tensor]
-
-# What the trainer and the Trainer log beside `describe`'s metrics, some of it later and not in every line.
+# Names that PPOTrainer and the Hugging Face Trainer log beside `describe`'s, some later and not in every line.
 _LOGGED_ELSEWHERE = frozenset(
     {
         *("kl_coef", "importance_weight", "tokens_per_second", "skipped_minibatches"),
@@ -55,12 +53,12 @@ class AdvantageOptions:
 
 
 def importance_weights(rollout: Rollout, engine_logps: list[list[float]], *, cap: float) -> Tensor:
-    """Truncated importance weights min(pi_old / pi_engine, cap) of the sampled tokens (Ionides 2008).
+    """Return truncated importance weights, min(pi_old / pi_engine, cap), of the sampled tokens (Ionides 2008).
 
     Args:
         rollout: With `old_logps` filled in.
         engine_logps: Log-probabilities of the sampled tokens as the engine computed them, nats, one list per sample.
-        cap: Upper bound, which keeps the variance finite at the price of a bias.
+        cap: Upper bound: a finite variance at the price of a bias.
 
     Returns:
         Weights, shape (N, C); 1 outside the completion mask.
@@ -97,7 +95,7 @@ def add_advantages(
 
 
 def check_finite(rollout: Rollout, reduce: Reduce, step: int) -> None:
-    """Check that policy, reference and critic gave numbers for a fresh rollout.
+    """Check that the log-probabilities and values of a fresh rollout are finite.
 
     Args:
         rollout: With log-probabilities and values filled in.
@@ -117,21 +115,22 @@ def check_finite(rollout: Rollout, reduce: Reduce, step: int) -> None:
     for name, count in counts.items():
         if count:
             raise RuntimeError(
-                f"Step {step}: {count:.0f} {name} of a fresh rollout are not finite, so the weights are beyond repair; "
+                f"Step {step}: {count:.0f} {name} of a fresh rollout are not finite, so the weights are broken; "
                 "resume from a checkpoint before that with a lower `learning_rate`, in bf16 or float32."
             )
 
 
 def describe(
-    rollout: Rollout, scores: Scores, reward_names: list[str], entropy: Tensor, *, reduce: Reduce
+    rollout: Rollout, scores: Scores, reward_names: list[str], entropy: Tensor, *, weighted: bool, reduce: Reduce
 ) -> dict[str, float]:
-    """What to log about a rollout.
+    """Return the metrics of a rollout.
 
     Args:
         rollout: Complete.
-        scores: What the reward functions returned for the samples of this process.
+        scores: Rewards of the samples of this process.
         reward_names: Names of the functions.
         entropy: Entropy at each token, nats, shape (N, C).
+        weighted: Whether tokens have importance weights.
         reduce: Sums a tensor over processes.
 
     Returns:
@@ -157,21 +156,22 @@ def describe(
     metrics["advantages/mean"], metrics["advantages/std"] = mean_and_std(rollout.advantages, mask)
     metrics["completions/mean_length"] = mean_and_std(mask.sum(1).float(), valid)[0]
     metrics["completions/terminated_fraction"] = mean_and_std(rollout.terminated.float(), valid)[0]
-    metrics["importance_weight"] = mean_and_std(rollout.weights, mask)[0]
+    if weighted:
+        metrics["importance_weight"] = mean_and_std(rollout.weights, mask)[0]
     metrics["rewards/skipped_fraction"] = mean_and_std((~valid).float(), torch.ones_like(valid))[0]
     return metrics
 
 
 def add_logged(metrics: dict[str, float], scores: Scores, warned: set[str]) -> dict[str, float]:
-    """Add what reward functions logged, averaged over the samples of all processes, to the metrics; a collective.
+    """Return the metrics with those that reward functions logged, averaged over all processes; a collective.
 
-    A function that logs under the name of one of the trainer's own metrics does not replace it: the KL controller and
-    `metric_for_best_model` go by them.
+    A name of the trainer's own metrics keeps the trainer's value, which the KL controller and
+    `metric_for_best_model` read.
 
     Args:
         metrics: The trainer's, the same on every process.
-        scores: What the reward functions said about the samples of this process.
-        warned: Names that were warned about; the new ones are added.
+        scores: With the metrics that reward functions logged about the samples of this process.
+        warned: Names that a warning has been given for; new ones are added.
     """
     logged = over_processes({name: (value, scores.weights.get(name, 1.0)) for name, value in scores.metrics.items()})
     own = {name for name in logged if name in metrics or name in _LOGGED_ELSEWHERE}
@@ -187,7 +187,7 @@ def add_logged(metrics: dict[str, float], scores: Scores, warned: set[str]) -> d
 
 
 def named_rewards(scores: Scores, reward_names: list[str]) -> dict[str, list[float | None]]:
-    """Each function's rewards by its name; None where it had none."""
+    """Return each function's rewards by its name; None where the function gave none."""
     columns = scores.per_function.T.tolist()
     return {
         name: [None if math.isnan(value) else value for value in column]

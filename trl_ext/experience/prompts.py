@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Prompts: what a dataset must look like, how prompts become tokens, in which order they are drawn."""
+"""Prompts: checks of a dataset, prompts as tokens, and the order in which prompts are drawn."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ def tokenize_prompts(
     chat_template_kwargs: dict[str, Any] | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> list[list[int]]:
-    """Token ids of each prompt, unpadded, ready to be continued.
+    """Return the token ids of each prompt, unpadded, ready to be continued.
 
     Conversations go through the tokenizer's chat template, with the header of the assistant's turn (or continuing it,
     when the last message is the assistant's). Text is tokenized as it is; an EOS or [SEP] that the tokenizer appends is
@@ -70,8 +70,8 @@ def check_prompts(
     """Check a whole dataset of prompts before a run, so that none fails in the middle of it.
 
     Args:
-        dataset: What the user gave.
-        name: What to call it in messages, `train_dataset` or `eval_dataset['name']`.
+        dataset: Given by the user.
+        name: Name of the dataset in messages, `train_dataset` or `eval_dataset['name']`.
         max_length: Longest prompt allowed, in tokens.
         num_embeddings: Tokens that the model has embeddings for; None to leave them unchecked.
 
@@ -110,7 +110,7 @@ def check_prompts(
 
 
 def check_prompt_column(dataset: Any, name: str) -> None:
-    """What can be told before there is a model or a tokenizer; raises what `check_prompts` raises."""
+    """Check the columns of a dataset, which needs no model or tokenizer; raise what `check_prompts` raises."""
     check_dataset(dataset, name, "a column 'prompt'")
     if "prompt" not in dataset.column_names:
         columns = dataset.column_names
@@ -126,7 +126,7 @@ def check_prompt_column(dataset: Any, name: str) -> None:
 
 
 def _row(columns: Mapping[str, Sequence[Any]], i: int) -> dict[str, Any]:
-    """What row `i` brings for its chat template."""
+    """Return the values of row `i` that its chat template reads."""
     return {name: columns[name][i] for name in TEMPLATE_COLUMNS if name in columns}
 
 
@@ -171,21 +171,21 @@ def _warn_of_unread_tools(
     tokenizer: PreTrainedTokenizerBase,
     chat_template_kwargs: dict[str, Any] | None,
 ) -> bool:
-    """Whether a row has tools; a template that leaves them out gives the policy no notice of them."""
+    """Warn of tools that the chat template leaves out; return whether a row has tools."""
     i = next((i for i, tools in enumerate(columns["tools"]) if template_options({"tools": tools})), None)
     if i is None:
         return False
     without = {column: [values[i]] for column, values in columns.items() if column != "tools"}
     if tokenize_prompts(without["prompt"], tokenizer, chat_template_kwargs, without) == [ids[i]]:
         warnings.warn(
-            f"`{name}` row {start + i} has tools that the chat template does not write, so the policy will not know "
-            "of them; use a template that writes `tools`, or remove the column.",
+            f"`{name}` row {start + i} has tools that the chat template does not write, so the policy does not "
+            "see them; use a template that writes `tools`, or remove the column.",
             stacklevel=2,
         )
     return True
 
 
-PLACEHOLDER = -1  # stands for a row whose rollout has been made already
+PLACEHOLDER = -1  # index in place of a row whose rollout has been made already
 
 
 class RolloutRows(torch.utils.data.Dataset):
@@ -202,7 +202,7 @@ class RolloutRows(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any] | None]:
-        """The rows of one batch, read at once."""
+        """Return the rows of one batch, read at once."""
         real = iter(self.dataset.__getitems__([i for i in indices if i != PLACEHOLDER]) if max(indices) >= 0 else [])
         return [None if i == PLACEHOLDER else next(real) for i in indices]
 
@@ -215,7 +215,7 @@ class RolloutSampler(Sampler[int]):
 
     The Trainer asks its dataloader for a batch before every micro-batch; the placeholders keep its own count of steps,
     epochs and skipped batches true without reading a row again. The order of an epoch depends on the seed and the epoch
-    alone, so that a resumed run sees what the uninterrupted one would have. A dataset smaller than a rollout is drawn
+    alone, so that a resumed run draws the prompts of an uninterrupted one. A dataset smaller than a rollout is drawn
     from several times.
 
     Args:
@@ -236,7 +236,7 @@ class RolloutSampler(Sampler[int]):
         self.num_rollouts = max(1, num_prompts // rollout_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration is."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -4,15 +4,16 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass
 class Rollout:
-    """N prompts with their completions and everything PPO learns from; P prompt and C completion columns.
+    """N prompts, their completions, and the tensors that PPO learns from; P prompt and C completion columns.
 
     Prompts are padded on the left, completions on the right. The masks come from the lengths that were sampled, never
     from comparing ids with the pad token. All tensors lie on one device; the float ones are float32 and 0 outside
@@ -28,7 +29,7 @@ class Rollout:
         old_logps: Log-probabilities before the update, from the training path, nats, (N, C).
         ref_logps: Log-probabilities under the reference, nats, (N, C).
         old_values: Values before the update, (N, C).
-        advantages: What the policy learns from, (N, C).
+        advantages: Advantages of the sampled tokens, (N, C).
         returns: Targets of the critic, (N, C).
         weights: Importance weights pi_old / pi_engine of the tokens, (N, C); ones without correction.
     """
@@ -51,11 +52,16 @@ class Rollout:
 
     @property
     def completion_length(self) -> int:
-        """C, the number of completion columns."""
+        """Number of completion columns, C."""
         return self.completion_mask.shape[1]
 
+    @property
+    def rows(self) -> Tensor:
+        """Indices of all samples, int64, (N,)."""
+        return torch.arange(len(self), device=self.input_ids.device)
+
     def select(self, rows: Tensor) -> "Rollout":
-        """The samples `rows` (int64, (n,)) as a rollout, without columns that are padding in all of them."""
+        """Return the samples `rows`, int64 (n,), as a rollout without columns that are padding in all of them."""
         picked = Rollout(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
         return picked._trimmed()
 
@@ -93,13 +99,13 @@ def collate(
     pad_token_id: int,
     device: torch.device | str = "cpu",
 ) -> Rollout:
-    """Pad samples into a [`Rollout`] that nothing has been said about yet: scores, log-probabilities and values are 0.
+    """Pad samples into a [`Rollout`] whose scores, log-probabilities and values are still 0.
 
     Args:
         prompt_ids: Token ids of each prompt.
         completion_ids: Token ids of each completion, with the token that ended it.
         terminated: Whether each completion ended by itself.
-        pad_token_id: What to fill with; may equal a real token.
+        pad_token_id: Fills the padding; may equal a real token.
     """
     rows = list(zip(prompt_ids, completion_ids, strict=True))
     left, right = max(len(p) for p, _ in rows), max(1, max(len(c) for _, c in rows))
@@ -122,13 +128,21 @@ def collate(
     )
 
 
-def pass_order(n: int, epoch: int, seed: tuple[int, ...]) -> Tensor:
-    """The order in which pass `epoch` over a rollout takes its `n` samples, int64, shape (n,).
+def forward(model: nn.Module, batch: Rollout, **options: Any) -> Any:
+    """Return a model's output for a part of a rollout; `options` go to `ActorCritic.forward`."""
+    return model(batch.input_ids, batch.attention_mask, batch.completion_mask, **options)
 
-    It follows from the seed alone, so that a run resumed between two steps of a rollout goes on with the same
-    minibatches. The first pass keeps the order in which log-probabilities were computed: its first minibatch repeats
-    the very same computation, and the ratio is 1 to the last bit.
+
+def minibatch_rows(n: int, step: int, num_mini_batches: int, seed: tuple[int, ...]) -> Tensor:
+    """Return the samples that optimizer step number `step` on a rollout of `n` learns from, int64, (n / minibatches,).
+
+    The order of every pass follows from the seed alone, so that a run resumed between two steps of a rollout goes on
+    with the same minibatches. The first pass keeps the order of the forward passes that gave the old log-probabilities:
+    the first minibatch repeats the very same computation, and the ratio is 1 to the last bit.
     """
-    if epoch == 0:
-        return torch.arange(n)
-    return torch.randperm(n, generator=torch.Generator().manual_seed(hash(seed) % 2**63))
+    epoch, number = divmod(step, num_mini_batches)
+    order = torch.arange(n)
+    if epoch > 0:
+        generator = torch.Generator().manual_seed(hash((*seed, epoch)) % 2**63)
+        order = torch.randperm(n, generator=generator)
+    return order.chunk(num_mini_batches)[number]

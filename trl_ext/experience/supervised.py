@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Texts that the policy keeps predicting while PPO changes it: PPO-ptx (InstructGPT, arXiv 2203.02155, section 3.5)."""
+"""Supervised texts of PPO-ptx, whose language-model loss is added to PPO's (arXiv 2203.02155, section 3.5)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,11 +35,11 @@ _CHUNK = 1000  # rows that are checked at a time
 
 @dataclass
 class SupervisedBatch:
-    """Texts to be predicted, in the shape of a rollout: contexts as prompts, the predicted parts as completions.
+    """Supervised texts in the shape of a rollout: contexts as prompts, the predicted parts as completions.
 
     Attributes:
         texts: The texts.
-        tokens: Tokens to be predicted in the whole optimizer step, over all processes.
+        tokens: Predicted tokens in the whole optimizer step, over all processes; 0-dim.
     """
 
     texts: Rollout
@@ -112,12 +112,12 @@ class SupervisedData:
                 raise ValueError(f"`ptx_dataset` row {i}: {fault}")
 
     def batch(self, n: int, key: tuple[int, ...], device: torch.device | str = "cpu") -> Rollout:
-        """`n` texts, chosen by the seed and `key` alone, so that a resumed run goes on with the same ones.
+        """Return `n` texts, chosen by the seed and `key` alone, so that a resumed run goes on with the same ones.
 
         Args:
-            n: How many; rows are drawn with replacement.
+            n: Number of texts; rows are drawn with replacement.
             key: Optimizer step and process.
-            device: Where they go.
+            device: Device of the tensors.
         """
         generator = torch.Generator().manual_seed(hash((self.seed, *key)) % 2**63)
         rows = torch.randint(len(self.dataset), (n,), generator=generator).tolist()
@@ -126,7 +126,7 @@ class SupervisedData:
         return collate(prompts, completions, [True] * n, pad_token_id=self.tokenizer.pad_token_id, device=device)
 
     def _tokens(self, rows: list[dict[str, Any]], start: int = 0) -> list[tuple[list[int], list[int]]]:
-        """Token ids that are given, and those to be predicted, of each row.
+        """Return the token ids of each row: the given ones, and the ones to be predicted.
 
         Args:
             rows: Rows of the dataset.
@@ -151,7 +151,7 @@ class SupervisedData:
         return tokens
 
     def _rendered(self, row: dict[str, Any]) -> tuple[str, str]:
-        """What is given of a conversation, and all of it, as the chat template writes them."""
+        """Return the given part of a conversation, and the whole, as the chat template writes them."""
         options = {**self.chat_template_kwargs, **template_options(row)}
         messages = row[self.columns[-1]]
         if self.columns[0] == "prompt":
@@ -160,7 +160,7 @@ class SupervisedData:
         return render(row["prompt"], self.tokenizer, options) if self.columns[0] == "prompt" else "", str(whole)
 
     def _plain(self, row: dict[str, Any]) -> tuple[str, str]:
-        """What is given of a text, and all of it, which ends where its row does, as in TRL's SFTTrainer."""
+        """Return the given part of a text, and the whole, which ends with its row as in TRL's SFTTrainer."""
         given, eos = row.get("prompt", ""), self.tokenizer.eos_token or ""
         whole = given + row[self.columns[-1]]
         return given, whole if whole.endswith(eos) else whole + eos
@@ -171,10 +171,10 @@ class SupervisedData:
 
 
 def text_columns(dataset: Any) -> list[str]:
-    """The columns of a dataset of texts: ["prompt", "completion"], ["messages"] or ["text"].
+    """Return the columns of a dataset of texts: ["prompt", "completion"], ["messages"] or ["text"].
 
     Raises:
-        TypeError, ValueError: as in `SupervisedData`, for what can be told before there is a model.
+        TypeError, ValueError: as in `SupervisedData`, for faults that show without a model.
     """
     needed = "'text', 'messages', or 'prompt' and 'completion'"
     check_dataset(dataset, "ptx_dataset", f"columns {needed}")
@@ -187,6 +187,6 @@ def text_columns(dataset: Any) -> list[str]:
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two lists begin with alike."""
+    """Return the number of tokens at the beginning that two lists share."""
     pairs = zip(left, right, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))

@@ -52,7 +52,7 @@ def require_multipliable(kl_coef: float) -> None:
 
 
 def is_usable(kl: float, episodes: int) -> bool:
-    """Return whether a measurement can be learned from; warns if the KL is not finite.
+    """Return whether a measurement can be learned from; warn if the KL is not finite.
 
     A batch without episodes measured nothing: its mean KL of 0 is a convention, not an observation.
 
@@ -75,9 +75,9 @@ def check_state(controller: object, state: dict[str, Any], numbers: Iterable[str
     """Raise ValueError unless `state` was saved by a controller of the same class.
 
     Args:
-        controller: the controller that loads the state.
-        state: a result of `state_dict()`.
-        numbers: keys apart from "controller"; each value must be a finite number.
+        controller: the one that is to load it.
+        state: what `state_dict()` returned.
+        numbers: its keys apart from "controller"; each value must be a finite number.
     """
     name = type(controller).__name__
     expected = {"controller", *numbers}

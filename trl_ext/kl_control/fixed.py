@@ -10,7 +10,7 @@ from ._checks import check_state, is_usable, require_non_negative
 
 @answers_unknown("argument")
 class FixedKL:
-    """Keeps one coefficient at any KL.
+    """Keeps one coefficient, whatever the KL does.
 
     Args:
         coef: the coefficient; 0 turns the penalty off.
@@ -32,7 +32,7 @@ class FixedKL:
         return f"FixedKL({self.coef:.4g})"
 
     def update(self, kl: float, episodes: int) -> None:
-        """Warn about a KL (nats per completion) that is not finite."""
+        """Change nothing, but warn about a KL (nats per completion) that is not finite."""
         is_usable(kl, episodes)
 
     def state_dict(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class FixedKL:
         return {"controller": type(self).__name__, "coef": self.coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the coefficient; raises ValueError if `state` is not of this class."""
+        """Restore the coefficient; raise ValueError if `state` is not of this class."""
         check_state(self, state, ["coef"])
         require_non_negative("coef", state["coef"])
         self.coef = float(state["coef"])

@@ -25,7 +25,7 @@ _NONE_AT_FIRST = ("previous_error", "smoothed_kl")
 class PIDKL:
     """Holds a target KL with `log coef = log init_coef + kp * e + ki * sum(e) + kd * (e - previous e)`.
 
-    `e = clip(kl / target - 1, -max_error, max_error)`, once per update, for any number of episodes. In log
+    `e = clip(kl / target - 1, -max_error, max_error)`, once per update, whatever the number of episodes. In log
     space a step is a factor, so the same gains serve coefficients of 0.01 and 10. The integral finds the coefficient;
     the proportional part answers at once and so damps the oscillation that integrating alone (`AdaptiveKL`) shows
     when the policy follows the coefficient slowly. The defaults suit a policy that takes 1 to 50 updates to follow;
@@ -132,7 +132,7 @@ class PIDKL:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state that `state_dict` returned, within this controller's bounds.
+        """Restore what `state_dict` returned, within this controller's bounds.
 
         Raises:
             ValueError: `state` is not of this class.

@@ -4,6 +4,7 @@
 from .metrics import MetricBuffer
 from .progress import PhaseProgress
 from .reward_hacking import Alarm, RewardHackingMonitor, observe_rollout
+from .run_log import RunLog, Speed
 from .samples import SampleTable, log_samples
 from .token_means import TokenMeans
 
@@ -12,7 +13,9 @@ __all__ = [
     "MetricBuffer",
     "PhaseProgress",
     "RewardHackingMonitor",
+    "RunLog",
     "SampleTable",
+    "Speed",
     "TokenMeans",
     "log_samples",
     "observe_rollout",

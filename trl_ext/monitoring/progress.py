@@ -49,7 +49,7 @@ class PhaseProgress:
             unit: What is counted, for the display.
 
         Yields:
-            A function `advance(n=1)` that says that `n` more units are done.
+            A function `advance(n=1)`: `n` more units are done.
         """
         # disable=None is tqdm's own test for a terminal. The position is left to tqdm, which takes the first line that
         # is free: below the Trainer's training bar, or below its evaluation bar too when that is open.

@@ -1,12 +1,11 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Means over the tokens of a minibatch that arrives in several micro-batches, on several processes."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from trl_ext.objectives import masked_sum
+from trl_ext.processes import Reduce
 
 
 class TokenMeans:
@@ -38,13 +37,15 @@ class TokenMeans:
     def _add(self, name: str, value: Tensor) -> None:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    def take(self, reduce: Callable[[Tensor, str], Tensor]) -> dict[str, float]:
-        """The means (and largest values) over all processes; starts anew.
+    def take(self, reduce: Reduce) -> dict[str, float]:
+        """Return the means (and largest values) over all processes, none where nothing was added, and start anew.
 
         Args:
             reduce: `reduce(tensor, "sum" | "max")` over processes.
         """
         sums, self._sums = self._sums, {}
+        if not sums:
+            return {}
         means = [name for name in sums if not name.endswith("/max")]
         totals = reduce(torch.stack([sums[name].float() for name in means]), "sum").tolist()
         values = dict(zip(means, totals, strict=True))

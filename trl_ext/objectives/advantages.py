@@ -8,7 +8,7 @@ from .masking import at_least_float32, select
 
 
 def last_token_index(mask: Tensor) -> Tensor:
-    """Return the index of the last token in the mask.
+    """Return the index of the last token that counts.
 
     Args:
         mask: (B, C).
@@ -33,7 +33,7 @@ def token_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) -> T
         mask: (B, C), the tokens that the policy sampled.
 
     Returns:
-        (B, C), 0 outside the mask. The score of a completion without tokens is dropped.
+        (B, C), 0 outside the mask. The score of a completion without tokens is dropped: no action earned it.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -58,7 +58,7 @@ def gae(
     lam: float | Tensor,
     bootstrap_values: Tensor | None = None,
 ) -> Tensor:
-    """Estimate advantages by GAE (Schulman et al. 2016, arXiv 1506.02438, eq. 16) over sequences with holes.
+    """Return advantages by GAE (Schulman et al. 2016, arXiv 1506.02438, eq. 16) over sequences with holes.
 
     `delta_t = r_t + gamma * V_{t+1} - V_t` and `A_t = delta_t + gamma * lam * A_{t+1}`, where t+1 is the next token
     inside the mask: a hole takes no step, is not discounted, and carries value and advantage across unchanged.
@@ -71,7 +71,7 @@ def gae(
         gamma: discount per token.
         lam: lambda, one for all or (B,).
         bootstrap_values: (B,), V of the state after the last token. 0 for a completion that terminated, the critic's
-            value for one that was truncated. None: 0 for all.
+            value for one that was cut off. None: 0 for all.
 
     Returns:
         (B, C), 0 outside the mask.
@@ -102,7 +102,7 @@ def gae(
 
 
 def length_adaptive_lam(lengths: Tensor, alpha: float) -> Tensor:
-    """Return a lambda that grows with the completion: `lam = 1 - 1 / (alpha * length)`, within [0, 1].
+    """Return a lambda that grows with the length of the completion: `lam = 1 - 1 / (alpha * length)`, within [0, 1].
 
     VAPO (Yue et al. 2025, arXiv 2504.05118): the weights of GAE then sum to alpha * length, so that the reward at the
     end reaches the start of a long completion too. Their alpha is 0.05, made for thousands of tokens: up to

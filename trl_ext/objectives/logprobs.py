@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Log-probabilities and entropy of chosen tokens, with the logits of a few tokens at a time."""
+"""Log-probabilities and entropy of chosen tokens, without ever holding all their logits."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,7 +13,7 @@ EntropyMode = Literal["gradient", "value", "none"]
 
 
 class _Scores(autograd.Function):
-    r"""Log-probability of each target and entropy of its distribution, from logits of shape (n, V).
+    r"""Return the log-probability of each target and the entropy of its distribution, from logits of shape (n, V).
 
     A tensor of shape (n, V) costs about as much time as a small model's head; this makes two in the forward pass and
     keeps one, where autograd would make and keep several. With \(p\) the softmax, \(H\) the entropy and \(g\) the
@@ -46,7 +46,7 @@ class _Scores(autograd.Function):
 
 
 class _FrozenHead(autograd.Function):
-    """Log-probabilities and entropies of a chunk under a head that is not trained; only the former have a gradient.
+    """Compute a chunk under a head that is not trained: log-probabilities with a gradient, entropies without.
 
     A row's log-probability depends on that row of `hidden` alone, so its gradient is known in the forward pass up to a
     factor: D numbers a token are kept, and no logits are computed again.
@@ -80,10 +80,10 @@ def logprobs_and_entropy(
     frozen_head: bool = False,
     recompute: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    r"""Return each target's log-probability and the entropy of \(\mathrm{softmax}(\mathrm{lm\_head}(h) / T)\).
+    r"""Return log-probabilities and entropies of targets under \(\mathrm{softmax}(\mathrm{lm\_head}(h) / T)\).
 
-    Logits exist for `chunk_size` tokens at a time, in float32, and by default are recomputed in the backward pass. For
-    8 completions of 512 tokens and a vocabulary of 152k the logits alone would take
+    Logits exist for `chunk_size` tokens at a time, in float32; in the backward pass each chunk's are computed anew,
+    unless that is switched off. For 8 completions of 512 tokens and a vocabulary of 152k the logits alone would take
     2.5 GB, and several times that with their gradients.
 
     Args:
@@ -95,9 +95,9 @@ def logprobs_and_entropy(
         entropy: Whether a gradient flows through the entropies ("gradient"), or not ("value"), or they are not
             computed at all ("none": zeros).
         frozen_head: Nothing in `lm_head` is trained. Unless a gradient flows through the entropies, the gradient of
-            `hidden` is then taken in the forward pass, which saves recomputing the logits.
+            `hidden` is then taken in the forward pass, which saves computing the logits anew.
         recompute: False keeps the probabilities of all N tokens for the backward pass, which takes 4 N V bytes and
-            saves recomputing the logits.
+            saves computing the logits anew.
 
     Returns:
         Log-probabilities and entropies in nats, float32, each of shape (N,).

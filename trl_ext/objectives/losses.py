@@ -1,9 +1,9 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""PPO's losses, and statistics of an update.
+"""PPO's losses and what is logged about them.
 
-Losses are returned per token, neither masked nor averaged: `masked_sum(loss, mask) / tokens of the global minibatch`
-gives every token the same weight in any division into micro-batches. A token whose inputs are not finite has the loss
-NaN, which reaches the sum if the token is in the mask, and otherwise neither the sum nor any gradient.
+Losses come back per token, neither masked nor averaged: `masked_sum(loss, mask) / tokens of the global minibatch`
+gives every token the same weight, however the batch is cut up. A token whose inputs are not finite has the loss NaN.
+Inside the mask that shows in the sum; outside it, it reaches neither the sum nor any gradient.
 """
 
 import math
@@ -27,7 +27,7 @@ def policy_loss(
     cliprange_high: float | None = None,
     dual_clip: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Clipped surrogate loss (Schulman et al. 2017, arXiv 1707.06347, eq. 7), per token.
+    """Return the clipped surrogate loss (Schulman et al. 2017, arXiv 1707.06347, eq. 7), per token.
 
     `max(-A * ratio, -A * clip(ratio, 1 - cliprange, 1 + cliprange_high))`, and for A < 0 at most `-dual_clip * A`.
 
@@ -35,10 +35,11 @@ def policy_loss(
         logps: (B, C), log-probabilities under the policy being trained, nats.
         old_logps: (B, C), the same when the rollout was made, nats.
         advantages: (B, C).
-        cliprange: distance of the ratio's lower bound from 1.
-        cliprange_high: distance of its upper bound from 1 (clip-higher, DAPO, arXiv 2503.14476); None: `cliprange`.
-        dual_clip: bound of the ratio where the advantage is negative (dual clip, arXiv 1912.09729, which uses 3);
-            None: no bound.
+        cliprange: lower clip: the ratio counts as at least 1 - cliprange.
+        cliprange_high: upper clip, likewise at most 1 + cliprange_high (clip-higher, DAPO, arXiv 2503.14476); None:
+            `cliprange`.
+        dual_clip: bound of the ratio that multiplies a negative advantage (dual clip, arXiv 1912.09729, where
+            it is 3); None: no limit.
 
     Returns:
         `(per_token_loss, ratio, clipped)`, each (B, C). The ratio is detached; its logarithm is bounded to +-20.
@@ -72,7 +73,7 @@ def policy_loss(
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, *, cliprange_value: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Squared error of the critic, clipped around its prediction at rollout time, per token.
+    """Return the squared error of the critic, clipped around its prediction at rollout time, per token.
 
     `0.5 * max((V - R)^2, (V_clipped - R)^2)` with `V_clipped = V_old + clip(V - V_old, +-cliprange_value)`: detail 19
     of "The N Implementation Details of RLHF with PPO".
@@ -108,7 +109,7 @@ def value_loss(
 def kl_loss(
     logps: Tensor, old_logps: Tensor, ref_logps: Tensor, *, estimator: str = "k2", bias_correction: bool = True
 ) -> Tensor:
-    """KL(policy || reference) as a term of the loss, per token.
+    """Return KL(policy || reference) as a term of the loss, per token.
 
     With `w = min(pi / pi_old, MAX_KL_WEIGHT)`, held constant, the loss is `w * k`. The old policy sampled the tokens:
     the expected gradient of `k` alone is that of a KL only while the policy equals the old one, and the weight makes
@@ -151,7 +152,7 @@ def approx_kl(logps: Tensor, old_logps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, reduce: Reduce | None = None) -> Tensor:
-    """Return the share of the returns' variance that the critic predicts: `1 - Var(returns - values) / Var(returns)`.
+    """Return the share of the returns' variance that the critic predicts, `1 - Var(returns - values) / Var(returns)`.
 
     Args:
         values: (B, C).
@@ -171,8 +172,8 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, reduce: Re
 
 
 def _where_finite(finite: Tensor, values: Tensor) -> Tensor:
-    # Non-finite inputs are replaced before the arithmetic: the derivative of a square or an exponential at NaN is NaN,
-    # and stays NaN times the zero gradient of a mask.
+    # Non-finite inputs leave before the arithmetic: the derivative of a square or an exponential at NaN is NaN, and
+    # the zero that a mask sends back would not undo it.
     values = at_least_float32(values)
     return torch.where(finite, values, torch.zeros_like(values))
 

@@ -1,9 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""How completions are sampled: one small interface, transformers' `generate` and continuous batching behind it."""
+"""Sampling with transformers' `generate`."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,55 +24,17 @@ from transformers.generation import EosTokenCriteria, StopStringCriteria
 
 from trl_ext.micro_batches import MicroBatches
 
+from .protocol import Completions, own_generation_config
+
 # Options of `generate` that shape the distribution after every processor of the caller's: `generate` must draw then.
 _APPLIED_LAST = {"typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "watermarking_config"}
-
-
-class Completions(NamedTuple):
-    """What an engine sampled for N prompts.
-
-    Attributes:
-        ids: Token ids of each completion, with the token that ended it and nothing after.
-        terminated: Whether each completion ended by itself, and not at the length limit.
-        logps: Log-probability of each token under the distribution it was sampled from, in nats; None when the engine
-            was not asked for them.
-    """
-
-    ids: list[list[int]]
-    terminated: list[bool]
-    logps: list[list[float]] | None
-
-
-class GenerationEngine(Protocol):
-    """Samples one completion per prompt."""
-
-    def __call__(
-        self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[[int], Any] | None = None
-    ) -> Completions:
-        """Sample one completion per prompt.
-
-        Args:
-            model: Causal LM in eval mode.
-            prompt_ids: Unpadded token ids of each prompt.
-            on_progress: Called with the number of completions finished since the last call.
-        """
-        ...
-
-
-def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a completion: the tokenizer's EOS and all that the model declares (end of turn, ...)."""
-    declared = model.generation_config.eos_token_id
-    ids = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
-        ids.insert(0, tokenizer.eos_token_id)
-    return ids
 
 
 class TransformersEngine:
     """Sampling with `model.generate`.
 
-    Nothing of the model's own generation configuration counts: a `top_p` or `repetition_penalty` in it would sample
-    from another distribution than the one whose log-probabilities are learned. Where a completion ends is recorded
+    The model's own generation configuration is not read: a `top_p` or `repetition_penalty` in it would sample from
+    another distribution than the one whose log-probabilities are learned. Where a completion ends is recorded
     while it is sampled and not read off its ids, so a pad token that equals the EOS token does no harm.
 
     Args:
@@ -160,7 +121,7 @@ class TransformersEngine:
         ending = _Ending(self.endings, longest)
         recorder = _SampledLogprobs() if self.return_logps else None
         draw = _Draw() if self.draws else None
-        with _own_generation_config(model, self.generation_config):
+        with own_generation_config(model, self.generation_config):
             sequences = model.generate(
                 input_ids,
                 attention_mask=mask,
@@ -200,7 +161,7 @@ class _Ending(StoppingCriteria):
         return self.lengths > 0
 
     def result(self, sequences: Tensor) -> tuple[list[int], list[bool]]:
-        """Length of each completion, and whether it ended by itself."""
+        """Return the length of each completion, and whether it ended by itself."""
         assert self.lengths is not None
         terminated = self.lengths > 0
         full = sequences.shape[1] - self.prompt_length
@@ -208,16 +169,16 @@ class _Ending(StoppingCriteria):
 
 
 class _Draw(LogitsProcessor):
-    """Draws the next token, and leaves `generate` nothing but to take the only one that is possible.
+    """Draws the next token, and sets the scores of all others to -inf, so that `generate` takes the drawn one.
 
-    `torch.multinomial` makes a random number for every token of the vocabulary; one for each sequence will do.
+    `torch.multinomial` makes a random number for every token of the vocabulary; one for each sequence is enough.
     """
 
     def __init__(self) -> None:
         self._broken: Tensor | None = None  # sequences whose scores were not finite at some step
 
     def check(self) -> None:
-        """Raise where a token was drawn from something that is no distribution.
+        """Refuse tokens that were drawn from scores that are not finite.
 
         Raises:
             RuntimeError: when the scores of a sequence held NaN or infinity.
@@ -257,129 +218,7 @@ class _SampledLogprobs(LogitsProcessor):
             self.collected.append(self.log_probs.gather(-1, sequences[:, -1:]))
 
     def result(self, sequences: Tensor) -> Tensor:
-        """Log-probabilities of all sampled tokens, shape (B, C)."""
+        """Return the log-probabilities of all sampled tokens, shape (B, C)."""
         self._collect(sequences)
         self.log_probs = None
         return torch.cat(self.collected, dim=1)
-
-
-@contextmanager
-def _own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Hide the model's generation configuration, from which `generate` fills in whatever ours leaves at None."""
-    before = model.generation_config
-    model.generation_config = config
-    try:
-        yield
-    finally:
-        model.generation_config = before
-
-
-@contextmanager
-def _cast_as_autocast_would(model: PreTrainedModel) -> Iterator[None]:
-    """Give float32 weights the dtype of this thread's autocast, for the length of a block.
-
-    Autocast belongs to a thread, and continuous batching calls the model from another one. Its cache takes the dtype of
-    the weights besides. Autocast keeps a cast copy of the weights too, so this takes no more memory.
-    """
-    kind = model.device.type
-    cast: list[tuple[torch.nn.Parameter, Tensor]] = []
-    try:
-        if torch.is_autocast_enabled(kind):
-            for parameter in model.parameters():
-                if parameter.dtype == torch.float32:
-                    cast.append((parameter, parameter.data))
-                    parameter.data = parameter.data.to(torch.get_autocast_dtype(kind))
-        yield
-    finally:
-        for parameter, data in cast:
-            parameter.data = data
-
-
-class ContinuousBatchingEngine:
-    """Sampling with transformers' continuous batching (`model.generate_batch`), with a paged KV cache.
-
-    Finished completions make room for the next prompt.
-
-    Args:
-        tokenizer: Tokenizer of the model.
-        eos_token_ids: Tokens that end a completion.
-        max_new_tokens: Length limit in tokens.
-        temperature, top_p, top_k: The sampling distribution.
-        return_logps: Also return the log-probabilities that were sampled from.
-        config: Arguments of `ContinuousBatchingConfig`. By default the cache takes half of the free memory;
-            transformers' own default of 90% leaves nothing for learning.
-
-    Raises:
-        ImportError: when transformers has no continuous batching.
-    """
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        eos_token_ids: list[int],
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        return_logps: bool = False,
-        config: dict[str, Any] | None = None,
-    ):
-        from transformers.generation import ContinuousBatchingConfig
-
-        self.eos_token_ids = set(eos_token_ids)
-        self.max_new_tokens = max_new_tokens
-        self.return_logps = return_logps
-        self.config = ContinuousBatchingConfig(
-            **{"max_memory_percent": 0.5, "return_logprobs": return_logps, **(config or {})}
-        )
-        self.generation_config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=True,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=eos_token_ids or None,
-        )
-
-    def __call__(
-        self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[[int], Any] | None = None
-    ) -> Completions:
-        """Sample one completion per prompt; see [`GenerationEngine`]."""
-        with torch.no_grad(), _own_generation_config(model, self.generation_config), _cast_as_autocast_would(model):
-            try:
-                outputs = model.generate_batch(
-                    prompt_ids,
-                    generation_config=self.generation_config,
-                    continuous_batching_config=self.config,
-                    progress_bar=False,
-                )
-            except (MemoryError, ValueError) as error:
-                raise RuntimeError(
-                    f"Continuous batching cannot start ({error}); set `max_memory_percent`, `max_batch_tokens` or "
-                    "`num_blocks` in `transformers_continuous_batching_config`."
-                ) from error
-        results = list(outputs.values())
-        failed = [r.error for r in results if r.error is not None]
-        if failed or len(results) != len(prompt_ids):
-            raise RuntimeError(
-                f"Continuous batching finished {len(results) - len(failed)} of {len(prompt_ids)} prompts"
-                f"{f' (first error: {failed[0]})' if failed else ''}; set `use_transformers_continuous_batching=False`."
-            )
-        if on_progress is not None:
-            on_progress(len(results))
-        ids = [list(r.generated_tokens) for r in results]
-        return Completions(
-            ids,
-            [bool(row) and row[-1] in self.eos_token_ids for row in ids],
-            [list(r.logprobs) for r in results] if self.return_logps else None,
-        )
-
-
-# Engines by name; the setting `use_<name>` chooses one, "generate" is the engine of a run that chooses none. A
-# constructor names the settings of `PPOConfig` that its engine follows; `config` is the mapping `<name>_config`.
-ENGINES: dict[str, Callable[..., GenerationEngine]] = {
-    "generate": TransformersEngine,
-    "transformers_continuous_batching": ContinuousBatchingEngine,
-}

@@ -1,0 +1,16 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Engines that sample completions: transformers' `generate` and continuous batching, behind one interface."""
+
+from .continuous_batching import ContinuousBatchingEngine
+from .generate import TransformersEngine
+from .protocol import Completions, GenerationEngine, eos_token_ids
+from .table import ENGINES
+
+__all__ = [
+    "ENGINES",
+    "Completions",
+    "ContinuousBatchingEngine",
+    "GenerationEngine",
+    "TransformersEngine",
+    "eos_token_ids",
+]

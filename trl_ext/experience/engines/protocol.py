@@ -1,0 +1,59 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The interface of an engine, and helpers that engines share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Completions(NamedTuple):
+    """Completions of N prompts.
+
+    Attributes:
+        ids: Token ids of each completion, with the token that ended it and nothing after.
+        terminated: Whether each completion ended by itself, and not at the length limit.
+        logps: Log-probability of each token under the distribution that it was sampled from, nats; None unless the
+            engine was made with `return_logps`.
+    """
+
+    ids: list[list[int]]
+    terminated: list[bool]
+    logps: list[list[float]] | None
+
+
+class GenerationEngine(Protocol):
+    """Samples one completion per prompt."""
+
+    def __call__(
+        self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[[int], Any] | None = None
+    ) -> Completions:
+        """Sample one completion per prompt.
+
+        Args:
+            model: Causal LM in eval mode.
+            prompt_ids: Unpadded token ids of each prompt.
+            on_progress: Called with the number of completions finished since the last call.
+        """
+        ...
+
+
+def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return every token that ends a completion: the tokenizer's EOS and all that the model declares."""
+    declared = model.generation_config.eos_token_id
+    ids = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
+        ids.insert(0, tokenizer.eos_token_id)
+    return ids
+
+
+@contextmanager
+def own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """Replace the model's generation configuration, from which `generate` takes whatever `config` leaves at None."""
+    before = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = before

@@ -1,0 +1,15 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The engines that a configuration can name."""
+
+from collections.abc import Callable
+
+from .continuous_batching import ContinuousBatchingEngine
+from .generate import TransformersEngine
+from .protocol import GenerationEngine
+
+# Engines by name; the setting `use_<name>` chooses one, "generate" is the engine of a run that chooses none. A
+# constructor names the settings of `PPOConfig` that its engine follows; `config` is the mapping `<name>_config`.
+ENGINES: dict[str, Callable[..., GenerationEngine]] = {
+    "generate": TransformersEngine,
+    "transformers_continuous_batching": ContinuousBatchingEngine,
+}
