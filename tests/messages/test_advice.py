@@ -42,6 +42,72 @@ def test_every_setting_of_trl_that_is_not_ours_is_answered(other: type) -> None:
     } == set()
 
 
+# Settings of other trainers, and ours of the same meaning.
+OTHERS = {
+    "TRL's PPO": {
+        "response_length": "max_completion_length",
+        "mini_batch_size": "num_mini_batches",
+        "num_total_batches": "total_episodes",
+    },
+    "TRL's first PPO": {
+        "ppo_epochs": "num_ppo_epochs",
+        "init_kl_coef": "kl_coef",
+        "adap_kl_ctrl": "kl_controller",
+        "target": "kl_target",
+        "horizon": "kl_horizon",
+        "kl_penalty": "kl_estimator",
+        "target_kl": "target_approx_kl",
+        "ratio_threshold": "max_ratio",
+        "log_with": "report_to",
+    },
+    "TRL's others": {
+        "beta": "kl_coef",
+        "epsilon": "cliprange",
+        "epsilon_high": "cliprange_high",
+        "delta": "dual_clip",
+        "max_new_tokens": "max_completion_length",
+        "num_iterations": "num_ppo_epochs",
+        "scale_rewards": "whiten_rewards",
+    },
+    "transformers": {
+        "evaluation_strategy": "eval_strategy",
+        "no_cuda": "use_cpu",
+        "warmup_ratio": "warmup_steps",
+        "tokenizer": "processing_class",
+        "per_gpu_train_batch_size": "per_device_train_batch_size",
+        "push_to_hub_token": "hub_token",
+    },
+    "OpenRLHF": {
+        "actor_learning_rate": "learning_rate",
+        "eps_clip": "cliprange",
+        "value_clip": "cliprange_value",
+        "lambd": "lam",
+        "freezing_steps": "critic_warmup_rollouts",
+        "rollout_batch_size": "per_device_train_batch_size",
+    },
+    "verl": {
+        "lr": "learning_rate",
+        "clip_ratio": "cliprange",
+        "entropy_coeff": "entropy_coef",
+        "max_response_length": "max_completion_length",
+    },
+    "Stable-Baselines3": {
+        "n_epochs": "num_ppo_epochs",
+        "clip_range": "cliprange",
+        "clip_range_vf": "cliprange_value",
+        "ent_coef": "entropy_coef",
+        "gae_lambda": "lam",
+    },
+}
+
+
+@pytest.mark.parametrize("trainer", OTHERS)
+def test_settings_of_other_trainers_are_answered_with_ours(trainer: str) -> None:
+    answers = {theirs: advice(theirs, SETTINGS) for theirs in OTHERS[trainer]}
+    assert set(OTHERS[trainer].values()) <= SETTINGS | ARGUMENTS
+    assert {theirs: text for theirs, text in answers.items() if f"`{OTHERS[trainer][theirs]}" not in text} == {}
+
+
 def test_the_trainers_arguments_are_listed() -> None:
     assert set(TRAINER_ARGUMENTS) == ARGUMENTS - SETTINGS
 
