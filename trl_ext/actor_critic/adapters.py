@@ -33,10 +33,6 @@ _IDENTITY_INITS = (True, "gaussian", "orthogonal")
 def check_new_adapter(peft_config: PeftConfig, has_adapter: bool) -> None:
     """Check that a policy can get a new adapter, before the policy is loaded.
 
-    Args:
-        peft_config: Configuration of the adapter.
-        has_adapter: Whether the policy has one already.
-
     Raises:
         TypeError, ValueError: for an object that is no `PeftConfig`, for a policy that has an adapter, and as
             `check_adapter` raises.
@@ -118,14 +114,9 @@ def with_rank(config: PeftConfig, rank: int) -> PeftConfig:
 def check_adapter(config: PeftConfig, name: str, taken: tuple[str, ...]) -> None:
     """Check that the base is unchanged with the policy's adapter off, and that other adapters can be added.
 
-    Args:
-        config: Configuration of the policy's adapter.
-        name: Name of the policy's adapter.
-        taken: Names of the other adapters.
-
     Raises:
         ValueError: for prompt learning, which has no layers to switch, for trained biases, which the base keeps, and
-            for a name among `taken`.
+            for a name among `taken`, those of the other adapters.
     """
     if name in taken:
         raise ValueError(
@@ -151,11 +142,8 @@ def plain_config(config: PeftConfig, **changes: Any) -> PeftConfig:
 def load_adapter(name: str, base: PreTrainedModel, *, quantized: bool, **options: Any) -> PeftModel:
     """Load a LoRA adapter of TRL, unsloth, LLaMA-Factory or this package for further training.
 
-    Args:
-        name: Name or folder of the adapter.
-        base: Base of the adapter; its embeddings grow where tokens were added in training.
-        quantized: Whether the base is quantized.
-        options: Keyword arguments of `from_pretrained` that say where files come from.
+    The embeddings of the base grow where tokens were added in training. `options` are those of `from_pretrained` that
+    say where files come from.
 
     Raises:
         ValueError: when the adapter's weights cannot be read, are missing, or belong to another base.
@@ -201,10 +189,6 @@ def resize_for_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Resize the embeddings of a freshly loaded base to the vocabulary of the adapter's training.
 
     The size follows from the adapter's weights, since published models have more embeddings than their tokenizer needs.
-
-    Args:
-        model: The base.
-        folder: Folder of the adapter.
 
     Raises:
         ValueError: when the adapter lacks weights of added tokens.

@@ -30,12 +30,10 @@ def build_actor_critic(
 
     Args:
         model: Name, folder or object; an `ActorCritic` is returned unchanged.
-        critic: As in `ActorCritic`.
+        critic, reward_adapters, sum_reward_models: As in `ActorCritic`.
         peft_config: Configuration of the policy's new adapter.
         quantization_config: Quantization of a policy given by name.
         critic_lora_rank: Rank of the critic's adapter; None: the actor's.
-        reward_adapters: As in `ActorCritic`.
-        sum_reward_models: As in `ActorCritic`.
         init_kwargs: Keyword arguments of `from_pretrained`.
         device: Device for models given by name.
 

@@ -41,11 +41,8 @@ def check_roles(
 ) -> None:
     """Check that policy, critic and reward adapters fit together, before any of them is loaded.
 
-    Args:
-        critic: As in `ActorCritic`.
-        reward_adapters: As in `ActorCritic`.
-        with_adapters: Whether the policy is, or will be, an adapter on a frozen base.
-        init_kwargs: Keyword arguments of `from_pretrained`.
+    `with_adapters` says whether the policy is, or will be, an adapter on a frozen base; the other arguments are as in
+    `ActorCritic`.
 
     Raises:
         ValueError: when critic or reward adapters need another kind of policy, or there is no critic of that name.
@@ -232,12 +229,6 @@ def load_critic(
 
     The head starts with the weights of a reward model (a sequence classifier with one label), and at zero for any other
     model.
-
-    Args:
-        critic: `"copy"` for a copy of the policy, a name or folder, or a loaded model.
-        policy: The policy, whose tokenizer the critic shares.
-        device: Device for a critic by name.
-        init_kwargs: Keyword arguments of `from_pretrained` for a critic by name.
 
     Raises:
         ValueError: when the critic cannot read the policy's tokens, lacks weights, or is quantized, an encoder or a

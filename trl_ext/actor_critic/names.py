@@ -48,10 +48,6 @@ def hub_options(init_kwargs: dict[str, Any]) -> dict[str, Any]:
 def find_policy(name: str, init_kwargs: dict[str, Any]) -> PolicySource:
     """Find the causal LM, or the LoRA adapter with its base, under `name`.
 
-    Args:
-        name: Name on the Hub or folder of a causal LM, or of a LoRA adapter such as TRL's `SFTTrainer` saves.
-        init_kwargs: Keyword arguments of `from_pretrained`.
-
     Raises:
         ValueError: when no model is found, or one that generates no text.
     """
@@ -152,10 +148,6 @@ def check_quantization_library(quantization: Any) -> None:
 
 def load_tokenizer(name: str, init_kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
     """Load the tokenizer saved with a policy, or with the base of a LoRA adapter.
-
-    Args:
-        name: Name or folder of the policy.
-        init_kwargs: Keyword arguments of the policy's `from_pretrained`.
 
     Raises:
         ValueError: when no tokenizer can be loaded.

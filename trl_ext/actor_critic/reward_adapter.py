@@ -106,11 +106,6 @@ class AdapterRewardModel(nn.Module):
 def add_reward_adapter(policy: PeftModel, folder: str | os.PathLike, adapter: str) -> RewardAdapter:
     """Add a frozen LoRA reward adapter, as TRL's `RewardTrainer` saves one, to the policy's base.
 
-    Args:
-        policy: The policy.
-        folder: Folder with `adapter_config.json` and `adapter_model.safetensors`.
-        adapter: Name of the adapter in the policy.
-
     Returns:
         Head, name and tokenizer of the reward model.
 

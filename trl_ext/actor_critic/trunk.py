@@ -137,10 +137,6 @@ def check_trunk(trunk: PreTrainedModel, option: str) -> int:
     An encoder as critic would see the completion in the value of the state before it. A model that ignores the
     attention mask (RWKV) gives a prompt different probabilities in every batch. Both would go unnoticed.
 
-    Args:
-        trunk: The transformer stack.
-        option: Name of the model's option, for messages.
-
     Returns:
         Width D of the hidden states, which differs from `config.hidden_size` behind a projection (OPT-350m).
 
@@ -208,10 +204,6 @@ def check_deterministic(trunk: PreTrainedModel, option: str) -> None:
     """Check that training mode and eval mode compute the same.
 
     Otherwise the ratio to the old policy would not be 1 before the first update, and the KL to the reference not 0.
-
-    Args:
-        trunk: The transformer stack, after `disable_randomness`.
-        option: Name of the model's option, for messages.
 
     Raises:
         ValueError: when the two modes differ.

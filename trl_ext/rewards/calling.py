@@ -184,8 +184,6 @@ def call_reward(fn: Callable, batch: Batch, timeout: float | None = None) -> lis
     """Call one reward function, async or not, with lists of its own, and check its result.
 
     Args:
-        fn: the reward function.
-        batch: N samples.
         timeout: seconds that the call may take. A synchronous function then runs in a thread of its own, which goes on
             in the background when the time is over.
 

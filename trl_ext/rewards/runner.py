@@ -272,10 +272,6 @@ class RewardRunner:
 def check_reward_models(reward_funcs: Any, processing_classes: Any = None) -> None:
     """Check that the models named in reward functions exist and are reward models, before any is loaded.
 
-    Args:
-        reward_funcs: as in `RewardRunner`, or None.
-        processing_classes: as in `RewardRunner`.
-
     Raises:
         ValueError: no such model or tokenizer, wrong labels, or the tokenizer of another model.
     """

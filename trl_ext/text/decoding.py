@@ -24,10 +24,7 @@ def decode_completions(
     Special tokens are left out. Where the completion changes the text at the end of the prompt (an unfinished
     character, `clean_up_tokenization_spaces`), the completion is decoded behind a letter instead.
 
-    Args:
-        tokenizer: Tokenizer of the policy.
-        prompt_ids: N lists of token ids, unpadded.
-        completion_ids: N lists of token ids, unpadded; empty ones are fine.
+    Token ids are unpadded; completions may be empty.
     """
     if not prompt_ids:
         return []
@@ -64,12 +61,7 @@ def decode_answers(
     Some templates (Llama 2, Mistral) write a space between the assistant's header and the content. The policy samples
     that space, but it is no part of the content: the template would write a second one.
 
-    Args:
-        tokenizer: Tokenizer of the policy.
-        prompts: N texts or conversations.
-        prompt_ids: N lists of token ids, as the policy reads them.
-        completion_ids: N lists of token ids, as sampled.
-        chat_template_kwargs: Extra arguments of the chat template.
+    Prompts are texts or conversations; token ids are unpadded.
     """
     texts = decode_completions(tokenizer, prompt_ids, completion_ids)
     if not prompts or not is_conversational({"prompt": prompts[0]}):

@@ -25,10 +25,7 @@ SHAREGPT = "rename 'from' to 'role' and 'value' to 'content' (`trl.maybe_convert
 def check_dataset(dataset: Any, name: str, columns: str) -> None:
     """Refuse an argument that is no dataset with rows.
 
-    Args:
-        dataset: The argument.
-        name: Name of the argument in messages, such as `train_dataset`.
-        columns: Columns that the dataset should have, for messages.
+    Messages call the argument `name`, such as `train_dataset`, and name the `columns` that it should have.
 
     Raises:
         TypeError: when the argument is no `datasets.Dataset`.
@@ -76,14 +73,7 @@ def is_conversation(value: Any) -> bool:
 
 
 def value_fault(value: Any, conversational: bool, row: int, what: str = "prompt") -> str | None:
-    """Return the fault of a value that is no text, or no list of messages; None if there is no fault.
-
-    Args:
-        value: Value of a row.
-        conversational: Whether row 0 has a list of messages.
-        row: Number of the row.
-        what: Name of the column.
-    """
+    """Return the fault of a value of column `what` that is no text, or no list of messages if `conversational`."""
     subject = "the prompt" if what == "prompt" else f"'{what}'"
     if isinstance(value, str) and not conversational:
         return None if value.strip() else f"{subject} is empty; filter such rows out."
@@ -106,12 +96,7 @@ def value_fault(value: Any, conversational: bool, row: int, what: str = "prompt"
 
 
 def conversation_fault(messages: Any, template: str) -> str | None:
-    """Return the fault of a list of messages, or None.
-
-    Args:
-        messages: A list whose first entry is a dictionary.
-        template: Source of the chat template, whose roles are valid.
-    """
+    """Return the fault of a list of messages, or None; roles in the source of the chat template are valid."""
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
             return f"message {i} is {message!r:.60}; a message is a dictionary with 'role' and 'content'."
@@ -201,10 +186,7 @@ def _json(value: Any, name: str) -> Any:
 def render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> str:
     """Return a conversation as text, up to the policy's turn, or up to the end of a prefilled assistant message.
 
-    Args:
-        messages: The conversation; keys with the value None are left out.
-        tokenizer: Tokenizer with the chat template.
-        options: Further arguments of `apply_chat_template`, such as `tools`.
+    Keys with the value None are left out; `options` are further arguments of `apply_chat_template`, such as `tools`.
     """
     begun = messages[-1]["role"] == "assistant"
     return str(

@@ -55,10 +55,6 @@ def set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) -> None:
     """Compare a tokenizer with the model's embeddings.
 
-    Args:
-        tokenizer: Tokenizer of the policy, with a padding token.
-        num_embeddings: Tokens that the model has embeddings for.
-
     Raises:
         ValueError: when the model has no embedding for the padding or the EOS token.
     """
