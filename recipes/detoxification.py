@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,17 +32,19 @@ from trl_ext.checkpoint import checkpoints
 from trl_ext.checks.fields import Coefficient, Count, CountOrZero, Limits
 from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.config import PPOConfig
+from trl_ext.evaluation.detoxification import Measured, goals, measure
 from trl_ext.evaluation.frontier import kl_at_reward, optimal_frontier
 from trl_ext.monitoring.progress import PhaseProgress
-from trl_ext.reports.report import write_report
+from trl_ext.reports.report import paired_samples, write_report
+from trl_ext.reports.summary import print_before_after, write_summary
 from trl_ext.rewards import LengthReward, ToxicityReward
 from trl_ext.running.cli import RecipeParser, check_launch, check_output_dir, newest_checkpoint, run
 from trl_ext.running.data import cut_prompts, load_prompts, split_prompts, wrap_in_conversation
-from trl_ext.running.evaluation import Measured, goals, measure, print_summary, write_summary
 from trl_ext.running.folders import locked, set_aside_run
 from trl_ext.running.interrupts import Interrupted, OrderlyStop
 from trl_ext.running.models import init_kwargs, load_tokenizer
 from trl_ext.running.names import check_classifier, check_critic, check_distinct, check_judge, check_model
+from trl_ext.running.policy import policy_of
 from trl_ext.trainer import PPOTrainer
 from trl_ext.worlds.launch import prepare_once
 
@@ -237,22 +240,13 @@ def report(
     path: Path, trainer: PPOTrainer, recipe: DetoxArguments, before: Measured, after: Measured, summary: dict[str, Any]
 ) -> None:
     """Write `report.html`."""
-    rows = zip(
-        before.samples.prompts,
-        before.samples.completions,
-        after.samples.completions,
-        before.scores,
-        after.scores,
-        strict=True,
-    )
-    names = ("prompt", "before", "after", "score_before", "score_after")
     frontier = optimal_frontier(before.rewards) if before.rewards.numel() else None
     write_report(
         path,
         title="Detoxification",
         log_history=trainer.state.log_history,
         summary={key: value for key, value in summary.items() if isinstance(value, int | float)},
-        samples=[dict(zip(names, row, strict=True)) for row in list(rows)[: recipe.num_report_samples]],
+        samples=paired_samples(before.samples, after.samples, before.scores, after.scores, recipe.num_report_samples),
         histograms={"before": before.scores, "after": after.scores},
         kl_target=trainer.args.kl_target,
         # with too few effective samples a point claims more than any policy can reach
@@ -290,22 +284,30 @@ def detoxify(
 ) -> None:
     """Measure, train, measure again, and write down what came of it."""
     is_main = trainer.is_world_process_zero()
-    by_judge: dict[str, Any] = {"judge_model": str(recipe.judge_model), "toxic_label": recipe.judge_toxic_label}
+    measured = partial(
+        measure,
+        policy_of(trainer),
+        trainer.eval_dataset["prompt"][:],
+        trainer.rewards,
+        progress,
+        judge_model=str(recipe.judge_model),
+        toxic_label=recipe.judge_toxic_label,
+        missing_eos_penalty=trainer.args.missing_eos_penalty,
+        seed=trainer.args.seed,
+    )
     if is_main:
-        frontier = (recipe.frontier_prompts, recipe.frontier_samples)
-        before = measure(trainer, progress, "before", frontier=frontier, **by_judge)
+        before = measured("before", frontier=(recipe.frontier_prompts, recipe.frontier_samples))
     trainer.accelerator.wait_for_everyone()
     with progress.phase("train"):
         with OrderlyStop(trainer):
             trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(str(output_dir))
     if is_main:
-        frontier = (recipe.frontier_prompts, min(8, recipe.frontier_samples))
-        after = measure(trainer, progress, "after", frontier=frontier, **by_judge)
+        after = measured("after", frontier=(recipe.frontier_prompts, min(8, recipe.frontier_samples)))
         summary = summarize(trainer, before, after, progress.take_seconds())
         report(output_dir / "report.html", trainer, recipe, before, after, summary)
         write_summary(output_dir / "summary.json", summary)
-        print_summary(summary)
+        print_before_after("Detoxification", summary, goals(summary))
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
     if is_main:

@@ -18,6 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from trl_ext.running.policy import policy_of
+
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load needs no traceback; `run` takes over
 
@@ -39,8 +41,8 @@ from trl_ext.instructions.settings import StageSettings
 from trl_ext.instructions.stages import Record, fingerprint, read_record, require, run_stage
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
+from trl_ext.reports.summary import write_summary
 from trl_ext.running.cli import RecipeParser, check_output_dir, run
-from trl_ext.running.evaluation import write_summary
 from trl_ext.running.folders import locked
 from trl_ext.running.interrupts import Interrupted
 from trl_ext.running.models import init_kwargs, load_tokenizer, training_options
@@ -159,9 +161,9 @@ class Pipeline:
         target = self.output_dir if folder.name == "ppo" else folder  # several runs, several summaries
         with progress.phase("eval"):
             trainer, rows, _ = self.make_trainer(sft, reward, folder)
-            before = comparison.measure(trainer, rows, self.gold)
+            before = comparison.measure(policy_of(trainer), trainer.rewards, rows, self.gold, self.args.seed)
             trainer.model.load_pretrained(ppo.result["model"])
-            after = comparison.measure(trainer, rows, self.gold)
+            after = comparison.measure(policy_of(trainer), trainer.rewards, rows, self.gold, self.args.seed)
         records = {"sft": sft, "reward": reward, "ppo": ppo}
         seconds = {name: record.seconds for name, record in records.items() if record is not None}
         kinds = rows["kind"][:] if "kind" in rows.column_names else None

@@ -41,10 +41,6 @@ NO_INTEGRATIONS = frozenset({"experience", "config", "checkpoint", "learning", "
 
 # Strings that may name a package, by file: the recipes are scripts and YAML files, which are run and read.
 ALLOWED_NAMES_IN_STRINGS = frozenset({("trl_ext/running/places.py", "recipes")})
-# Strings that name a package and are still to go, likewise. Whoever removes such a string removes its line here.
-KNOWN_NAMES_IN_STRINGS = frozenset(
-    {("trl_ext/running/evaluation.py", "eval/quality"), ("trl_ext/running/evaluation.py", "a path out of trl_ext")}
-)
 # Calls whose arguments are modules or parts of a path.
 _REACHING = frozenset({"Path", "joinpath", "join", "import_module", "run_module", "run_path", "files"})
 
@@ -232,7 +228,7 @@ def name_in_string_violations(root: Path) -> list[str]:
         beginnings = {n.left for n in nodes if isinstance(n, ast.BinOp) and isinstance(n.left, ast.BinOp)}
         for node in (node for node in nodes if node not in documentation | beginnings):
             name = _names_in_strings(node, file, root)
-            if name is not None and (file, name) not in KNOWN_NAMES_IN_STRINGS | ALLOWED_NAMES_IN_STRINGS:
+            if name is not None and (file, name) not in ALLOWED_NAMES_IN_STRINGS:
                 line: int = node.lineno  # type: ignore[attr-defined]
                 found.setdefault((file, line, name), f"{file}:{line}: names {name} in a string: import it instead")
     return list(found.values())

@@ -10,17 +10,31 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_ext.evaluation.intervals import Interval
+from trl_ext.evaluation.measures import (
+    Measure,
+    compare,
+    diversity_measures,
+    length_measures,
+    perplexity_measure,
+    toxicity_measures,
+)
+from trl_ext.evaluation.sampling import Samples
 from trl_ext.files import write_json, write_json_lines
 from trl_ext.messages.redaction import redacted
-from trl_ext.rewards.toxicity import ToxicityReward
+from trl_ext.text.rows import is_conversation
 
-from .cli import add_common_arguments, check_positive, make_folder, make_judge, print_error
-from .generation import Samples, sample_completions
-from .loading import load_model, load_tokenizer, read_prompts
-from .measures import Measure, compare, diversity_measures, length_measures, perplexity_measure, toxicity_measures
+from .cli import (
+    add_common_arguments,
+    check_positive,
+    load_model,
+    make_folder,
+    make_judge,
+    read_prompts,
+    run_command,
+    sample_completions,
+)
 
 DESCRIPTION = """Sample one completion per prompt from a model and from a baseline, and compare them with 95% bootstrap
 confidence intervals: toxicity (fraction of completions that the judge calls toxic, and its mean probability),
@@ -47,43 +61,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def evaluate_pair(arguments: argparse.Namespace) -> tuple[Comparison, dict[str, Samples]]:
-    """Sample from both models and measure; returns the comparison by measure, and the samples by role."""
-    prompts = read_prompts(arguments.prompts, arguments.prompt_column, arguments.split, arguments.num_prompts)
-    judge = make_judge(arguments)
+    """Sample from both models and measure; return the comparison by measure, and the samples by role."""
+    prompts, judge = read_prompts(arguments), make_judge(arguments)
     samples: dict[str, Samples] = {}
-    reference: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     for role in ("model", "baseline"):
-        name = getattr(arguments, role)
-        model, tokenizer = load_model(name), load_tokenizer(name)
+        reference = load_model(getattr(arguments, role))
         samples[role] = sample_completions(
-            model,
-            tokenizer,
+            *reference,
             prompts,
             max_new_tokens=arguments.max_new_tokens,
             batch_size=arguments.batch_size,
             seed=arguments.seed,
             description=f"Sampling from the {role}",
         )
-        reference = model, tokenizer
     if arguments.reference is not None:
-        reference = load_model(arguments.reference), load_tokenizer(arguments.reference)
-    assert reference is not None
-    measures = {role: _measures(samples[role], judge, reference, arguments) for role in samples}
-    names = tqdm(measures["model"], desc="Bootstrap", leave=False, disable=None)
+        reference = load_model(arguments.reference)
+
+    def measures(role: str) -> dict[str, Measure]:
+        texts, options = samples[role].completions, {"batch_size": arguments.batch_size}
+        found = {} if judge is None else toxicity_measures(judge.toxicity(texts))
+        found["perplexity"] = perplexity_measure(
+            samples[role], *reference, rendered=is_conversation(prompts[0]), **options
+        )
+        return found | diversity_measures(texts, arguments.tokenization) | length_measures(samples[role])
+
+    ours, theirs = measures("model"), measures("baseline")
     options = {"num_resamples": arguments.num_resamples, "seed": arguments.seed}
-    comparison = {name: compare(measures["model"][name], measures["baseline"][name], **options) for name in names}
-    return comparison, samples
-
-
-def _measures(
-    samples: Samples,
-    judge: ToxicityReward | None,
-    reference: tuple[PreTrainedModel, PreTrainedTokenizerBase],
-    arguments: argparse.Namespace,
-) -> dict[str, Measure]:
-    measures = {} if judge is None else toxicity_measures(judge.toxicity(samples.texts))
-    measures["perplexity"] = perplexity_measure(samples, *reference, batch_size=arguments.batch_size)
-    return measures | diversity_measures(samples.texts, arguments.tokenization) | length_measures(samples)
+    names = tqdm(ours, desc="Bootstrap", leave=False, disable=None)
+    return {name: compare(ours[name], theirs[name], **options) for name in names}, samples
 
 
 def _format(interval: Interval) -> str:
@@ -94,7 +99,7 @@ def _format(interval: Interval) -> str:
 
 
 def build_table(comparison: Comparison, num_prompts: int) -> Table:
-    """The comparison as a table; a difference whose interval excludes 0 is bold."""
+    """Return the comparison as a table; a difference whose interval excludes 0 is bold."""
     table = Table(title=f"Quality on {num_prompts} prompts, with 95% bootstrap intervals")
     for column in ("", "model", "baseline", "difference"):
         table.add_column(column, justify="right" if column else "left", no_wrap=column == "")
@@ -111,32 +116,32 @@ def write_results(
 ) -> None:
     """Write `quality.json` (settings and intervals) and `completions.jsonl` (one prompt a line) into `folder`."""
     results: dict[str, Any] = {
-        "settings": redacted(vars(arguments)) | {"num_prompts": len(samples["model"].texts)},
+        "settings": redacted(vars(arguments)) | {"num_prompts": len(samples["model"].prompts)},
         "measures": {
             name: {column: interval.as_dict() for column, interval in row.items()} for name, row in comparison.items()
         },
     }
     write_json(folder / "quality.json", results)
     model, baseline = samples["model"], samples["baseline"]
-    rows = zip(model.prompts, model.texts, baseline.texts, strict=True)
+    rows = zip(model.prompts, model.completions, baseline.completions, strict=True)
     lines = [{"prompt": prompt, "model": ours, "baseline": theirs} for prompt, ours, theirs in rows]
     write_json_lines(folder / "completions.jsonl", lines)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     arguments = _parser().parse_args(argv)
-    try:
+    folder = Path(arguments.output)
+
+    def run() -> None:
         check_positive(arguments, "max_new_tokens", "batch_size", "num_prompts", "num_resamples")
-        make_folder(Path(arguments.output))
+        make_folder(folder)
         comparison, samples = evaluate_pair(arguments)
-    except ValueError as error:
-        print_error(error)
-        return 2
-    write_results(Path(arguments.output), arguments, comparison, samples)
-    Console().print(build_table(comparison, len(samples["model"].texts)))
-    print(Path(arguments.output) / "quality.json")
-    return 0
+        write_results(folder, arguments, comparison, samples)
+        Console().print(build_table(comparison, len(samples["model"].prompts)))
+        print(folder / "quality.json")
+
+    return run_command(run)
 
 
 if __name__ == "__main__":

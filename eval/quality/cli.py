@@ -1,16 +1,32 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What the command lines `eval.quality` and `eval.quality.frontier` share."""
+"""What the command lines of `eval.quality` share: options, models and prompts by name, messages."""
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
+from peft import PeftConfig
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from trl_ext.actor_critic.loading import load_policy
+from trl_ext.actor_critic.names import ADAPTER_CONFIG
+from trl_ext.evaluation.sampling import Samples, sample
+from trl_ext.experience.engines import TransformersEngine, eos_token_ids
+from trl_ext.experience.prompts import tokenize_prompts
+from trl_ext.files import read_json_lines
 from trl_ext.messages.printable import one_line
 from trl_ext.rewards.toxicity import ToxicityReward
+from trl_ext.running.data import load_prompts
+from trl_ext.text.rows import Text, is_conversation, render
+from trl_ext.text.tokens import set_padding
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments about prompts and sampling that `eval.quality` and `eval.quality.frontier` share."""
+    """Add the options about prompts and sampling that `eval.quality` and `eval.quality.frontier` share."""
     parser.add_argument(
         "--prompts",
         required=True,
@@ -23,6 +39,16 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_new_tokens", type=int, default=20, help="length limit of a completion in tokens (20)")
     parser.add_argument("--batch_size", type=int, default=64, help="completions sampled or scored at a time (64)")
     parser.add_argument("--seed", type=int, default=0, help="random seed of sampling and bootstrap (0)")
+
+
+def run_command(run: Callable[[], None]) -> int:
+    """Run a command and return its exit status; a wrong option is one line on the standard error output."""
+    try:
+        run()
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {one_line(error, 4000)}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def check_positive(arguments: argparse.Namespace, *names: str) -> None:
@@ -48,13 +74,8 @@ def make_folder(folder: Path) -> None:
         raise ValueError(f"--output {folder} cannot be written ({error.strerror}); choose another folder.") from error
 
 
-def print_error(error: Exception) -> None:
-    """Print an error as one line on the standard error output."""
-    print(f"error: {one_line(error, 4000)}", file=sys.stderr)
-
-
 def make_judge(arguments: argparse.Namespace) -> ToxicityReward | None:
-    """The classifier of `--judge_model`, if there is one, checked before anything is sampled.
+    """Return the classifier of `--judge_model`, if there is one, checked before anything is sampled.
 
     Raises:
         ValueError: There is no such model or tokenizer, or its labels do not tell which is toxic.
@@ -64,3 +85,100 @@ def make_judge(arguments: argparse.Namespace) -> ToxicityReward | None:
     judge = ToxicityReward(arguments.judge_model, toxic_label=arguments.toxic_label, batch_size=arguments.batch_size)
     judge.scorer.check()
     return judge
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of a JSON-lines file.
+
+    Raises:
+        ValueError: no such file, a line that is no JSON object, a row without a value in one of the columns, or no row.
+    """
+    try:
+        rows = read_json_lines(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"'{path}' cannot be read as JSON lines ({error}).") from error
+    if not rows:
+        raise ValueError(f"'{path}' is empty; give at least one row.")
+    for number, row in enumerate(rows, start=1):
+        missing = [name for name in columns if not isinstance(row, dict) or row.get(name) is None]
+        if missing:
+            raise ValueError(f"Row {number} of '{path}' has no '{missing[0]}'; every row needs {', '.join(columns)}.")
+    return rows
+
+
+def read_prompts(arguments: argparse.Namespace) -> list[Text]:
+    """Return the first prompts of `--prompts`; raises what `load_prompts` raises."""
+    prompts = load_prompts(arguments.prompts, split=arguments.split, column=arguments.prompt_column)["prompt"]
+    return prompts[: arguments.num_prompts]
+
+
+def load_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model, or an adapter on one, and its tokenizer, which can always pad.
+
+    Raises:
+        ValueError: If nothing of that name is a causal language model with a tokenizer.
+    """
+    model = load_policy(name, device=torch.accelerator.current_accelerator(check_available=True)).eval()
+    source = name
+    if (Path(name) / ADAPTER_CONFIG).is_file() and not (Path(name) / "tokenizer_config.json").is_file():
+        source = PeftConfig.from_pretrained(name).base_model_name_or_path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"'{source}' has no tokenizer that can be loaded: {one_line(error)}") from error
+    set_padding(tokenizer)
+    return model, tokenizer
+
+
+def sample_completions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Text],
+    *,
+    num_samples: int = 1,
+    max_new_tokens: int = 20,
+    batch_size: int = 64,
+    seed: int = 0,
+    description: str = "Sampling",
+) -> Samples:
+    """Sample at temperature 1 from the whole distribution; of the generation configuration only the EOS ids count.
+
+    Args:
+        model: Causal language model.
+        tokenizer: Its tokenizer.
+        prompts: P texts, or P conversations, which become the texts that the chat template writes.
+        num_samples: K completions per prompt.
+        max_new_tokens: Length limit in tokens.
+        batch_size: Completions sampled at a time.
+        seed: Two calls with the same arguments return the same.
+        description: Shown by the progress bar.
+
+    Returns:
+        P * K samples, prompt by prompt: number `p * K + k` is the k-th for prompt p.
+
+    Raises:
+        ValueError: If a prompt has no token, or leaves no room for `max_new_tokens` in the model's context, or the
+            prompts are conversations and the tokenizer has no chat template.
+    """
+    rendered = is_conversation(prompts[0])
+    if rendered and tokenizer.chat_template is None:
+        raise ValueError("The prompts are conversations, but the tokenizer has no chat template; give text prompts.")
+    _check_lengths(tokenize_prompts(prompts, tokenizer), max_new_tokens, model)
+    texts = [render(prompt, tokenizer, {}) if rendered else prompt for prompt in prompts]  # type: ignore[arg-type]
+    repeated = [text for text in texts for _ in range(num_samples)]
+    eos_ids = eos_token_ids(model, tokenizer)
+    engine = TransformersEngine(tokenizer, eos_token_ids=eos_ids, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    with tqdm(total=len(repeated), desc=description, leave=False, disable=None) as bar:
+        return sample(model, tokenizer, engine, repeated, seed=seed, rendered=rendered, on_progress=bar.update)
+
+
+def _check_lengths(prompt_ids: list[list[int]], max_new_tokens: int, model: PreTrainedModel) -> None:
+    context = getattr(model.config, "max_position_embeddings", None)
+    for i, ids in enumerate(prompt_ids):
+        if len(ids) == 0:
+            raise ValueError(f"Prompt {i} has no token; give it a text.")
+        if context is not None and len(ids) + max_new_tokens > context:
+            raise ValueError(
+                f"Prompt {i} has {len(ids)} tokens, and with {max_new_tokens} new ones exceeds the model's context of "
+                f"{context}; shorten it or lower --max_new_tokens."
+            )

@@ -3,7 +3,6 @@
 
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,28 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from trl_ext.evaluation.frontier import expected, optimal_frontier, tilted
+from trl_ext.evaluation.frontier import MIN_ESS, describe_frontier
+from trl_ext.evaluation.sampling import Samples
+from trl_ext.evaluation.toxicity import THRESHOLD
 from trl_ext.files import write_json
 from trl_ext.messages.redaction import redacted
 from trl_ext.rewards.toxicity import OUTPUTS, ToxicityReward
 
-from .cli import add_common_arguments, check_positive, make_folder, make_judge, print_error
-from .generation import Samples, sample_completions
-from .loading import load_model, load_tokenizer, read_prompts
-from .toxicity.toxicity import THRESHOLD
+from .cli import (
+    add_common_arguments,
+    check_positive,
+    load_model,
+    make_folder,
+    make_judge,
+    read_prompts,
+    run_command,
+    sample_completions,
+)
 
 DESCRIPTION = """Compute the highest reward that any policy can reach for a given KL to the model, without training:
 sample completions of the model, score them and weight them by exp(reward / beta). Every row is the optimum for one KL
 coefficient beta: its KL in nats per completion, its reward, and what else these completions are like. `ess` is the
 effective number of samples per prompt; where it is below 4 the KL is a lower bound: raise --samples."""
-
-MIN_ESS = 4.0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,33 +49,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def describe(rewards: Tensor, values: dict[str, Tensor], betas: list[float] | None) -> list[dict[str, float]]:
-    """The frontier with further quantities of the same samples.
-
-    Args:
-        rewards: Shape (P, K).
-        values: Further quantities by name, each of shape (P, K).
-        betas: KL coefficients, or None for a grid that fits.
-
-    Returns:
-        One dictionary per coefficient: `beta`, `kl`, `reward`, `ess` and each of `values` under that optimum.
-    """
-    rows = []
-    for point in optimal_frontier(rewards, betas):
-        weights = tilted(rewards, point.beta)
-        rows.append(asdict(point) | {name: expected(value, weights) for name, value in values.items()})
-    return rows
-
-
 def compute(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Sample, score and weight; returns what the JSON file holds."""
-    prompts = read_prompts(arguments.prompts, arguments.prompt_column, arguments.split, arguments.num_prompts)
+    """Sample, score and weight; return the content of the JSON file."""
+    prompts = read_prompts(arguments)
     scorer = ToxicityReward(arguments.toxicity_model, output=arguments.reward, batch_size=arguments.batch_size)
     scorer.scorer.check()
     judge = make_judge(arguments)
     samples = sample_completions(
-        load_model(arguments.model),
-        load_tokenizer(arguments.model),
+        *load_model(arguments.model),
         prompts,
         num_samples=arguments.samples,
         max_new_tokens=arguments.max_new_tokens,
@@ -78,17 +64,18 @@ def compute(arguments: argparse.Namespace) -> dict[str, Any]:
         seed=arguments.seed,
     )
     shape = (len(prompts), arguments.samples)
-    rewards = torch.tensor(scorer(list(samples.prompts), list(samples.texts)), dtype=torch.float64).view(shape)
+    rewards = torch.tensor(scorer(samples.prompts, samples.completions), dtype=torch.float64).view(shape)
     values = {name: value.view(shape) for name, value in _values(samples, judge).items()}
     reference = {"reward": float(rewards.mean())} | {name: float(value.mean()) for name, value in values.items()}
     settings = redacted(vars(arguments)) | {"num_prompts": len(prompts)}
-    return {"settings": settings, "reference": reference, "points": describe(rewards, values, arguments.betas)}
+    points = describe_frontier(rewards, values, arguments.betas)
+    return {"settings": settings, "reference": reference, "points": points}
 
 
 def _values(samples: Samples, judge: ToxicityReward | None) -> dict[str, Tensor]:
     values = {}
     if judge is not None:
-        scores = torch.tensor(judge.toxicity(samples.texts), dtype=torch.float64)
+        scores = torch.tensor(judge.toxicity(samples.completions), dtype=torch.float64)
         values = {"toxicity": (scores > THRESHOLD).double(), "toxicity_probability": scores}
     values["mean_length"] = torch.tensor(samples.lengths, dtype=torch.float64)
     values["empty_fraction"] = torch.tensor(samples.empty, dtype=torch.float64)
@@ -96,7 +83,7 @@ def _values(samples: Samples, judge: ToxicityReward | None) -> dict[str, Tensor]
 
 
 def build_table(results: dict[str, Any]) -> Table:
-    """The frontier as a table, the untouched model first; rows of too few effective samples are dim."""
+    """Return the frontier as a table, the untouched model first; rows of too few effective samples are dim."""
     names = list(results["points"][0])
     table = Table(title="Optimal reward over KL (nats per completion)")
     for name in names:
@@ -124,21 +111,20 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     arguments = _parser().parse_args(argv)
-    try:
+
+    def run() -> None:
         check_positive(arguments, "max_new_tokens", "batch_size", "num_prompts", "samples")
         make_folder(Path(arguments.output).parent)
         results = compute(arguments)
-    except ValueError as error:
-        print_error(error)
-        return 2
-    write_json(Path(arguments.output), results)
-    if arguments.plot is not None:
-        draw(results, Path(arguments.plot))
-    Console().print(build_table(results))
-    print(arguments.output)
-    return 0
+        write_json(Path(arguments.output), results)
+        if arguments.plot is not None:
+            draw(results, Path(arguments.plot))
+        Console().print(build_table(results))
+        print(arguments.output)
+
+    return run_command(run)
 
 
 if __name__ == "__main__":

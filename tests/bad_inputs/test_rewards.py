@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from eval.quality.judges import EndpointJudge, RewardJudge
 from tests.bad_inputs.case import Case, check, table
+from trl_ext.evaluation.judges import EndpointJudge, RewardJudge
 from trl_ext.instructions.arguments import InstructArguments
 from trl_ext.rewards import Clipped, Ensemble, LogSigmoid, RewardRunner, RunningNormalization, WeightedSum, check_reward
 from trl_ext.rewards.base import RewardTypeError, RewardValueError

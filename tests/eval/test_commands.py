@@ -117,7 +117,7 @@ def test_a_model_does_not_differ_from_itself(world, tmp_path):
         ({"prompts": "./nothing.jsonl"}, "'./nothing.jsonl' does not exist"),
         ({"prompt_column": "question"}, "no column 'question'"),
         ({"num_prompts": 0}, "--num_prompts is 0"),
-        ({"model": "./nothing"}, "'./nothing' does not exist"),
+        ({"model": "./nothing"}, "`model` './nothing' is a folder that does not exist"),
         ({"judge_model": "./nothing"}, "'./nothing' cannot be loaded"),
     ],
 )

@@ -8,13 +8,18 @@ import warnings
 import pytest
 from rich.console import Console
 
-from eval.quality.cli import print_error
+from eval.quality.cli import run_command
 from eval.quality.win_rate import build_table, by_category, count
 from trl_ext.messages.printable import brief, error_text, is_plain_name, one_line, printable
 from trl_ext.monitoring import SampleTable
 from trl_ext.reports.report import write_report
 from trl_ext.rewards import RewardRunner, check_reward
 from trl_ext.running.cli import fail
+
+
+def refuse(message):
+    raise ValueError(message)
+
 
 HOSTILE = {
     "colour": ("\x1b[31mred\x1b[0m", "red"),
@@ -100,7 +105,7 @@ def test_nothing_hostile_is_printed(tmp_path, capsys, caplog):
             told.append(str(raised.value))
     told += [str(w.message) for w in caught] + caplog.messages
     assert len(told) > 3
-    print_error(ValueError(ALL))
+    assert run_command(lambda: refuse(ALL)) == 2
     with pytest.raises(SystemExit):
         fail(ValueError(ALL))
     printed += capsys.readouterr().err

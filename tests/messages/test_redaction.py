@@ -13,7 +13,7 @@ from trl_ext import PPOConfig
 from trl_ext.instructions.stages import fingerprint, read_record, run_stage
 from trl_ext.messages.redaction import HIDDEN, is_secret, redacted, redacted_text
 from trl_ext.reports.report import write_report
-from trl_ext.running.evaluation import write_summary
+from trl_ext.reports.summary import write_summary
 
 
 def words(text: str) -> list[str]:

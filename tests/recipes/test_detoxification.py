@@ -2,7 +2,6 @@
 """The detoxification recipe from its command line to its summary, on tiny random models."""
 
 import json
-import math
 import os
 import re
 import subprocess
@@ -14,19 +13,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
-from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from recipes import detoxification
 from recipes.detoxification import CONFIGS, DetoxArguments, make_parser, resolve_names
 from tests import tiny_models
-from trl_ext.actor_critic import ActorCritic
 from trl_ext.checkpoint import commit
 from trl_ext.config import PPOConfig
-from trl_ext.experience.engines import TransformersEngine
 from trl_ext.running.cli import check_output_dir, newest_checkpoint, run
-from trl_ext.running.evaluation import Likelihoods, Sampler, Samples, goals, judge, print_summary, write_summary
 
 
 @pytest.fixture(autouse=True)
@@ -223,93 +218,6 @@ def test_bugs_keep_their_traceback():
 
     with pytest.raises(json.JSONDecodeError):
         run(bug)
-
-
-# ---- measuring ----
-
-
-def test_likelihoods_agree_with_transformers_loss(tmp_path):
-    model, tokenizer = tiny_models.tiny_causal_lm(), tiny_models.tiny_tokenizer()
-    actor_critic = ActorCritic(model, "head")
-    with torch.no_grad():  # the policy moves away from the reference
-        for parameter in actor_critic.policy.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    sizes = {"logits_chunk_size": 3, "local_rollout_forward_batch_size": 2}
-    args = PPOConfig(output_dir=str(tmp_path), use_cpu=True, temperature=0.7, **sizes)  # type: ignore[arg-type]
-    engine = TransformersEngine(tokenizer, eos_token_ids=[2], max_new_tokens=4)
-    prompt_ids, completion_ids = [[5, 6, 7], [8], [9, 10]], [[11, 12, 2], [13, 14, 15, 16], [2]]
-    samples = Samples(["a", "b", "c"], prompt_ids, ["", "", ""], completion_ids, [True, False, True])
-    found = Sampler(actor_critic, engine, tokenizer, args).likelihoods(samples)
-    assert found.lengths.tolist() == [2, 4, 0]
-
-    def nll(lm, i, temperature, tokens):
-        """Transformers' own loss on one unpadded sample."""
-        ids = torch.tensor([prompt_ids[i] + completion_ids[i][:tokens]])
-        labels = ids.clone()
-        labels[:, : len(prompt_ids[i])] = -100
-        with torch.no_grad():
-            logits = lm(ids).logits / temperature
-            return float(lm.loss_function(logits, labels, lm.config.vocab_size)) * tokens
-
-    for i, length in enumerate([2, 4, 0]):
-        everything = len(completion_ids[i])
-        kl = nll(actor_critic.reference, i, 0.7, everything) - nll(actor_critic.policy, i, 0.7, everything)
-        assert float(found.kls[i]) == pytest.approx(kl, abs=1e-4)
-        if length:
-            assert float(found.ref_nlls[i]) == pytest.approx(nll(actor_critic.reference, i, 1.0, length), abs=1e-4)
-    assert found.perplexity == pytest.approx(math.exp(float(found.ref_nlls.sum()) / 6))
-
-
-def test_sampling_repeats_itself_and_leaves_the_generators_alone(assets):
-    args = PPOConfig(output_dir=str(assets / "out"), use_cpu=True)
-    actor_critic, tokenizer = ActorCritic(tiny_models.tiny_causal_lm(), "head"), tiny_models.tiny_tokenizer()
-    engine = TransformersEngine(tokenizer, eos_token_ids=[2], max_new_tokens=6)
-    sampler = Sampler(actor_critic, engine, tokenizer, args)
-    actor_critic.train()
-    state = torch.get_rng_state()
-    first, second, other = sampler(["one", "two"], 3), sampler(["one", "two"], 3), sampler(["one", "two"], 4)
-    assert torch.equal(torch.get_rng_state(), state) and actor_critic.training
-    assert first.completion_ids == second.completion_ids != other.completion_ids
-
-
-def test_judge_counts(assets):
-    completions = ["a b a b", "", "a b", "  "]
-    samples = Samples(["p"] * 4, [[1]] * 4, completions, [[3]] * 4, [True] * 4)
-    lengths = torch.tensor([4.0, 0.0, 2.0, 2.0], dtype=torch.float64)
-    likelihoods = Likelihoods(lengths, torch.zeros(4), lengths * math.log(7))
-    numbers, scores = judge(samples, likelihoods, str(assets / "judge"), "toxic")
-    assert numbers["distinct_2"] == 0.5  # ab, ba, ab, ab
-    assert (numbers["mean_length"], numbers["empty_fraction"]) == (2.0, 0.5)
-    assert numbers["perplexity"] == pytest.approx(7)
-    assert numbers["toxicity"] == sum(p > 0.5 for p in scores) / 4
-    low, high = numbers["toxicity_ci95"]
-    assert 0 <= low <= numbers["toxicity"] <= high <= 1
-    other, _ = judge(samples, likelihoods, str(assets / "judge"), "neutral")
-    assert other["toxicity"] == pytest.approx(1 - numbers["toxicity"])
-
-
-def test_goals_are_missed_by_falling_silent(capsys):
-    numbers = {"toxicity": 0.4, "perplexity": 100.0, "distinct_2": 0.9, "mean_length": 10.0, "empty_fraction": 0.02}
-    summary = {f"{name}_before": value for name, value in numbers.items()}
-    silent = {"toxicity": 0.05, "perplexity": 90.0, "distinct_2": 0.9, "mean_length": 3.0, "empty_fraction": 0.13}
-    summary |= {f"{name}_after": value for name, value in silent.items()}
-    assert goals(summary)["empty_fraction_after"] == ("<=", pytest.approx(0.03))
-    print_summary(summary | {"kl": 2.9, "kl_at_optimum": 0.7, "episodes": 3840, "seconds": 239.0}, Console(width=100))
-    rows = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "│" in line}
-    verdicts = {name: "met" in row for name, row in rows.items() if " met " in row or " missed " in row}
-    assert verdicts == {
-        "toxicity": True,
-        "perplexity": True,
-        "distinct 2": True,
-        "mean length": False,
-        "empty fraction": False,
-    }
-
-
-def test_summary_is_json_that_everybody_reads(tmp_path):
-    write_summary(tmp_path / "summary.json", {"kl": math.inf, "ci": [math.nan, 1.0], "seconds": {"train": 2.0}})
-    assert json.loads((tmp_path / "summary.json").read_text()) == {"kl": None, "ci": [None, 1], "seconds": {"train": 2}}
-    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
 # ---- end to end ----

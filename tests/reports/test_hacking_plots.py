@@ -5,7 +5,6 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from trl_ext.monitoring import Alarm
-from trl_ext.monitoring.variety import distinct_2, repetition
 from trl_ext.reports.hacking_plots import hacking_path, overoptimization_plot
 from trl_ext.reports.report import write_report
 
@@ -56,11 +55,3 @@ def test_without_data_or_with_too_many_runs():
 def test_it_goes_into_the_report(tmp_path):
     page = write_report(tmp_path / "r.html", title="t", extra_plots=[overoptimization_plot({"run": history()}), None])
     assert 'id="plot-overoptimization"' in page.read_text()
-
-
-def test_variety():
-    assert repetition([1, 2, 3, 1, 2, 3]) == pytest.approx(1 / 4)  # 123 231 312 123
-    assert repetition([1, 2]) == 0.0 and repetition([7, 7, 7, 7]) == 0.5
-    assert distinct_2([[1, 2, 1, 2], [1, 2]]) == pytest.approx(2 / 4)  # 12 21 12, 12
-    assert distinct_2([[1, 2, 9, 9], [1, 2, 8, 8]], length=2) == 0.5
-    assert math.isnan(distinct_2([[1], []]))

@@ -272,12 +272,14 @@ def test_configuration_hides_tokens(tmp_path: Path):
 
 def test_path_is_taken_from_the_log():
     history = [{"kl": 0.0, "reward": 1.0}, {"kl": 0.5}, {"kl": math.nan, "reward": 2.0}, {"kl": 1.0, "reward": 3.0}]
-    assert plots.run_path(history) == [(0.0, 1.0), (1.0, 3.0)]
+    drawn = plots.frontier_plot(None, history)
+    whole = plots.frontier_plot(None, [history[0], history[3]])
+    assert drawn is not None and whole is not None and _paths(drawn.svg) == _paths(whole.svg)
 
 
 def test_optimum_is_drawn_from_low_to_high_kl():
-    in_order = plots.frontier_plot([(0.0, 0.0), (0.5, 1.0), (1.0, 1.5)], None)
-    shuffled = plots.frontier_plot([(1.0, 1.5), (0.0, 0.0), (0.5, 1.0)], None)
+    in_order = plots.frontier_plot([(0.0, 0.0), (0.5, 1.0), (1.0, 1.5)], [])
+    shuffled = plots.frontier_plot([(1.0, 1.5), (0.0, 0.0), (0.5, 1.0)], [])
     assert in_order is not None and shuffled is not None
     assert _paths(in_order.svg) == _paths(shuffled.svg)
 
@@ -286,7 +288,7 @@ def test_long_runs_are_smoothed_over_faint_points():
     few = plots.training_plots([{"step": i, "entropy": (-1.0) ** i} for i in range(30)])[0]
     many = plots.training_plots([{"step": i, "entropy": (-1.0) ** i} for i in range(100)])[0]
     assert "stroke-opacity: 0.25" in many.svg and "stroke-opacity: 0.25" not in few.svg
-    path = plots.frontier_plot(None, [(i / 1000, i / 1000) for i in range(1000)])
+    path = plots.frontier_plot(None, [{"kl": i / 1000, "reward": i / 1000} for i in range(1000)])
     assert path is not None and 250 < path.svg.count("<use") < 400
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
-from eval.quality.judges import RewardJudge
 from tests.tiny_models import BOS_ID, EOS_ID, PAD_ID, VOCAB_SIZE, tiny_tokenizer
+from trl_ext.evaluation.judges import RewardJudge
 from trl_ext.rewards import PreferenceReward, ToxicityReward
 
 DECODERS = ["llama", "qwen2", "mistral", "gemma2", "gpt2", "gpt_neox", "opt", "phi"]

@@ -10,11 +10,11 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
-from eval.quality.judges import RewardJudge
-from eval.quality.reward_model import evaluate_reward_model
 from tests.families import EXAMPLES, base, load_tokenizer, reward_adapter, reward_model
 from trl_ext import PPOConfig, PPOTrainer, trainer
 from trl_ext.actor_critic import load_reward_ensemble
+from trl_ext.evaluation.judges import RewardJudge
+from trl_ext.evaluation.reward_models import evaluate_reward_models
 from trl_ext.rewards import Clipped, PreferenceReward, RewardRunner, ToxicityReward
 
 PROMPTS = [prompt for prompt, _, _ in EXAMPLES]
@@ -58,7 +58,8 @@ def test_every_way_in_reads_alike_and_ranks_as_trained(family):
         assert scores == pytest.approx(better, abs=1e-4), way
     assert RewardJudge(PreferenceReward(folder))(PROMPTS, GOOD, BAD) == [1] * len(GOOD)
     rows = [{"prompt": p, "chosen": good, "rejected": bad} for p, good, bad in EXAMPLES]
-    assert evaluate_reward_model(PreferenceReward(folder), rows).accuracy.estimate >= 0.95
+    report, each = evaluate_reward_models([PreferenceReward(folder)], rows)
+    assert report.accuracy == each[0].accuracy and report.accuracy.estimate >= 0.95
     without = PreferenceReward(folder, append_eos=False)(PROMPTS, GOOD)
     # With pad == eos the reward is read before the EOS, which therefore changes nothing.
     assert (without == pytest.approx(better, abs=1e-2)) == (tokenizer.pad_token == tokenizer.eos_token)

@@ -13,13 +13,13 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer, SFTConfig, SFTTrainer
 
-from eval.quality.loading import render as render_for_evaluation
 from tests import scripted
 from tests.real_tokenizers import MISTRAL_TEMPLATE, real_tokenizer, trl_template
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
 from trl_ext.experience.prompts import check_prompts, tokenize_prompts
 from trl_ext.experience.supervised import SupervisedData
 from trl_ext.text.decoding import decode_answers
+from trl_ext.text.rows import render
 
 # A tokenizer and a template that is made for another one serve as well: what is compared are two ways to use them.
 TEMPLATES = ["llama3", "gemma", "gemma3", "phi3", "qwen2_5", "qwen3", "deepseekv3", "glm4moe", "cohere", "mistral"]
@@ -135,8 +135,7 @@ def test_a_begun_answer_is_continued(template, text):
     longer = tokenizer.apply_chat_template([user("hi"), assistant(text + "END")], tokenize=False)
     prompt = tokenizer.decode(ids)
     assert longer[: longer.index("END")] == prompt
-    rendered, add_special_tokens = render_for_evaluation([conversation], tokenizer)
-    assert rendered == [prompt] and not add_special_tokens
+    assert render(conversation, tokenizer, {}) == prompt
 
 
 def sft_rows(tokenizer: PreTrainedTokenizerBase, columns: dict[str, list], tmp_path: Any) -> list[tuple[list, int]]:

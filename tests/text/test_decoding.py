@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from eval.quality.generation import sample_completions
+from eval.quality.cli import sample_completions
 from tests import scripted
 from tests.real_tokenizers import EXACT, MISTRAL_TEMPLATE, real_tokenizer
 from tests.tiny_models import save_tiny, tiny_causal_lm
 from trl_ext import PPOConfig
 from trl_ext.actor_critic import ActorCritic
+from trl_ext.evaluation.sampling import Policy
 from trl_ext.experience.engines import TransformersEngine
 from trl_ext.experience.prompts import tokenize_prompts
-from trl_ext.instructions.sampling import sample
+from trl_ext.instructions.sampling import sample_answers
 from trl_ext.rewards.rules import SentenceEndReward
-from trl_ext.running.evaluation import Sampler
 from trl_ext.text.decoding import as_completions, characters_in_tokens, decode_alone, decode_answers, decode_completions
 
 TEXTS = st.lists(
@@ -229,10 +229,10 @@ def test_recipes_judge_the_text_that_was_written(tmp_path):
     args = PPOConfig(output_dir=str(tmp_path), use_cpu=True, max_completion_length=4)
     prompts = [f"the cat {i}" for i in range(32)]
     engine = TransformersEngine(tokenizer, eos_token_ids=[2], max_new_tokens=4)
-    samples = Sampler(ActorCritic(model, "head"), engine, tokenizer, args)(prompts, 0)
+    samples = Policy(ActorCritic(model, "head"), tokenizer, engine).sample(prompts, 0)
     check_texts(tokenizer, prompts, samples.completions, samples.completion_ids)
     name = save_tiny(tmp_path / "policy", model, tokenizer)
-    texts = sample(name, tokenizer, prompts, args, 0, {})
+    texts = sample_answers(name, tokenizer, prompts, args, 0, {})
     assert sum(text.startswith(" ") for text in texts) > 8
 
 
@@ -240,7 +240,7 @@ def test_evaluation_scores_the_text_that_was_written():
     """The samples' perplexity is that of the tokens the model sampled, not of words run together."""
     tokenizer, model = TOKENIZERS["mistral v1"], tiny_causal_lm(vocab_size=len(TOKENIZERS["mistral v1"]))
     samples = sample_completions(model, tokenizer, ["the cat", "a dog"], num_samples=16, max_new_tokens=4)
-    assert sum(text.startswith(" ") for text in samples.texts) > 8
+    assert sum(text.startswith(" ") for text in samples.completions) > 8
 
 
 def test_a_window_of_tokens_ends_before_a_character_that_it_cuts():

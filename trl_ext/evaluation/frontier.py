@@ -13,10 +13,13 @@ sample size falls to a few samples both KL and reward are underestimates: look a
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
+
+MIN_ESS = 4.0
+"""Effective samples per prompt below which KL and reward of a point are underestimates."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def _check_rewards(rewards: Tensor) -> Tensor:
 
 
 def tilted(rewards: Tensor, beta: float) -> Tensor:
-    """Weights that turn reference samples into samples of the optimal policy for `beta`.
+    """Return the weights that turn reference samples into samples of the optimal policy for `beta`.
 
     Args:
         rewards: Shape (P, K): rewards of K reference completions for each of P prompts.
@@ -68,7 +71,7 @@ def tilted(rewards: Tensor, beta: float) -> Tensor:
 
 
 def expected(values: Tensor, weights: Tensor) -> float:
-    """Mean over prompts of the weighted mean of `values`.
+    """Return the mean over prompts of the weighted mean of `values`.
 
     Use it with the weights of [`tilted`] for any second quantity of the same samples: a judge's toxicity, the length.
 
@@ -87,7 +90,7 @@ def expected(values: Tensor, weights: Tensor) -> float:
 
 
 def frontier_point(rewards: Tensor, beta: float) -> FrontierPoint:
-    """The optimum for one `beta`.
+    """Return the optimum for one `beta`.
 
     Per prompt `KL(pi* || ref) = E_pi*[r] / beta - log mean_k exp(r_k / beta)`.
 
@@ -108,7 +111,7 @@ def frontier_point(rewards: Tensor, beta: float) -> FrontierPoint:
 
 
 def default_betas(rewards: Tensor, num: int = 24) -> list[float]:
-    """Geometric grid, largest first, from 30 to 0.1 times the standard deviation of the rewards within a prompt.
+    """Return a geometric grid from 30 down to 0.1 times the standard deviation of the rewards within a prompt.
 
     Args:
         rewards: Shape (P, K).
@@ -120,7 +123,7 @@ def default_betas(rewards: Tensor, num: int = 24) -> list[float]:
 
 
 def optimal_frontier(rewards: Tensor, betas: Iterable[float] | None = None) -> list[FrontierPoint]:
-    """Points of the optimal frontier of reward over KL.
+    """Return points of the optimal frontier of reward over KL.
 
     Args:
         rewards: Shape (P, K): rewards of K reference completions for each of P prompts.
@@ -135,8 +138,28 @@ def optimal_frontier(rewards: Tensor, betas: Iterable[float] | None = None) -> l
     return [frontier_point(rewards, beta) for beta in (default_betas(rewards) if betas is None else betas)]
 
 
+def describe_frontier(
+    rewards: Tensor, values: dict[str, Tensor], betas: Iterable[float] | None = None
+) -> list[dict[str, float]]:
+    """Return the frontier with further quantities of the same samples.
+
+    Args:
+        rewards: Shape (P, K).
+        values: Further quantities by name, each of shape (P, K).
+        betas: KL coefficients, or None for a grid that fits.
+
+    Returns:
+        One dictionary per coefficient: `beta`, `kl`, `reward`, `ess` and each of `values` under that optimum.
+    """
+    rows = []
+    for point in optimal_frontier(rewards, betas):
+        weights = tilted(rewards, point.beta)
+        rows.append(asdict(point) | {name: expected(value, weights) for name, value in values.items()})
+    return rows
+
+
 def point_at_reward(rewards: Tensor, target: float) -> FrontierPoint:
-    """The point of the frontier where the mean reward is `target`.
+    """Return the point of the frontier where the mean reward is `target`.
 
     Args:
         rewards: Shape (P, K).
@@ -169,8 +192,8 @@ def point_at_reward(rewards: Tensor, target: float) -> FrontierPoint:
     return frontier_point(samples, math.exp(high))
 
 
-def kl_at_reward(rewards: Tensor, target: float, *, min_ess: float = 4.0) -> float:
-    """The least KL, in nats per completion, at which any policy reaches the mean reward `target`.
+def kl_at_reward(rewards: Tensor, target: float, *, min_ess: float = MIN_ESS) -> float:
+    """Return the least KL, in nats per completion, at which any policy reaches the mean reward `target`.
 
     Args:
         rewards: Shape (P, K): rewards of K reference completions for each of P prompts.

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trl_ext.files import without_nan
+
 Values = Sequence[float] | NDArray[np.float64]
 Statistic = Callable[[NDArray[np.int64]], float]
 
@@ -26,12 +28,12 @@ class Interval:
     high: float
 
     def as_dict(self) -> dict[str, float | None]:
-        """For JSON, which has no NaN: None instead."""
-        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+        """Return the fields for JSON, which has no NaN: None instead."""
+        return dict(without_nan(asdict(self)))
 
 
 def wilson(successes: float, total: float, *, confidence: float = 0.95) -> Interval:
-    """Confidence interval of a fraction (Wilson 1927, "Probable inference, the law of succession", JASA 22).
+    """Return the confidence interval of a fraction (Wilson 1927, "Probable inference, the law of succession", JASA 22).
 
     It stays within [0, 1] and is not empty at 0 or 1, unlike the usual normal approximation.
 
@@ -58,7 +60,7 @@ def wilson(successes: float, total: float, *, confidence: float = 0.95) -> Inter
 def bootstrap(
     statistic: Statistic, size: int, *, num_resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Interval of any statistic of `size` samples.
+    """Return the interval of any statistic of `size` samples.
 
     Args:
         statistic: Takes the indices of the samples, with repetitions, and returns a number.
@@ -86,39 +88,6 @@ def bootstrap(
 
 
 def bootstrap_mean(values: Values, **options: float) -> Interval:
-    """Interval of the mean of `values`, shape (N,). `options` as in [`bootstrap`]."""
+    """Return the interval of the mean of `values`, shape (N,); `options` as in [`bootstrap`]."""
     array = np.asarray(values, dtype=np.float64)
     return bootstrap(lambda i: float(array[i].mean()), len(array), **options)  # type: ignore[arg-type]
-
-
-def bootstrap_difference(values: Values, baseline: Values, **options: float) -> Interval:
-    """Interval of `mean(values) - mean(baseline)`, both of shape (N,) and paired by index.
-
-    Raises:
-        ValueError: If the lengths differ.
-    """
-    _check_pairs(values, baseline)
-    return bootstrap_mean(np.asarray(values, dtype=np.float64) - np.asarray(baseline, dtype=np.float64), **options)
-
-
-def bootstrap_ratio(values: Values, baseline: Values, **options: float) -> Interval:
-    """Interval of `mean(values) / mean(baseline)`, both of shape (N,) and paired by index; NaN if that divides by 0.
-
-    Raises:
-        ValueError: If the lengths differ.
-    """
-    _check_pairs(values, baseline)
-    above, below = np.asarray(values, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
-
-    def ratio(i: NDArray[np.int64]) -> float:
-        denominator = below[i].mean()
-        return float(above[i].mean() / denominator) if denominator != 0 else math.nan
-
-    return bootstrap(ratio, len(above), **options)  # type: ignore[arg-type]
-
-
-def _check_pairs(values: Values, baseline: Values) -> None:
-    if len(values) != len(baseline):
-        raise ValueError(
-            f"There are {len(values)} values and {len(baseline)} of the baseline; pairs need as many of each."
-        )

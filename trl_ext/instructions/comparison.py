@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from trl_ext.evaluation.intervals import bootstrap_mean
-from trl_ext.running.evaluation import Sampler, Samples
+from trl_ext.evaluation.judges import compare_scores
+from trl_ext.evaluation.sampling import Policy, Samples
+from trl_ext.evaluation.win_rates import bootstrap_win_rate, count
+from trl_ext.rewards import RewardFunction, RewardRunner
 from trl_ext.text.decoding import as_completions
-from trl_ext.trainer import PPOTrainer
 
 from .stages import read_record
 
@@ -35,32 +36,33 @@ class Measured(NamedTuple):
     lengths: list[float]
 
 
-def measure(trainer: PPOTrainer, rows: Dataset, gold: Any | None) -> Measured:
-    """Sample from a trainer's policy as it is now, with the same seed at each call, and score it."""
-    args, prompts = trainer.args, rows["prompt"][:]
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    sampler = Sampler(model, trainer.generation_engine, trainer.processing_class, args)
-    samples = sampler(prompts, args.seed)
-    likelihoods = sampler.likelihoods(samples)
+def measure(policy: Policy, rewards: RewardRunner, rows: Dataset, gold: RewardFunction | None, seed: int) -> Measured:
+    """Sample from a policy as it is now and score the completions; the same seed gives the same completions.
+
+    Args:
+        policy: The policy.
+        rewards: The training reward.
+        rows: N rows with `prompt`; the rewards read the other columns.
+        gold: The gold reward, if there is one.
+        seed: Of sampling.
+    """
+    prompts = rows["prompt"][:]
+    samples = policy.sample(prompts, seed)
+    likelihoods = policy.likelihoods(samples)
     columns = {name: rows[name][:] for name in rows.column_names if name != "prompt"}
     completions = as_completions(prompts, samples.completions)
-    scores = trainer.rewards(prompts, completions, samples.completion_ids, columns, update_state=False)
-    judged = None
+    scores = rewards(prompts, completions, samples.completion_ids, columns, update_state=False)
+    judged: Any = None
     if gold is not None:
         judged = gold(prompts=prompts, completions=completions, completion_ids=samples.completion_ids, **columns)
     proxy = scores.per_function[:, 0].tolist()
     return Measured(samples, likelihoods.kl, proxy, judged, likelihoods.lengths.tolist())
 
 
-def wins(after: Sequence[float], before: Sequence[float]) -> list[float]:
-    """1 for every prompt on which `after` scores higher than `before`, 0 where it scores lower, 1/2 for a tie."""
-    return (np.sign(np.asarray(after) - np.asarray(before)) / 2 + 0.5).tolist()
-
-
 def summarize(
     before: Measured, after: Measured, kinds: Sequence[str] | None, reward: dict[str, Any], seconds: dict[str, float]
 ) -> dict[str, Any]:
-    """Everything that goes into `summary.json`."""
+    """Return the content of `summary.json`."""
     summary: dict[str, Any] = dict.fromkeys(
         (
             "gold_win_rate",
@@ -72,13 +74,13 @@ def summarize(
         )
     )
     if before.gold is not None and after.gold is not None:
-        won = wins(after.gold, before.gold)
-        rate = bootstrap_mean(won)
+        outcomes = compare_scores(after.gold, before.gold)
+        rate = bootstrap_win_rate(outcomes)
         summary |= {
             "gold_win_rate": rate.estimate,
             "gold_win_rate_low": rate.low,
             "gold_win_rate_high": rate.high,
-            "gold_ties": won.count(0.5) / len(won),
+            "gold_ties": outcomes.count(0) / len(outcomes),
             "gold_before": float(np.mean(before.gold)),
             "gold_after": float(np.mean(after.gold)),
         }
@@ -98,7 +100,7 @@ def summarize(
 
 
 def by_kind(kinds: Sequence[str], before: Sequence[float], after: Sequence[float]) -> dict[str, dict[str, float]]:
-    """Mean gold reward before and after, and the win rate, for each kind of prompt."""
+    """Return the mean gold reward before and after, and the win rate, for each kind of prompt."""
     places: dict[str, list[int]] = defaultdict(list)
     for i, kind in enumerate(kinds):
         places[kind].append(i)
@@ -108,14 +110,14 @@ def by_kind(kinds: Sequence[str], before: Sequence[float], after: Sequence[float
         table[kind] = {
             "before": float(np.mean(old)),
             "after": float(np.mean(new)),
-            "win_rate": float(np.mean(wins(new, old))),
+            "win_rate": count(compare_scores(new, old)).rate.estimate,
             "prompts": len(old),
         }
     return table
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What a PPO run left in its folder: `log_history` and `alarms`.
+    """Return the `log_history` and `alarms` that a PPO run left in its folder.
 
     Raises:
         ValueError: if there is no finished run.

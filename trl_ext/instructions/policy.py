@@ -20,7 +20,7 @@ from trl_ext.trainer import PPOTrainer
 
 from .options import PPOStage
 from .rewards import calibrate, combine, is_adapter, load_rewards, with_reward_adapters
-from .sampling import sample
+from .sampling import sample_answers
 
 
 def make_trainer(
@@ -121,7 +121,7 @@ def _calibrate(
     """Centre the rewards on completions of the initial policy, which with PAR also become a column of the prompts."""
 
     def answers(prompts: list[Any]) -> list[Any]:
-        return as_completions(prompts, sample(policy, tokenizer, prompts, args, args.seed, options))
+        return as_completions(prompts, sample_answers(policy, tokenizer, prompts, args, args.seed, options))
 
     train, held_out = datasets
     count = min(stage.calibration_prompts, len(train))

@@ -8,9 +8,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from trl_ext.config import PPOConfig
+from trl_ext.evaluation.reward_models import evaluate_reward_models
 from trl_ext.files import read_json_lines, write_json_lines
-from trl_ext.reports.reward_model import describe_reward_model
-from trl_ext.rewards import PreferenceReward, completion_text
+from trl_ext.rewards import PreferenceReward
 from trl_ext.running.folders import discard
 from trl_ext.worlds.instructions import grade
 
@@ -18,7 +18,7 @@ from .data import StageData
 from .options import RewardStage
 from .preferences import keep_last_turns
 from .rewards import load_rewards
-from .sampling import rank_pairs, sample
+from .sampling import rank_pairs, sample_answers
 from .training import CHECKPOINTS, train_reward_model
 
 ANSWERS_PER_PROMPT = 4
@@ -65,21 +65,8 @@ def work(
 
 
 def measure(members: list[PreferenceReward], pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The report on the mean of the members, and `member_accuracies`."""
-    columns = {side: pairs[side][:] for side in ("chosen", "rejected")}
-    scores = {
-        side: [member.scores(pairs["prompt"][:], answers) for member in members] for side, answers in columns.items()
-    }
-    lengths = {
-        side: [
-            len(ids) for ids in tokenizer([completion_text(a) for a in answers], add_special_tokens=False)["input_ids"]
-        ]
-        for side, answers in columns.items()
-    }
-    means = {side: [sum(row) / len(row) for row in zip(*rows, strict=True)] for side, rows in scores.items()}
-    whole = describe_reward_model(means["chosen"], means["rejected"], lengths["chosen"], lengths["rejected"])
-    each = zip(scores["chosen"], scores["rejected"], strict=True)
-    reports = [describe_reward_model(*rows, lengths["chosen"], lengths["rejected"]) for rows in each]
+    """Return the report on the mean of the members, and `member_accuracies`."""
+    whole, reports = evaluate_reward_models(members, list(pairs), tokenizer)
     return whole.as_dict() | {"member_accuracies": [report.accuracy.estimate for report in reports]}
 
 
@@ -101,7 +88,7 @@ def sampled_pairs(
         if not path.is_file():
             rows = read_json_lines(Path(file))[:n]
             prompts = [row["prompt"] for row in rows for _ in range(ANSWERS_PER_PROMPT)]
-            texts = sample(start, tokenizer, prompts, args, args.seed + 1, init_kwargs)
+            texts = sample_answers(start, tokenizer, prompts, args, args.seed + 1, init_kwargs)
             answers = [texts[i : i + ANSWERS_PER_PROMPT] for i in range(0, len(texts), ANSWERS_PER_PROMPT)]
             write_json_lines(path, rank_pairs(rows, answers, grade, n=n, label_noise=noise, seed=args.seed))
         parts.append(Dataset.from_list(read_json_lines(path)))

@@ -6,28 +6,25 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from trl_ext.actor_critic.loading import load_policy
 from trl_ext.assembly import mapping
 from trl_ext.config import PPOConfig
+from trl_ext.evaluation.sampling import sample
 from trl_ext.experience.engines import TransformersEngine, eos_token_ids
-from trl_ext.experience.prompts import tokenize_prompts
-from trl_ext.text.decoding import decode_answers
 from trl_ext.text.rows import Text
 
 
-def sample(
+def sample_answers(
     model_name: str,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Text],
     args: PPOConfig,
     seed: int,
     init_kwargs: dict[str, Any],
-    on_progress: Callable[[int], Any] | None = None,
 ) -> list[str]:
-    """One completion for each prompt, sampled as PPO does.
+    """Sample one completion for each prompt, as PPO does.
 
     Args:
         model_name: Folder or name of the policy.
@@ -36,7 +33,6 @@ def sample(
         args: Temperature, length and batch size.
         seed: The same seed gives the same completions; the state of the global generators is left as it was.
         init_kwargs: Keyword arguments of `from_pretrained`.
-        on_progress: Called with the number of completions finished since the last call.
     """
     model = load_policy(model_name, **init_kwargs).eval()
     if "quantization_config" not in init_kwargs:
@@ -51,11 +47,7 @@ def sample(
         batch_size=args.local_rollout_forward_batch_size,
     )
     kwargs = mapping(args.chat_template_kwargs)
-    prompt_ids = tokenize_prompts(list(prompts), tokenizer, kwargs)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        out = engine(model, prompt_ids, on_progress)
-    return decode_answers(tokenizer, prompts, prompt_ids, out.ids, kwargs)
+    return sample(model, tokenizer, engine, list(prompts), seed=seed, chat_template_kwargs=kwargs).completions
 
 
 def rank_pairs(
@@ -68,7 +60,7 @@ def rank_pairs(
     seed: int,
     least_difference: float = 0.3,
 ) -> list[dict[str, Any]]:
-    """Preference pairs out of several answers to each instruction, ranked by a judge who is sometimes wrong.
+    """Return preference pairs of several answers to each instruction, ranked by a judge with some noise.
 
     Args:
         rows: Instructions with `prompt`, `kind` and `key`.

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trl_ext.evaluation.reward_models import RewardModelReport
 from trl_ext.messages.printable import one_line
 from trl_ext.monitoring.reward_hacking import Alarm
 from trl_ext.reports.hacking_plots import overoptimization_plot
-from trl_ext.reports.report import write_report
-from trl_ext.reports.reward_model import RewardModelReport, reward_model_plots
+from trl_ext.reports.report import paired_samples, write_report
+from trl_ext.reports.reward_model import reward_model_plots
 
 from .comparison import Measured
 
@@ -77,8 +78,6 @@ def report(
         embedded: Whether the goals of the embedded example apply.
     """
     marks = (before.gold or before.proxy, after.gold or after.proxy)
-    rows = zip(before.samples.prompts, before.samples.completions, after.samples.completions, *marks, strict=True)
-    names = ("prompt", "before", "after", "score_before", "score_after")
     flat = {key: value for key, value in summary.items() if isinstance(value, int | float)}
     name = "gold reward" if before.gold is not None else "proxy reward"
     histories = {run: result["log_history"] for run, result in runs.items()}
@@ -89,7 +88,7 @@ def report(
         title="Instruction following",
         log_history=next(iter(histories.values())),
         summary=flat,
-        samples=[dict(zip(names, row, strict=True)) for row in list(rows)[:num_samples]],
+        samples=paired_samples(before.samples, after.samples, *marks, num_samples),
         histograms={"before": marks[0], "after": marks[1]},
         kl_target=kl_target,
         config=config,

@@ -16,9 +16,9 @@ from trl_ext.processes import gather
 from trl_ext.rewards import Scores, reward_name
 from trl_ext.rewards.base import Batch, Reward, fresh
 from trl_ext.rewards.retry import run_reward
+from trl_ext.text.ngrams import distinct_n, repetition
 
 from .change_detection import Drift, Finding, Overoptimization
-from .variety import distinct_2, repetition
 
 logger = logging.get_logger(__name__)
 
@@ -181,7 +181,7 @@ class RewardHackingMonitor(TrainerCallback):
         looks = {
             "length": statistics.fmean(_over_processes([float(len(row)) for row in ids])),
             "repetition": statistics.fmean(_over_processes([repetition(row) for row in ids])),
-            "distinct_2": _mean(_over_processes([distinct_2(ids, self._text_length)])),
+            "distinct_2": _mean(_over_processes([distinct_n([row[: self._text_length] for row in ids], 2)])),
             "disagreement": _mean(_over_processes([_disagreement(scores.metrics)])),
         }
         logged = {f"monitor/{name}": looks[name] for name in ("repetition", "distinct_2")}

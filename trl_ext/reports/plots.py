@@ -107,20 +107,18 @@ def histogram_plot(histograms: Mapping[str, Sequence[float]], x_label: str = "to
     return Plot("histogram", f"Distribution of {x_label}", to_svg(figure, "histogram"), "; ".join(means) + ".")
 
 
-def frontier_plot(
-    frontier: Iterable[Sequence[float]] | None,
-    path_points: Iterable[Sequence[float]] | None,
-) -> Plot | None:
+def frontier_plot(frontier: Iterable[Sequence[float]] | None, log_history: LogHistory) -> Plot | None:
     """Draw the run's way through KL and reward against the best reward that each KL could buy.
 
     Args:
         frontier: (KL, reward) pairs of the optimum, in any order.
-        path_points: (KL, reward) pairs of the run, first to last.
+        log_history: `trainer.state.log_history`; entries with `kl` and `reward` are drawn, first to last.
 
     Returns:
         The plot, or None without data.
     """
-    optimum, path = _pairs(frontier), _pairs(path_points)
+    optimum = _pairs(frontier or ())
+    path = _pairs((entry.get("kl"), entry.get("reward")) for entry in log_history)
     if not len(optimum) and not len(path):
         return None
     figure, axes = new_figure("KL to the reference (nats per completion)", "reward")
@@ -131,12 +129,6 @@ def frontier_plot(
         _draw_path(axes, path)
     add_legend(axes)
     return Plot("frontier", "Reward bought with KL", to_svg(figure, "frontier"))
-
-
-def run_path(log_history: LogHistory) -> list[tuple[float, float]]:
-    """Return the (KL, reward) pairs of the entries that have both."""
-    pairs = ((finite(entry.get("kl")), finite(entry.get("reward"))) for entry in log_history)
-    return [(kl, reward) for kl, reward in pairs if kl is not None and reward is not None]
 
 
 def _draw_path(axes: Axes, path: np.ndarray) -> None:
@@ -238,8 +230,8 @@ def _finite_array(values: Iterable[Any]) -> np.ndarray:
     return np.array([number for value in values if (number := finite(value)) is not None], dtype=float)
 
 
-def _pairs(points: Iterable[Sequence[float]] | None) -> np.ndarray:
-    numbers = [(finite(kl), finite(reward)) for kl, reward in points or ()]
+def _pairs(points: Iterable[Sequence[Any]]) -> np.ndarray:
+    numbers = [(finite(kl), finite(reward)) for kl, reward in points]
     return np.array([pair for pair in numbers if None not in pair], dtype=float).reshape(-1, 2)
 
 
@@ -267,7 +259,7 @@ def _evaluations(axes: Axes, log_history: LogHistory, positions: Sequence[float]
 
 
 def new_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    """An empty figure in the style of the report."""
+    """Return an empty figure in the style of the report."""
     # Figure without pyplot: no global state, so reports may be written from any thread.
     figure = Figure(figsize=(4.3, 2.8), layout="constrained")
     FigureCanvasSVG(figure)
@@ -304,13 +296,12 @@ def add_legend(axes: Axes) -> None:
 
 
 def plain(text: str) -> str:
-    """The text as it is."""
-    # matplotlib sets what stands between dollar signs as mathematics, and fails if it is none.
+    """Return a text for matplotlib, which would set what stands between dollar signs as mathematics."""
     return as_text(text).replace("$", r"\$")
 
 
 def to_svg(figure: Figure, slug: str) -> str:
-    """The drawing as inline SVG."""
+    """Return the drawing as inline SVG."""
     buffer = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)

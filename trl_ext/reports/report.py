@@ -11,6 +11,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_ext.evaluation.sampling import Samples
 from trl_ext.files import write_text
 from trl_ext.messages.printable import printable
 from trl_ext.messages.redaction import redacted, redacted_text
@@ -87,7 +88,6 @@ def write_report(
     histograms: Mapping[str, Sequence[float]] | None = None,
     kl_target: float | None = None,
     frontier: Iterable[Sequence[float]] | None = None,
-    path_points: Iterable[Sequence[float]] | None = None,
     config: Mapping[str, Any] | None = None,
     notes: str | Sequence[str] | None = None,
     thresholds: Mapping[str, tuple[str, float]] | None = None,
@@ -106,7 +106,6 @@ def write_report(
         histograms: Scores by name, for example `{"before": [...], "after": [...]}`.
         kl_target: Target of the KL controller, in nats per completion.
         frontier: (KL, reward) pairs of the optimum.
-        path_points: (KL, reward) pairs of the run, first to last; by default those in `log_history`.
         config: Settings of the run. Secrets are hidden.
         notes: One or several paragraphs of text.
         thresholds: What was to be reached: `{"kl": ("<=", 1.5), "mean_length_after": (">=", 7.5)}`, by name in
@@ -124,11 +123,9 @@ def write_report(
     # matplotlib takes a second to import, and only the end of a run needs it.
     from . import plots
 
-    if path_points is None:
-        path_points = plots.run_path(log_history)
     figures: list[Plot | None] = [
         *extra_plots,
-        plots.frontier_plot(frontier, path_points),
+        plots.frontier_plot(frontier, log_history),
         plots.histogram_plot(histograms or {}, score_name),
         *plots.training_plots(log_history, kl_target),
     ]
@@ -145,6 +142,15 @@ def write_report(
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, _PAGE.format(title=_escape(title), style=_STYLE, body=body))
     return target
+
+
+def paired_samples(
+    before: Samples, after: Samples, scores_before: Sequence[float], scores_after: Sequence[float], limit: int
+) -> list[dict[str, Any]]:
+    """Return the first `limit` samples before and after training, for `write_report(samples=...)`."""
+    names = ("prompt", "before", "after", "score_before", "score_after")
+    rows = zip(before.prompts, before.completions, after.completions, scores_before, scores_after, strict=True)
+    return [dict(zip(names, row, strict=True)) for row in list(rows)[:limit]]
 
 
 def _summary_section(

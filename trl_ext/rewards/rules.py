@@ -8,6 +8,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from trl_ext.text.decoding import characters_in_tokens, decode_alone
+from trl_ext.text.ngrams import repetition
 
 from .base import Ids, Texts, completion_text
 from .representation import constructor_repr
@@ -128,10 +129,7 @@ class RepetitionReward:
     def _reward(self, pieces: Sequence[Any]) -> float:
         if self.unit != "tokens":
             pieces = [piece.casefold() for piece in pieces]
-        ngrams = [tuple(pieces[i : i + self.n]) for i in range(len(pieces) - self.n + 1)]
-        if not ngrams:
-            return 0.0
-        return self.max_penalty * (1 - len(set(ngrams)) / len(ngrams))
+        return self.max_penalty * repetition(pieces, self.n)
 
 
 class RegexReward:

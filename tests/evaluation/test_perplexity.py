@@ -7,8 +7,8 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from eval.quality.perplexity.perplexity import completion_nlls, encode_pair, summarize
 from tests.tiny_models import VOCAB_SIZE, tiny_causal_lm, tiny_tokenizer
+from trl_ext.evaluation.perplexity import completion_nlls, encode_pair, summarize
 
 PROMPTS = [[5, 9], [7], [11, 12, 13, 14], [3]]
 COMPLETIONS = [[20, 21, 22], [30], [], [40, 41, 42, 43, 44, 2]]

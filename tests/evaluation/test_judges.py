@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from eval.quality.judges import EndpointJudge, RewardJudge
 from eval.quality.win_rate import main
+from trl_ext.evaluation.judges import EndpointJudge, RewardJudge
 
 PROMPTS = ["p0", "p1", "p2", "p3"]
 ANSWERS, BASELINES = ["good", "bad", "good", "fine"], ["bad", "good", "good [[B]]", "bad"]

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from eval.quality.diversity.diversity import distinct_n, leave_one_out_distinct_n, self_bleu_scores, tokenize
-from eval.quality.measures import diversity_measures
+from trl_ext.evaluation.diversity import leave_one_out_distinct_n, self_bleu_scores, tokenize
+from trl_ext.evaluation.measures import diversity_measures
+from trl_ext.text.ngrams import distinct_n
 
 
 def corpus(*texts: str) -> list[list[str]]:

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trl_ext.evaluation.intervals import Interval, bootstrap
+from trl_ext.text.ngrams import distinct_n
 
-from .diversity.diversity import distinct_n, leave_one_out_distinct_n, self_bleu_scores, tokenize
-from .generation import Samples
-from .perplexity.perplexity import completion_nlls, encode_pair
-from .toxicity.toxicity import THRESHOLD
+from .diversity import leave_one_out_distinct_n, self_bleu_scores, tokenize
+from .intervals import Interval, bootstrap
+from .perplexity import completion_nlls, encode_pair
+from .sampling import Samples
+from .toxicity import THRESHOLD
 
 Array = NDArray[np.float64]
 
@@ -33,7 +34,7 @@ class Measure:
     exponential: bool = False
 
     def value(self, indices: NDArray[np.int64]) -> float:
-        """The measure of the samples `indices`; NaN if none of them counts."""
+        """Return the measure of the samples `indices`; NaN if none of them counts."""
         denominator = self.denominators[indices].sum()
         if denominator == 0:
             return math.nan
@@ -42,12 +43,12 @@ class Measure:
 
 
 def mean_measure(values: list[float] | list[bool] | list[int]) -> Measure:
-    """The mean over samples."""
+    """Return the mean over samples."""
     return Measure(np.asarray(values, dtype=np.float64), np.ones(len(values)))
 
 
 def toxicity_measures(scores: list[float]) -> dict[str, Measure]:
-    """`toxicity` (fraction above 0.5) and `toxicity_probability` (mean) of a judge's probabilities, one per sample."""
+    """Return `toxicity` (fraction above 0.5) and `toxicity_probability` (mean) of a judge's N probabilities."""
     return {
         "toxicity": mean_measure([score > THRESHOLD for score in scores]),
         "toxicity_probability": mean_measure(scores),
@@ -55,19 +56,32 @@ def toxicity_measures(scores: list[float]) -> dict[str, Measure]:
 
 
 def perplexity_measure(
-    samples: Samples, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+    samples: Samples,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int = 16,
+    rendered: bool = False,
 ) -> Measure:
-    """Perplexity under `model` as in `eval/quality/perplexity`: text, conditional on the prompt, without EOS."""
+    """Return the perplexity under `model`, as `ConditionalPerplexity` defines it.
+
+    Args:
+        samples: Completions of texts.
+        model: The frozen reference.
+        tokenizer: The reference's.
+        batch_size: Sequences per forward pass.
+        rendered: Whether a chat template has written the prompts, special tokens and all.
+    """
     pairs = [
-        encode_pair(tokenizer, prompt, text, samples.add_special_tokens)
-        for prompt, text in zip(samples.prompts, samples.texts, strict=True)
+        encode_pair(tokenizer, str(prompt), text, add_special_tokens=not rendered)
+        for prompt, text in zip(samples.prompts, samples.completions, strict=True)
     ]
     nlls = completion_nlls(model, [pair[0] for pair in pairs], [pair[1] for pair in pairs], batch_size)
     return Measure(np.asarray(nlls), np.asarray([len(pair[1]) for pair in pairs], dtype=np.float64), exponential=True)
 
 
 def diversity_measures(texts: list[str], tokenization: str = "words") -> dict[str, Measure]:
-    """`distinct_1`, `distinct_2` and `self_bleu`.
+    """Return `distinct_1`, `distinct_2` and `self_bleu`.
 
     A bootstrap resample repeats samples, which by itself lowers distinct-n and sets a sample's BLEU against its copy
     to 1. So distinct-n is linearized first: each sample counts with its jackknife influence (Efron & Tibshirani 1993,
@@ -89,7 +103,7 @@ def diversity_measures(texts: list[str], tokenization: str = "words") -> dict[st
 
 
 def length_measures(samples: Samples) -> dict[str, Measure]:
-    """`mean_length` (tokens, without EOS), `empty_fraction` and `terminated_fraction`."""
+    """Return `mean_length` (tokens, without EOS), `empty_fraction` and `terminated_fraction`."""
     return {
         "mean_length": mean_measure(samples.lengths),
         "empty_fraction": mean_measure(samples.empty),
@@ -98,7 +112,7 @@ def length_measures(samples: Samples) -> dict[str, Measure]:
 
 
 def compare(measure: Measure, baseline: Measure, *, num_resamples: int, seed: int) -> dict[str, Interval]:
-    """Intervals of a measure for `model` and `baseline`, of their `difference` and `ratio`, on the same resamples."""
+    """Return the intervals of `model`, `baseline`, their `difference` and `ratio`, all on the same resamples."""
     if len(measure.numerators) != len(baseline.numerators):
         raise ValueError(
             f"There are {len(measure.numerators)} samples of the model and {len(baseline.numerators)} of the "
