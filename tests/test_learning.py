@@ -12,7 +12,9 @@ from transformers import TrainerCallback
 
 from tests import scripted
 from trl_ext import PPOTrainer
-from trl_ext.learning import MAX_LOST_ROLLOUTS, StepGate, drop_gradients, gradients_are_finite
+from trl_ext.experience.rollout import collate
+from trl_ext.experience.supervised import SupervisedBatch
+from trl_ext.learning import MAX_LOST_ROLLOUTS, Minibatch, StepGate, drop_gradients, gradients_are_finite
 
 
 def parameter(gradient: list[float] | None) -> nn.Parameter:
@@ -85,6 +87,20 @@ def test_a_run_is_lost_after_some_rollouts_without_a_step():
     old = StepGate()
     old.load_state_dict(None)
     assert old.state_dict() == {"taken": 1, "lost": 0}
+
+
+def test_the_pieces_of_a_minibatch():
+    rollout = collate([[1]] * 6, [[i] for i in range(10, 16)], [True] * 6, pad_token_id=0)
+    texts = collate([[1]] * 4, [[i] for i in range(20, 24)], [True] * 4, pad_token_id=0)
+    minibatch = Minibatch(rollout, torch.tensor([5, 3, 1, 0]), texts, lambda count: count * 2)
+    assert minibatch.tokens == 8 and minibatch.texts.tokens == 8, "over two processes"
+
+    def ids(pieces):
+        both = [piece.texts if isinstance(piece, SupervisedBatch) else piece for piece in pieces]
+        return [piece.input_ids[:, 1].tolist() for piece in both]
+
+    assert ids(minibatch.pieces(range(2), 2)) == [[15, 13], [20, 21]]
+    assert ids(minibatch.pieces(range(2, 4), 1)) == [[11], [10], [22], [23]]
 
 
 # ---- the trainer ----
