@@ -81,7 +81,6 @@ def check_before_loading(
     train_dataset: Any,
     eval_dataset: Any,
     ptx_dataset: Any,
-    processing_class: Any,
 ) -> None:
     """Check devices, `output_dir`, named reward models, and the kinds of the datasets.
 
@@ -95,7 +94,7 @@ def check_before_loading(
         )
     check_output_dir(args.output_dir)
     check_reward_models(reward_funcs, reward_processing_classes)
-    check_inputs(train_dataset, eval_dataset, ptx_dataset, processing_class)
+    check_columns(train_dataset, eval_dataset, ptx_dataset)
 
 
 def check_output_dir(output_dir: str) -> None:
@@ -109,10 +108,8 @@ def check_output_dir(output_dir: str) -> None:
         raise ValueError(f"`output_dir` {output_dir!r} cannot be written ({error.strerror}); choose another.") from None
 
 
-def check_inputs(train: Any, evaluation: Any, ptx: Any, processing_class: Any) -> None:
-    """Refuse datasets and tokenizers of a wrong kind before any model is loaded."""
-    if processing_class is not None:
-        check_tokenizer(processing_class)
+def check_columns(train: Any, evaluation: Any, ptx: Any = None) -> None:
+    """Refuse datasets of a wrong kind or with wrong columns."""
     for name, dataset in _named(train, evaluation).items():
         check_prompt_column(dataset, name)
     if ptx is not None:
@@ -141,8 +138,6 @@ def count_embeddings(model: ActorCritic) -> int:
 
 def _named(train: Any, evaluation: Any) -> dict[str, Any]:
     """Return the datasets with prompts by their names in messages."""
-    if train is None:
-        raise ValueError("`train_dataset` is missing; give a `datasets.Dataset` with a column 'prompt'.")
     named = {"train_dataset": train, "eval_dataset": evaluation}
     if isinstance(evaluation, dict):
         named = {"train_dataset": train} | {f"eval_dataset[{key!r}]": value for key, value in evaluation.items()}

@@ -79,9 +79,7 @@ def assemble(
         ValueError, TypeError: before anything is loaded where that can be; later for models, tokenizers and datasets
             that do not fit together.
     """
-    check_before_loading(
-        args, reward_funcs, reward_processing_classes, train_dataset, eval_dataset, ptx_dataset, processing_class
-    )
+    check_before_loading(args, reward_funcs, reward_processing_classes, train_dataset, eval_dataset, ptx_dataset)
     set_seed(args.seed)  # adapters and heads are initialised at random
     init_kwargs = {"trust_remote_code": args.trust_remote_code, **mapping(args.model_init_kwargs)}
     template_kwargs = mapping(args.chat_template_kwargs)

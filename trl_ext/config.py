@@ -60,7 +60,7 @@ class PPOConfig(BaseConfig):
         default=None, metadata={"help": "Keyword arguments of `from_pretrained` when `model` is given by name."}
     )
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Allow models and tokenizers to run code of their own repository."}
+        default=False, metadata={"help": "Let models and tokenizers run code of their own repository."}
     )
     critic: str = field(
         default="head",
@@ -218,14 +218,14 @@ class PPOConfig(BaseConfig):
         metadata={"help": "How the coefficient moves; ignored when the trainer is given a controller."},
     )
     kl_target: Positive | None = field(
-        default=None, metadata={"help": "KL that 'adaptive' and 'pid' hold, in nats per completion."}
+        default=None, metadata={"help": "KL that the controller holds, in nats per completion."}
     )
     kl_horizon: Annotated[int, Limits(above=0)] | None = field(
-        default=None, metadata={"help": "Horizon of 'adaptive' in episodes; None fits it to the batch."}
+        default=None, metadata={"help": "Horizon of the adaptive controller in episodes; None fits it to the batch."}
     )
-    kl_coef_end: Coefficient | None = field(default=None, metadata={"help": "Final coefficient of 'scheduled'."})
+    kl_coef_end: Coefficient | None = field(default=None, metadata={"help": "Final coefficient of a schedule."})
     kl_schedule: Literal[SHAPES] = field(  # type: ignore[valid-type]
-        default="linear", metadata={"help": "Curve on which 'scheduled' moves from `kl_coef` to `kl_coef_end`."}
+        default="linear", metadata={"help": "Curve of a schedule from `kl_coef` to `kl_coef_end`."}
     )
 
     # Rewards
@@ -243,7 +243,7 @@ class PPOConfig(BaseConfig):
         default=None, metadata={"help": "Lower and upper bound of the summed reward."}
     )
     reward_retries: CountOrZero = field(
-        default=2, metadata={"help": "Times a raising reward function is called again."}
+        default=2, metadata={"help": "Calls after the first for a reward function that raises."}
     )
     reward_backoff: Coefficient = field(
         default=0.2,
@@ -253,7 +253,7 @@ class PPOConfig(BaseConfig):
         default=None, metadata={"help": "Seconds a reward function may take per call; None is no limit."}
     )
     max_reward_failures: Fraction = field(
-        default=0.1, metadata={"help": "The run stops when more than this fraction of a batch cannot be scored."}
+        default=0.1, metadata={"help": "Fraction of a batch that may stay without a score; the run stops at more."}
     )
 
     # Logging

@@ -276,7 +276,7 @@ ENGINES = [
 COMBINATIONS = [
     case(
         ValueError,
-        "`kl_controller='adaptive'` needs `kl_target` (KL that 'adaptive' and 'pid' hold, in nats per completion).",
+        "`kl_controller='adaptive'` needs `kl_target` (KL that the controller holds, in nats per completion).",
         kl_controller="adaptive",
     ),
     case(

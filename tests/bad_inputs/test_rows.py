@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict, IterableDatasetDict
 
 from tests.bad_inputs.case import Case, check, table
 from tests.tiny_models import VOCAB_SIZE, tiny_tokenizer
-from trl_ext.arguments import check_inputs
+from trl_ext.arguments import check_columns
 from trl_ext.experience.prompts import check_prompts
 from trl_ext.experience.supervised import SupervisedData
 
@@ -63,65 +63,59 @@ def ptx_row(name: str, columns: dict[str, list], fault: str, row: int = 1, **opt
 DATASETS = [
     Case(
         "a dictionary of splits",
-        lambda: check_inputs(DatasetDict(train=TEXTS, test=TEXTS), None, None, None),
+        lambda: check_columns(DatasetDict(train=TEXTS, test=TEXTS), None, None),
         TypeError,
         "`train_dataset` is a DatasetDict with the splits train, test; give one of them, such as `dataset['train']`.",
     ),
     Case(
         "an empty dictionary of splits",
-        lambda: check_inputs(DatasetDict(), None, None, None),
+        lambda: check_columns(DatasetDict(), None, None),
         TypeError,
         "`train_dataset` is a DatasetDict with the splits none; give one of them, such as `dataset['train']`.",
     ),
     Case(
         "a dictionary of streams",
-        lambda: check_inputs(IterableDatasetDict(dev=TEXTS.to_iterable_dataset()), None, None, None),
+        lambda: check_columns(IterableDatasetDict(dev=TEXTS.to_iterable_dataset()), None, None),
         TypeError,
         "`train_dataset` is an IterableDatasetDict with the splits dev; give one of them, such as `dataset['dev']`.",
     ),
     Case(
         "a stream",
-        lambda: check_inputs(TEXTS.to_iterable_dataset(), None, None, None),
+        lambda: check_columns(TEXTS.to_iterable_dataset(), None, None),
         TypeError,
         "`train_dataset` must be a `datasets.Dataset` with a column 'prompt', got IterableDataset; cut a stream into "
         "one with `Dataset.from_list(list(stream.take(n)))`.",
     ),
     Case(
         "a list of rows",
-        lambda: check_inputs([{"prompt": "a"}], None, None, None),
+        lambda: check_columns([{"prompt": "a"}], None, None),
         TypeError,
         "`train_dataset` must be a `datasets.Dataset` with a column 'prompt', got list; make one with "
         "`Dataset.from_list(rows)`.",
     ),
     Case(
         "a dictionary of columns",
-        lambda: check_inputs({"prompt": ["a"]}, None, None, None),
+        lambda: check_columns({"prompt": ["a"]}, None, None),
         TypeError,
         "`train_dataset` must be a `datasets.Dataset` with a column 'prompt', got dict; make one with "
         "`Dataset.from_dict(columns)`.",
     ),
     Case(
         "a name",
-        lambda: check_inputs("allenai/real-toxicity-prompts", None, None, None),
+        lambda: check_columns("allenai/real-toxicity-prompts", None, None),
         TypeError,
         "`train_dataset` must be a `datasets.Dataset` with a column 'prompt', got str; read one with "
         "`datasets.load_dataset`.",
     ),
     Case(
-        "no dataset",
-        lambda: check_inputs(None, None, None, None),
-        ValueError,
-        "`train_dataset` is missing; give a `datasets.Dataset` with a column 'prompt'.",
-    ),
-    Case(
         "one of several evaluation datasets",
-        lambda: check_inputs(TEXTS, {"good": TEXTS, "bad": Dataset.from_dict({"text": ["a"]})}, None, None),
+        lambda: check_columns(TEXTS, {"good": TEXTS, "bad": Dataset.from_dict({"text": ["a"]})}, None),
         ValueError,
         "`eval_dataset['bad']` has no column 'prompt' (it has text); rename the one that holds the prompts.",
     ),
     Case(
         "an evaluation stream",
-        lambda: check_inputs(TEXTS, TEXTS.to_iterable_dataset(), None, None),
+        lambda: check_columns(TEXTS, TEXTS.to_iterable_dataset(), None),
         TypeError,
         "`eval_dataset` must be a `datasets.Dataset` with a column 'prompt', got IterableDataset; cut a stream into "
         "one with `Dataset.from_list(list(stream.take(n)))`.",
@@ -331,7 +325,7 @@ NEEDED = "'text', 'messages', or 'prompt' and 'completion'"
 PTX = [
     Case(
         "ptx: a dictionary of splits",
-        lambda: check_inputs(TEXTS, None, DatasetDict(train=TEXTS), None),
+        lambda: check_columns(TEXTS, None, DatasetDict(train=TEXTS)),
         TypeError,
         "`ptx_dataset` is a DatasetDict with the splits train; give one of them, such as `dataset['train']`.",
     ),

@@ -85,7 +85,7 @@ CASES = [
     row(
         "a combination",
         "kl_controller: scheduled\n",
-        "`kl_controller='scheduled'` needs `kl_coef_end` (Final coefficient of 'scheduled') (in 'bad.yaml').",
+        "`kl_controller='scheduled'` needs `kl_coef_end` (Final coefficient of a schedule) (in 'bad.yaml').",
     ),
     # keys
     row(
