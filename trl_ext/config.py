@@ -3,12 +3,13 @@
 
 import copy
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from ._compat import DICT_FIELDS, BaseConfig
 from .checks.combinations import MAPPINGS, check_combinations, warn_where_doubtful, warn_without_effect
 from .checks.fields import AboveOne, Coefficient, Count, CountOrZero, Fraction, Limits, Positive, check_fields
+from .checks.options import option
 from .checks.training_arguments import (
     INHERITED_LIMITS,
     check_engine,
@@ -50,217 +51,157 @@ class PPOConfig(BaseConfig):
     _VALID_DICT_FIELDS = [*DICT_FIELDS, *MAPPINGS]
 
     # Parameters of TrainingArguments with another default.
-    learning_rate: float = field(default=3e-6, metadata={"help": "Initial learning rate of the policy."})
-    remove_unused_columns: bool | None = field(
-        default=False, metadata={"help": "Drop every column but `prompt`; reward functions then see no other column."}
+    learning_rate: float = option(3e-6, "Initial learning rate of the policy.")
+    remove_unused_columns: bool | None = option(
+        False, "Drop every column but `prompt`; reward functions then see no other column."
     )
 
     # Model and data
-    model_init_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Keyword arguments of `from_pretrained` when `model` is given by name."}
+    model_init_kwargs: dict[str, Any] | str | None = option(
+        None, "Keyword arguments of `from_pretrained` when `model` is given by name."
     )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Let models and tokenizers run code of their own repository."}
+    trust_remote_code: bool = option(False, "Let models and tokenizers run code of their own repository.")
+    critic: str = option(
+        "head",
+        "Where values come from: "
+        + ", ".join(f"'{name}' ({mode.help})" for name, mode in CRITIC_MODES.items())
+        + ", or the name or folder of a separate model; a reward model also initialises the value head.",
     )
-    critic: str = field(
-        default="head",
-        metadata={
-            "help": "Where values come from: "
-            + ", ".join(f"'{name}' ({mode.help})" for name, mode in CRITIC_MODES.items())
-            + ", or the name or folder of a separate model; a reward model also initialises the value head."
-        },
+    critic_lora_rank: Count | None = option(
+        None, "Rank of the critic's LoRA adapter (`critic='adapter'`); None: the same as the policy's."
     )
-    critic_lora_rank: Count | None = field(
-        default=None,
-        metadata={"help": "Rank of the critic's LoRA adapter (`critic='adapter'`); None: the same as the policy's."},
+    shuffle_dataset: bool = option(True, "Shuffle the prompts, anew in every epoch.")
+    max_prompt_length: Count | None = option(
+        None,
+        "Longest prompt allowed, in tokens; longer ones are an error. Default: what the model's context leaves after "
+        "`max_completion_length`.",
     )
-    shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts, anew in every epoch."})
-    max_prompt_length: Count | None = field(
-        default=None,
-        metadata={
-            "help": "Longest prompt allowed, in tokens; longer ones are an error. Default: what the model's context "
-            "leaves after `max_completion_length`."
-        },
-    )
-    chat_template_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Extra arguments of the chat template, for conversational prompts."}
+    chat_template_kwargs: dict[str, Any] | str | None = option(
+        None, "Extra arguments of the chat template, for conversational prompts."
     )
 
     # Generation
-    max_completion_length: Count = field(default=256, metadata={"help": "Most tokens sampled per completion."})
-    temperature: Positive = field(
-        default=1.0, metadata={"help": "Sampling temperature; every log-probability is taken at this temperature too."}
+    max_completion_length: Count = option(256, "Most tokens sampled per completion.")
+    temperature: Positive = option(1.0, "Sampling temperature; every log-probability is taken at this temperature too.")
+    top_p: Annotated[float, Limits(above=0, at_most=1)] = option(1.0, "Nucleus sampling; 1.0 is off.")
+    top_k: CountOrZero = option(0, "Top-k sampling; 0 is off.")
+    min_p: Fraction | None = option(None, "Min-p sampling; None is off.")
+    repetition_penalty: Positive = option(1.0, "Repetition penalty while sampling; 1.0 is off.")
+    stop_strings: list[str] | None = option(None, "Texts that end a completion, besides every EOS token of the model.")
+    generation_kwargs: dict[str, Any] | str | None = option(
+        None, "Further arguments of transformers' GenerationConfig."
     )
-    top_p: Annotated[float, Limits(above=0, at_most=1)] = field(
-        default=1.0, metadata={"help": "Nucleus sampling; 1.0 is off."}
+    local_rollout_forward_batch_size: Count = option(64, "Prompts sampled at a time on each process.")
+    use_transformers_continuous_batching: bool = option(
+        False, "Sample with transformers' continuous batching instead of `generate`."
     )
-    top_k: CountOrZero = field(default=0, metadata={"help": "Top-k sampling; 0 is off."})
-    min_p: Fraction | None = field(default=None, metadata={"help": "Min-p sampling; None is off."})
-    repetition_penalty: Positive = field(
-        default=1.0, metadata={"help": "Repetition penalty while sampling; 1.0 is off."}
+    transformers_continuous_batching_config: dict[str, Any] | str | None = option(
+        None, "Arguments of transformers' ContinuousBatchingConfig."
     )
-    stop_strings: list[str] | None = field(
-        default=None, metadata={"help": "Texts that end a completion, besides every EOS token of the model."}
+    importance_sampling_correction: bool = option(
+        False,
+        "Weight each token by pi_old / pi_engine, capped, where the sampling engine's log-probabilities differ from "
+        "the training path's.",
     )
-    generation_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Further arguments of transformers' GenerationConfig."}
-    )
-    local_rollout_forward_batch_size: Count = field(
-        default=64, metadata={"help": "Prompts sampled at a time on each process."}
-    )
-    use_transformers_continuous_batching: bool = field(
-        default=False, metadata={"help": "Sample with transformers' continuous batching instead of `generate`."}
-    )
-    transformers_continuous_batching_config: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Arguments of transformers' ContinuousBatchingConfig."}
-    )
-    importance_sampling_correction: bool = field(
-        default=False,
-        metadata={
-            "help": "Weight each token by pi_old / pi_engine, capped, where the sampling engine's log-probabilities "
-            "differ from the training path's."
-        },
-    )
-    importance_sampling_cap: Positive = field(
-        default=2.0, metadata={"help": "Upper bound of the importance-sampling weight."}
-    )
+    importance_sampling_cap: Positive = option(2.0, "Upper bound of the importance-sampling weight.")
 
     # PPO
-    total_episodes: Count | None = field(
-        default=None,
-        metadata={"help": "Completions to sample in the whole run; overrides `num_train_epochs` and `max_steps`."},
+    total_episodes: Count | None = option(
+        None, "Completions to sample in the whole run; overrides `num_train_epochs` and `max_steps`."
     )
-    num_ppo_epochs: Count = field(default=4, metadata={"help": "Passes over each rollout."})
-    num_mini_batches: Count = field(default=1, metadata={"help": "Optimizer steps in each pass over a rollout."})
-    cliprange: Annotated[float, Limits(above=0, below=1)] = field(
-        default=0.2, metadata={"help": "The ratio is clipped below at 1 - cliprange."}
+    num_ppo_epochs: Count = option(4, "Passes over each rollout.")
+    num_mini_batches: Count = option(1, "Optimizer steps in each pass over a rollout.")
+    cliprange: Annotated[float, Limits(above=0, below=1)] = option(0.2, "The ratio is clipped below at 1 - cliprange.")
+    cliprange_high: Positive | None = option(
+        None, "The ratio is clipped above at 1 + cliprange_high; None: the same as below."
     )
-    cliprange_high: Positive | None = field(
-        default=None, metadata={"help": "The ratio is clipped above at 1 + cliprange_high; None: the same as below."}
+    dual_clip: AboveOne | None = option(
+        None, "Dual clip: bound (> 1) of the ratio that multiplies a negative advantage; None is off."
     )
-    dual_clip: AboveOne | None = field(
-        default=None,
-        metadata={"help": "Dual clip: bound (> 1) of the ratio that multiplies a negative advantage; None is off."},
+    cliprange_value: Positive | None = option(
+        0.2, "Values are clipped to this distance from the old ones; None is off."
     )
-    cliprange_value: Positive | None = field(
-        default=0.2, metadata={"help": "Values are clipped to this distance from the old ones; None is off."}
+    vf_coef: Coefficient = option(0.1, "Weight of the value loss.")
+    entropy_coef: Coefficient = option(0.0, "Weight of the entropy bonus.")
+    gamma: Fraction = option(1.0, "Discount factor.")
+    lam: Fraction = option(0.95, "Lambda of GAE.")
+    lam_critic: Fraction | None = option(
+        None, "Lambda of the value targets (decoupled GAE, VC-PPO); None: the same as `lam`."
     )
-    vf_coef: Coefficient = field(default=0.1, metadata={"help": "Weight of the value loss."})
-    entropy_coef: Coefficient = field(default=0.0, metadata={"help": "Weight of the entropy bonus."})
-    gamma: Fraction = field(default=1.0, metadata={"help": "Discount factor."})
-    lam: Fraction = field(default=0.95, metadata={"help": "Lambda of GAE."})
-    lam_critic: Fraction | None = field(
-        default=None,
-        metadata={"help": "Lambda of the value targets (decoupled GAE, VC-PPO); None: the same as `lam`."},
+    lam_adaptive_alpha: Positive | None = option(
+        None, "Length-adaptive lambda of the policy, 1 - 1 / (alpha * length) (VAPO); None is off."
     )
-    lam_adaptive_alpha: Positive | None = field(
-        default=None,
-        metadata={"help": "Length-adaptive lambda of the policy, 1 - 1 / (alpha * length) (VAPO); None is off."},
+    whiten_advantages: bool = option(True, "Whiten advantages over the tokens of the global batch.")
+    whiten_rewards: bool = option(False, "Scale token rewards to unit variance over the global batch, mean kept.")
+    missing_eos_penalty: Coefficient | None = option(
+        None, "Subtracted from the score of a completion that did not end by itself."
     )
-    whiten_advantages: bool = field(
-        default=True, metadata={"help": "Whiten advantages over the tokens of the global batch."}
+    bootstrap_truncated: bool = option(
+        False, "Let truncated completions bootstrap from the value after their last token, instead of 0."
     )
-    whiten_rewards: bool = field(
-        default=False, metadata={"help": "Scale token rewards to unit variance over the global batch, mean kept."}
+    ptx_coef: Coefficient = option(
+        0.0, "Weight of the language-model loss on `ptx_dataset` (PPO-ptx, InstructGPT); 0 is off."
     )
-    missing_eos_penalty: Coefficient | None = field(
-        default=None, metadata={"help": "Subtracted from the score of a completion that did not end by itself."}
+    ptx_max_length: Count = option(512, "Tokens of each text of `ptx_dataset` that are used.")
+    target_approx_kl: Positive | None = option(
+        None, "Skip the rest of a rollout's passes once a minibatch's approximate KL exceeds this."
     )
-    bootstrap_truncated: bool = field(
-        default=False,
-        metadata={"help": "Let truncated completions bootstrap from the value after their last token, instead of 0."},
+    max_ratio: AboveOne | None = option(10.0, "Skip a minibatch whose mean ratio exceeds this; None is off.")
+    max_loss: Positive | None = option(None, "Skip a minibatch whose absolute loss exceeds this; None is off.")
+    critic_learning_rate: Positive | None = option(
+        None, "Learning rate of the critic; None: the same as `learning_rate`."
     )
-    ptx_coef: Coefficient = field(
-        default=0.0,
-        metadata={"help": "Weight of the language-model loss on `ptx_dataset` (PPO-ptx, InstructGPT); 0 is off."},
-    )
-    ptx_max_length: Count = field(default=512, metadata={"help": "Tokens of each text of `ptx_dataset` that are used."})
-    target_approx_kl: Positive | None = field(
-        default=None,
-        metadata={"help": "Skip the rest of a rollout's passes once a minibatch's approximate KL exceeds this."},
-    )
-    max_ratio: AboveOne | None = field(
-        default=10.0, metadata={"help": "Skip a minibatch whose mean ratio exceeds this; None is off."}
-    )
-    max_loss: Positive | None = field(
-        default=None, metadata={"help": "Skip a minibatch whose absolute loss exceeds this; None is off."}
-    )
-    critic_learning_rate: Positive | None = field(
-        default=None, metadata={"help": "Learning rate of the critic; None: the same as `learning_rate`."}
-    )
-    critic_warmup_rollouts: CountOrZero = field(
-        default=0, metadata={"help": "Rollouts at the start in which only the critic learns."}
-    )
-    logits_chunk_size: Count = field(
-        default=512, metadata={"help": "Most completion tokens whose logits are held at a time."}
-    )
+    critic_warmup_rollouts: CountOrZero = option(0, "Rollouts at the start in which only the critic learns.")
+    logits_chunk_size: Count = option(512, "Most completion tokens whose logits are held at a time.")
 
     # KL to the reference
-    kl_coef: Coefficient = field(
-        default=0.05, metadata={"help": "Initial coefficient of the KL penalty in the reward."}
+    kl_coef: Coefficient = option(0.05, "Initial coefficient of the KL penalty in the reward.")
+    kl_estimator: Literal["k1", "k2", "k3"] = option(
+        "k1", "Per-token estimate of the KL in the reward; k1 is the unbiased one there."
     )
-    kl_estimator: Literal["k1", "k2", "k3"] = field(
-        default="k1", metadata={"help": "Per-token estimate of the KL in the reward; k1 is the unbiased one there."}
+    kl_loss_coef: Coefficient = option(0.0, "Weight of an additional KL loss.")
+    kl_loss_estimator: Literal["k2", "k3"] = option(
+        "k2", "Estimate used by the KL loss; k2 has the gradient of the reverse KL."
     )
-    kl_loss_coef: Coefficient = field(default=0.0, metadata={"help": "Weight of an additional KL loss."})
-    kl_loss_estimator: Literal["k2", "k3"] = field(
-        default="k2", metadata={"help": "Estimate used by the KL loss; k2 has the gradient of the reverse KL."}
+    use_bias_correction_kl: bool = option(
+        True,
+        "Weight the KL loss of each token by pi / pi_old, held constant, so that its gradient is a KL's in every "
+        "minibatch, not in the first alone.",
     )
-    use_bias_correction_kl: bool = field(
-        default=True,
-        metadata={
-            "help": "Weight the KL loss of each token by pi / pi_old, held constant, so that its gradient is a KL's in "
-            "every minibatch, not in the first alone."
-        },
+    kl_controller: Literal[tuple(CONTROLLERS)] = option(  # type: ignore[valid-type]
+        "fixed", "How the coefficient moves; ignored when the trainer is given a controller."
     )
-    kl_controller: Literal[tuple(CONTROLLERS)] = field(  # type: ignore[valid-type]
-        default="fixed",
-        metadata={"help": "How the coefficient moves; ignored when the trainer is given a controller."},
+    kl_target: Positive | None = option(None, "KL that the controller holds, in nats per completion.")
+    kl_horizon: Annotated[int, Limits(above=0)] | None = option(
+        None, "Horizon of the adaptive controller in episodes; None fits it to the batch."
     )
-    kl_target: Positive | None = field(
-        default=None, metadata={"help": "KL that the controller holds, in nats per completion."}
-    )
-    kl_horizon: Annotated[int, Limits(above=0)] | None = field(
-        default=None, metadata={"help": "Horizon of the adaptive controller in episodes; None fits it to the batch."}
-    )
-    kl_coef_end: Coefficient | None = field(default=None, metadata={"help": "Final coefficient of a schedule."})
-    kl_schedule: Literal[SHAPES] = field(  # type: ignore[valid-type]
-        default="linear", metadata={"help": "Curve of a schedule from `kl_coef` to `kl_coef_end`."}
+    kl_coef_end: Coefficient | None = option(None, "Final coefficient of a schedule.")
+    kl_schedule: Literal[SHAPES] = option(  # type: ignore[valid-type]
+        "linear", "Curve of a schedule from `kl_coef` to `kl_coef_end`."
     )
 
     # Rewards
-    reward_adapters: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Folders of LoRA reward models that TRL's RewardTrainer trained on the policy's base: each is one "
-            "more reward function, which shares that base with the policy."
-        },
+    reward_adapters: list[str] | None = option(
+        None,
+        "Folders of LoRA reward models that TRL's RewardTrainer trained on the policy's base: each is one more reward "
+        "function, which shares that base with the policy.",
     )
-    reward_weights: list[float] | None = field(
-        default=None, metadata={"help": "Weight of each reward function; all 1 by default."}
+    reward_weights: list[float] | None = option(None, "Weight of each reward function; all 1 by default.")
+    reward_clip_range: list[Annotated[float, Limits(infinite=True)]] | None = option(
+        None, "Lower and upper bound of the summed reward."
     )
-    reward_clip_range: list[Annotated[float, Limits(infinite=True)]] | None = field(
-        default=None, metadata={"help": "Lower and upper bound of the summed reward."}
+    reward_retries: CountOrZero = option(2, "Calls after the first for a reward function that raises.")
+    reward_backoff: Coefficient = option(
+        0.2, "Seconds before the first retry, doubled before each further one; at most a minute."
     )
-    reward_retries: CountOrZero = field(
-        default=2, metadata={"help": "Calls after the first for a reward function that raises."}
-    )
-    reward_backoff: Coefficient = field(
-        default=0.2,
-        metadata={"help": "Seconds before the first retry, doubled before each further one; at most a minute."},
-    )
-    reward_timeout: Positive | None = field(
-        default=None, metadata={"help": "Seconds a reward function may take per call; None is no limit."}
-    )
-    max_reward_failures: Fraction = field(
-        default=0.1, metadata={"help": "Fraction of a batch that may stay without a score; the run stops at more."}
+    reward_timeout: Positive | None = option(None, "Seconds a reward function may take per call; None is no limit.")
+    max_reward_failures: Fraction = option(
+        0.1, "Fraction of a batch that may stay without a score; the run stops at more."
     )
 
     # Logging
-    log_completions: bool = field(
-        default=False, metadata={"help": "Print a table of samples at every log, and send it to the loggers."}
-    )
-    num_completions_to_print: Count = field(default=5, metadata={"help": "Rows of the sample table."})
+    log_completions: bool = option(False, "Print a table of samples at every log, and send it to the loggers.")
+    num_completions_to_print: Count = option(5, "Rows of the sample table.")
 
     def __post_init__(self) -> None:
         check_fields(self, get_type_hints(PPOConfig, include_extras=True), INHERITED_LIMITS)

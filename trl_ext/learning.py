@@ -93,14 +93,7 @@ def mean_losses(
     micro_batches: MicroBatches,
     reduce: Reduce,
 ) -> dict[str, float]:
-    """Return the means of `token_losses` over the tokens of a rollout, on all processes.
-
-    Args:
-        rollout: With advantages and returns.
-        losses: Gives the token losses of a part of the rollout.
-        micro_batches: Sizes of the forward passes.
-        reduce: `reduce(tensor, "sum" | "max")` over processes.
-    """
+    """Return the means of `losses`, which gives the token losses of a part of a rollout, over all its tokens."""
     means = TokenMeans()
 
     def measure(rows: Tensor) -> None:
@@ -132,12 +125,7 @@ class Minibatch:
             self.texts = SupervisedBatch(texts, reduce(texts.completion_mask.sum().float()).clamp(min=1))
 
     def pieces(self, micro_batch: range, size: int) -> Iterator[Rollout | SupervisedBatch]:
-        """Yield the samples of a micro-batch in pieces of `size`, then the texts in pieces of the same sizes.
-
-        Args:
-            micro_batch: Positions of its samples in `rows`.
-            size: Most samples at a time.
-        """
+        """Yield the samples at the positions `micro_batch` of `rows`, then the texts, `size` or fewer at a time."""
         positions = torch.arange(micro_batch.start, micro_batch.stop, device=self.rows.device).split(size)
         yield from (self.rollout.select(self.rows[piece]) for piece in positions)
         if self.texts is not None:
@@ -227,10 +215,7 @@ class StepGate:
         optimizer.step = MethodType(guarded, optimizer)
 
     def begin_rollout(self, learning_rate: float) -> None:
-        """Begin a new rollout.
-
-        Args:
-            learning_rate: Named in the message.
+        """Begin a new rollout; `learning_rate` is named in the message.
 
         Raises:
             RuntimeError: when no step was taken on any of the last `MAX_LOST_ROLLOUTS` rollouts.
@@ -306,12 +291,7 @@ def _within(metrics: Mapping[str, float], limits: StepLimits, step: int) -> bool
 
 
 def drop_gradients(parameters: Iterable[nn.Parameter], *, keep_one: bool = False) -> None:
-    """Remove gradients.
-
-    Args:
-        parameters: Parameters that own the gradients.
-        keep_one: Leave a gradient of zero to the first trainable parameter, since fp16's gradient scaler needs one.
-    """
+    """Remove gradients; `keep_one` leaves a gradient of zero, which fp16's scaler needs, to one trainable parameter."""
     for parameter in parameters:
         keep = keep_one and parameter.requires_grad
         parameter.grad = torch.zeros_like(parameter) if keep else None
@@ -320,12 +300,7 @@ def drop_gradients(parameters: Iterable[nn.Parameter], *, keep_one: bool = False
 
 @torch.no_grad()
 def gradients_are_finite(parameters: Iterable[nn.Parameter], reduce: Reduce) -> bool:
-    """Return whether the norm of all gradients is finite on every process.
-
-    Args:
-        parameters: Parameters that own the gradients.
-        reduce: Sums a tensor over processes.
-    """
+    """Return whether the norm of all gradients is finite on every process."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return True

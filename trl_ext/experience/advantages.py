@@ -95,12 +95,7 @@ def add_advantages(
 
 
 def check_finite(rollout: Rollout, reduce: Reduce, step: int) -> None:
-    """Check that the log-probabilities and values of a fresh rollout are finite.
-
-    Args:
-        rollout: With log-probabilities and values filled in.
-        reduce: Sums a tensor over processes.
-        step: Optimizer steps taken so far, for the message.
+    """Check that the log-probabilities and values of a fresh rollout are finite; `step` is named in the message.
 
     Raises:
         RuntimeError: on every process, when one of them has a value that is not finite.

@@ -75,12 +75,7 @@ class AdaptiveKL:
         return f"AdaptiveKL(target={self.target}, horizon={self.horizon}, clip={self.clip}) at {self.coef:.4g}"
 
     def update(self, kl: float, episodes: int) -> None:
-        """Move the coefficient by one step.
-
-        Args:
-            kl: measured, nats per completion. NaN and infinity are ignored with a warning.
-            episodes: completions in the batch; 0 changes nothing.
-        """
+        """Move the coefficient by one step; a KL that is not finite is ignored with a warning."""
         if not is_usable(kl, episodes):
             return
         error = min(max(kl / self.target - 1.0, -self.clip), self.clip)
@@ -95,11 +90,7 @@ class AdaptiveKL:
         return {"controller": type(self).__name__, "coef": self.coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the coefficient, within this controller's bounds.
-
-        Raises:
-            ValueError: `state` is not of this class.
-        """
+        """Restore the coefficient, within this controller's bounds; raise ValueError for the state of another class."""
         check_state(self, state, ["coef"])
         self.coef = self._bounded(state["coef"])
 

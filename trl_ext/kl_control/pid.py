@@ -96,12 +96,7 @@ class PIDKL:
         return f"PIDKL(target={self.target}, kp={self.kp}, ki={self.ki}, kd={self.kd}) at {self.coef:.4g}"
 
     def update(self, kl: float, episodes: int) -> None:
-        """Move the coefficient by one step.
-
-        Args:
-            kl: measured, nats per completion. NaN and infinity are ignored with a warning.
-            episodes: completions in the batch; 0 changes nothing.
-        """
+        """Move the coefficient by one step; a KL that is not finite is ignored with a warning."""
         if not is_usable(kl, episodes):
             return
         past = kl if self._smoothed_kl is None else self._smoothed_kl
@@ -132,11 +127,7 @@ class PIDKL:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, within this controller's bounds.
-
-        Raises:
-            ValueError: `state` is not of this class.
-        """
+        """Restore what `state_dict` returned, within the bounds; raise ValueError for the state of another class."""
         started = not (state.get("previous_error") is None and state.get("smoothed_kl") is None)
         # Before the first update these two are None, the only values in a state that are no numbers.
         numbers = state if started else {**state, **{key: 0.0 for key in _NONE_AT_FIRST if key in state}}

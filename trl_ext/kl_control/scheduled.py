@@ -64,13 +64,7 @@ class ScheduledKL:
         return f"ScheduledKL({curve}) at {self.coef:.4g}"
 
     def update(self, kl: float, episodes: int) -> None:
-        """Count the episodes.
-
-        Args:
-            kl: measured, nats per completion; only looked at for NaN and infinity: such an update is ignored with a
-                warning, as by every other controller.
-            episodes: completions in the batch.
-        """
+        """Count the episodes; an update whose KL is not finite is ignored with a warning."""
         if is_usable(kl, episodes):
             self._seen += int(episodes)
             self.coef = self._at(min(1.0, self._seen / self.episodes))
@@ -80,11 +74,7 @@ class ScheduledKL:
         return {"controller": type(self).__name__, "episodes_seen": self._seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the episodes seen, and with them this schedule's coefficient.
-
-        Raises:
-            ValueError: `state` is not of this class.
-        """
+        """Restore the episodes seen, and so the coefficient; raise ValueError for the state of another class."""
         check_state(self, state, ["episodes_seen"])
         require_non_negative("episodes_seen", state["episodes_seen"])
         self._seen = int(state["episodes_seen"])
