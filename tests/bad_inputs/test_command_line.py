@@ -62,7 +62,7 @@ CASES = [
     row("--max_reward_failures 7", "`--max_reward_failures` must be between 0 and 1, got 7.0."),
     row(
         "--kl_controller scheduled",
-        "`--kl_controller='scheduled'` needs `--kl_coef_end` (Final coefficient of 'scheduled').",
+        "`--kl_controller='scheduled'` needs `--kl_coef_end` (Final coefficient of a schedule).",
     ),
     row("--num_eval_prompts 0", "`--num_eval_prompts` must be at least 1, got 0."),
     row(
