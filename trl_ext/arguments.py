@@ -97,15 +97,17 @@ def check_before_loading(
     check_columns(train_dataset, eval_dataset, ptx_dataset)
 
 
-def check_output_dir(output_dir: str) -> None:
-    """Refuse a folder that cannot be written into."""
+def check_output_dir(path: str) -> Path:
+    """Make the output folder and return its absolute path; raise ValueError where it cannot be written into."""
+    folder = Path(path).expanduser().resolve()
+    probe = folder / f".write-test-{os.getpid()}"
     try:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        probe = Path(output_dir) / f".write-test-{os.getpid()}"
+        folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ValueError(f"`output_dir` {output_dir!r} cannot be written ({error.strerror}); choose another.") from None
+        raise ValueError(f"`output_dir` {path!r} cannot be written ({error.strerror}); choose another.") from None
+    return folder
 
 
 def check_columns(train: Any, evaluation: Any, ptx: Any = None) -> None:

@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from trl import ModelConfig, TrlParser
 
+from trl_ext.arguments import check_output_dir
 from trl_ext.checkpoint import newest_whole
 from trl_ext.config import PPOConfig
 from trl_ext.messages.advice import advice
@@ -228,7 +229,11 @@ class RecipeParser(TrlParser):
 
 def in_options(text: str, dashes: str = "--") -> str:
     """A message of the trainer with the options that stand for its arguments."""
-    for name, option in {"model": "model_name_or_path", "train_dataset": "dataset_name"}.items():
+    for name, option in {
+        "model": "model_name_or_path",
+        "train_dataset": "dataset_name",
+        "output_dir": "output_dir",
+    }.items():
         text = text.replace(f"`{name}`", f"`{dashes}{option}`")
     for name, option in {"peft_config": "use_peft", "quantization_config": "load_in_4bit"}.items():
         text = re.sub(rf"`{name}(=[^`]*)?`", f"`{dashes}{option}`", text)
@@ -308,25 +313,6 @@ def check_launch(args: TrainingArguments) -> None:
         raise ValueError(
             f"{launched} processes were launched, but the Trainer sees {args.world_size}; without GPUs add `--use_cpu`."
         )
-
-
-def check_output_dir(path: str) -> Path:
-    """Make the output directory and see that files can be written into it, before any time is spent.
-
-    Raises:
-        ValueError: if not.
-    """
-    directory = Path(path).expanduser().resolve()
-    probe = directory / f".write-test-{os.getpid()}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"The output directory '{path}' cannot be written ({error.strerror}); choose another with `--output_dir`."
-        ) from error
-    return directory
 
 
 def newest_checkpoint(given: str | None, output_dir: Path) -> str | None:
