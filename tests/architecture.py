@@ -68,6 +68,13 @@ UNSAFE_CALLS = {
 HEADER = "# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0."
 
 
+def layers_picture() -> str:
+    """Return `LAYERS` as a Mermaid chart, for CONTRIBUTING.md: the highest layer on top, arrows in place of imports."""
+    nodes = [f'    layer{i}["{", ".join(sorted(layer))}"]' for i, layer in enumerate(LAYERS)]
+    arrows = [f"    layer{i} --> layer{i - 1}" for i in range(len(LAYERS) - 1, 0, -1)]
+    return "\n".join(["```mermaid", "flowchart TB", *reversed(nodes), *arrows, "```"])
+
+
 def python_files(root: Path, folders: tuple[str, ...] = PACKAGES) -> list[Path]:
     """Every Python file of the given folders, sorted."""
     return sorted(path for folder in folders for path in (root / folder).rglob("*.py"))
@@ -395,3 +402,7 @@ def unfinished_violations(root: Path) -> list[str]:
             if match := marks.search(line):
                 found.append(f"{file}:{number}: {match.group()}")
     return found
+
+
+if __name__ == "__main__":
+    print(layers_picture())

@@ -36,6 +36,12 @@ def test_long_modules_are_a_warning() -> None:
             warnings.warn(f"{file} has {count} lines: split it, if it holds two concepts.", stacklevel=1)
 
 
+def test_the_picture_of_the_layers_is_that_of_the_table() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = text.split("<!-- layers: begin -->\n")[1].split("\n<!-- layers: end -->")[0]
+    assert shown == check.layers_picture(), "paste it from `python -m tests.architecture`"
+
+
 def write_tree(root: Path, files: dict[str, str]) -> Path:
     modules = ["objectives/a", "kl_control/a", "rewards/base", "rewards/a", "actor_critic/a", "text/a", "experience/a"]
     modules += ["monitoring/a", "commands/a", "config", "trainer", "integrations/a", "_compat", "__init__"]

@@ -96,7 +96,23 @@ def own_fields(config: type) -> set[str]:
 def test_one_version_everywhere() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     newest = re.search(r"^## \[(.+?)\] - (Unreleased|\d{4}-\d\d-\d\d)$", changelog, flags=re.MULTILINE)
-    assert newest is not None and newest.group(1) == PROJECT["version"] == trl_ext.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert newest is not None and newest.group(1) == PROJECT["version"] == trl_ext.__version__ == citation["version"]
+
+
+def test_pre_commit_runs_the_pinned_ruff() -> None:
+    (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert f"ruff=={hooks['rev'].removeprefix('v')}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+
+
+def test_workflows_and_issue_forms_are_yaml() -> None:
+    files = [path for folder in ("workflows", "ISSUE_TEMPLATE") for path in (ROOT / ".github" / folder).glob("*.yml")]
+    assert len(files) >= 4
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "quality-and-tests.yml").read_text("utf-8"))["jobs"]
+    for target in jobs["check"]["strategy"]["matrix"]["target"]:
+        assert f"\n{target}:" in makefile
+    assert all(yaml.safe_load(path.read_text(encoding="utf-8")) for path in files)
 
 
 def test_licence_is_apache_2() -> None:
@@ -212,11 +228,13 @@ def test_code_in_the_readme_parses() -> None:
 
 
 def test_files_that_the_documents_name_exist() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "AGENTS.md", "SECURITY.md"):
         text = (ROOT / document).read_text(encoding="utf-8")
         links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
         paths = re.findall(r"\b(?:recipes|eval|trl_ext|tests)/[\w./-]+\.(?:py|yaml|md)\b", text)
         assert [name for name in [*links, *paths] if not (ROOT / name).exists()] == []
+        modules = re.findall(r"python -m ((?:trl_ext|eval|tests)\b[\w.]*\w)", text)
+        assert [name for name in modules if find_spec(name) is None] == []
 
 
 def test_the_custom_reward_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
