@@ -18,7 +18,7 @@ PACKAGES = ("trl_ext", "recipes", "eval")
 # "trl_ext" is the public API in `trl_ext/__init__.py`.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"critic_modes", "messages", "files"}),
-    frozenset({"_compat", "text", "micro_batches", "processes"}),
+    frozenset({"_compat", "text", "micro_batches", "processes", "folders"}),
     frozenset({"objectives", "kl_control", "rewards.base"}),
     frozenset({"checks", "rewards", "actor_critic"}),
     frozenset({"monitoring", "planner", "integrations"}),

@@ -12,16 +12,9 @@ from pathlib import Path
 import pytest
 
 from trl_ext import checkpoint
-from trl_ext.checkpoint import (
-    commit,
-    find_damage,
-    is_complete,
-    newest_whole,
-    rotate,
-    set_aside_incomplete,
-    write_json,
-    writing,
-)
+from trl_ext.checkpoint import newest_whole, rotate, set_aside_incomplete, writing
+from trl_ext.files import write_json
+from trl_ext.folders import MANIFEST, commit, digest, find_damage, is_complete, remove
 
 CONFIGURATION = {"batch size": 8, "critic": "head", "adapters": False}
 
@@ -37,12 +30,12 @@ def whole(folder: Path) -> Path:
 
 
 def no_manifest(folder: Path) -> None:
-    (folder / checkpoint.MANIFEST).unlink()
+    (folder / MANIFEST).unlink()
 
 
 def half_a_manifest(folder: Path) -> None:
-    content = (folder / checkpoint.MANIFEST).read_text()
-    (folder / checkpoint.MANIFEST).write_text(content[: len(content) // 2])
+    content = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(content[: len(content) // 2])
 
 
 def missing_file(folder: Path) -> None:
@@ -122,7 +115,7 @@ def test_the_manifest_comes_last_and_at_once(tmp_path, monkeypatch):
     def spy(name, function):
         def called(*args):
             calls.append(name)
-            assert ("replace" in calls[:-1]) == (folder / checkpoint.MANIFEST).exists()
+            assert ("replace" in calls[:-1]) == (folder / MANIFEST).exists()
             return function(*args)
 
         return called
@@ -170,9 +163,9 @@ def test_the_newest_whole_one_is_found_behind_any_damage(damage, tmp_path):
 def test_a_manifest_with_sizes_only_is_read(tmp_path):
     """As versions before the digests wrote it."""
     folder = whole(tmp_path / "checkpoint-1")
-    sizes = {name: entry["bytes"] for name, entry in json.loads((folder / checkpoint.MANIFEST).read_text()).items()}
+    sizes = {name: entry["bytes"] for name, entry in json.loads((folder / MANIFEST).read_text()).items()}
     assert sizes["model.safetensors"] == len(b"weights")
-    (folder / checkpoint.MANIFEST).write_text(json.dumps(sizes))
+    (folder / MANIFEST).write_text(json.dumps(sizes))
     assert find_damage(folder) is None
     truncated_file(folder)
     assert find_damage(folder) == "'model.safetensors' has 5 bytes instead of 7"
@@ -181,14 +174,14 @@ def test_a_manifest_with_sizes_only_is_read(tmp_path):
 @pytest.mark.parametrize("content", ["[]", "{}", "3", '{"model.safetensors": {}}', "\0\0\0\0"])
 def test_a_manifest_of_nonsense_is_damage(content, tmp_path):
     folder = whole(tmp_path / "checkpoint-1")
-    (folder / checkpoint.MANIFEST).write_text(content)
+    (folder / MANIFEST).write_text(content)
     assert find_damage(folder) == "its manifest.json cannot be read"
 
 
 def test_the_digest_is_blake2b(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     # RFC 7693 gives 64 bytes for "abc"; the 16-byte digest is b2sum's: printf abc | b2sum -l 128
-    assert checkpoint.digest(tmp_path / "file") == "cf4ab791c62b8d2b2109c90275287816"
+    assert digest(tmp_path / "file") == "cf4ab791c62b8d2b2109c90275287816"
 
 
 class Killed(BaseException):
@@ -218,7 +211,7 @@ def test_a_kill_while_a_folder_is_removed_or_replaced_leaves_whole_ones(what, ca
         patch.setattr(os, "replace", counted(os.replace))
         patch.setattr(checkpoint.shutil, "rmtree", counted(checkpoint.shutil.rmtree))
         with contextlib.suppress(Killed):
-            checkpoint.remove(target) if what == "remove" else checkpoint.replace(new, target)
+            remove(target) if what == "remove" else checkpoint.replace(new, target)
     checkpoint.recover(tmp_path)
     names = {p.name for p in tmp_path.iterdir()}
     assert names <= {"target", "new"}

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from trl_ext.files import read_json_lines, whole_folder, without_nan, write_json, write_json_lines, write_text
+from trl_ext.files import read_json_lines, without_nan, write_json, write_json_lines, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -45,16 +45,3 @@ def test_json_lines_come_back(tmp_path):
 def test_nan_and_infinity_become_null_at_any_depth():
     value = {"kl": math.inf, "ci": [math.nan, 1.0], "by_kind": {"a": (2, -math.inf)}, "name": "nan"}
     assert without_nan(value) == {"kl": None, "ci": [None, 1.0], "by_kind": {"a": [2, None]}, "name": "nan"}
-
-
-def test_a_folder_appears_when_its_block_succeeds(tmp_path):
-    folder = tmp_path / "deep" / "model"
-    with pytest.raises(OSError, match="No space"), whole_folder(folder) as unfinished:
-        (unfinished / "half").write_text("x")
-        raise OSError(28, "No space left on device")
-    assert list(folder.parent.iterdir()) == []
-    folder.mkdir()
-    with whole_folder(folder) as unfinished:
-        (unfinished / "weights").write_text("x")
-        assert list(folder.iterdir()) == []
-    assert [path.name for path in folder.parent.iterdir()] == ["model"] and (folder / "weights").is_file()

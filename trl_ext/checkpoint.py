@@ -6,102 +6,23 @@ of every file, appears last. A folder is renamed before it is deleted or replace
 whole folders and folders that do not count, never a mixture.
 """
 
-import hashlib
-import json
 import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
-from .files import write_json
+from .folders import MANIFEST, WRITING, commit, find_damage, is_complete, remove
 from .processes import together
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 STATE = "ppo_state.json"
-_WRITING = ".writing"  # the lock of the process that writes the folder
-_MARKS = (MANIFEST, STATE, _WRITING, "critic")  # every checkpoint of `PPOTrainer` has at least one of them
-_BLOCK = 1 << 20
-_HASHING_THREADS = 8
-
-
-# ---- files and folders ----
-
-
-def digest(path: Path) -> str:
-    """BLAKE2b digest of a file's content, 128 bits in hexadecimal."""
-    found = hashlib.blake2b(digest_size=16)
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
-            found.update(block)
-    return found.hexdigest()
-
-
-def commit(folder: Path) -> None:
-    """Declare a folder complete.
-
-    The manifest, with size and digest of every file, appears in one atomic step after everything else has reached the
-    disk: a folder without it, or with a file of other content, was interrupted or damaged.
-    """
-    files = _files(folder)
-    for path in files:
-        _sync(path)
-    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        digests = list(pool.map(digest, files))
-    content = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "blake2b": found}
-        for path, found in zip(files, digests, strict=True)
-    }
-    for path in (path for path in folder.rglob("*") if path.is_dir()):
-        _sync(path)
-    write_json(folder / MANIFEST, content)
-    # Names are on the disk only once their folders are.
-    _sync(folder)
-    _sync(folder.parent)
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether `commit` was reached and every file still has the size that it had then."""
-    return _damaged_size(folder) is None
-
-
-def find_damage(folder: Path) -> str | None:
-    """Compare every file of a folder with its manifest, content included.
-
-    Returns:
-        The first fault, in words, or None if the folder is whole. A manifest of an earlier version has sizes only.
-    """
-    fault = _damaged_size(folder)
-    if fault is not None:
-        return fault
-    expected = {name: entry["blake2b"] for name, entry in _manifest(folder).items() if isinstance(entry, dict)}
-
-    def differs(name: str) -> bool:
-        try:
-            return digest(folder / name) != expected[name]
-        except OSError:
-            return True
-
-    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        found = list(pool.map(differs, expected))
-    damaged = [name for name, different in zip(expected, found, strict=True) if different]
-    return f"the content of '{damaged[0]}' is not what was written" if damaged else None
-
-
-def remove(folder: Path) -> None:
-    """Delete a folder, which loses its name first: killed in the middle, none of it is left under the old name."""
-    doomed = folder.with_name(f".removed-{folder.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    os.replace(folder, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+_MARKS = (MANIFEST, STATE, WRITING, "critic")  # every checkpoint of `PPOTrainer` has at least one of them
 
 
 def replace(folder: Path, target: Path) -> None:
@@ -144,46 +65,6 @@ def _drop_replaced(folder: Path) -> None:
         remove(kept)
 
 
-def _files(folder: Path) -> list[Path]:
-    own = (MANIFEST, _WRITING)
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in own)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    content = json.loads((folder / MANIFEST).read_text())
-    if not isinstance(content, dict) or not content:
-        raise ValueError("not a manifest")
-    return content
-
-
-def _damaged_size(folder: Path) -> str | None:
-    try:
-        manifest = _manifest(folder)
-        sizes = {name: entry["bytes"] if isinstance(entry, dict) else entry for name, entry in manifest.items()}
-    except OSError:
-        return f"it has no {MANIFEST}"
-    except (ValueError, KeyError):
-        return f"its {MANIFEST} cannot be read"
-    for name, size in sizes.items():
-        path = folder / name
-        if not path.is_file():
-            return f"'{name}' is missing"
-        if path.stat().st_size != size:
-            return f"'{name}' has {path.stat().st_size} bytes instead of {size}"
-    return None
-
-
-# ---- the checkpoints of a run ----
-
-
 def step_of(folder: Path) -> int | None:
     """The optimizer step in the name of a checkpoint; None for every other name."""
     match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
@@ -198,7 +79,7 @@ def checkpoints(output_dir: Path) -> list[Path]:
 
 def is_being_written(folder: Path) -> bool:
     """Whether a living process writes this checkpoint; a process that died has lost its lock."""
-    marker = folder / _WRITING
+    marker = folder / WRITING
     if not marker.is_file():
         return False
     lock = FileLock(marker)
@@ -238,7 +119,7 @@ def set_aside_incomplete(output_dir: Path, *, leader: bool = True) -> None:
 def _set_aside_incomplete(output_dir: Path) -> None:
     recover(output_dir)
     for folder in checkpoints(output_dir):
-        fault = _damaged_size(folder)
+        fault = find_damage(folder, contents=False)
         if fault is not None and not _is_foreign(folder) and not is_being_written(folder):
             aside = set_aside(folder)
             logger.warning(f"{folder} was only half written ({fault}); it was renamed to {aside.name} and is skipped.")
@@ -280,7 +161,7 @@ def writing(folder: Path, *, leader: bool) -> Iterator[None]:
     Raises:
         RuntimeError: when the checkpoint cannot be written, or another process is writing it.
     """
-    lock = FileLock(folder / _WRITING)
+    lock = FileLock(folder / WRITING)
     with together(f"Writing {folder}"):
         if leader:
             _begin(folder, lock)
@@ -302,7 +183,7 @@ def writing(folder: Path, *, leader: bool) -> Iterator[None]:
         raise
     if leader:
         lock.release()
-        (folder / _WRITING).unlink(missing_ok=True)
+        (folder / WRITING).unlink(missing_ok=True)
         _drop_replaced(folder)
 
 

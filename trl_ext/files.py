@@ -4,13 +4,11 @@
 import json
 import math
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json_lines", "whole_folder", "without_nan", "write_json", "write_json_lines", "write_text"]
+__all__ = ["read_json_lines", "without_nan", "write_json", "write_json_lines", "write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -62,22 +60,3 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder` that takes its place when the block succeeds, and is removed otherwise.
-
-    Args:
-        folder: The folder; must be empty or not exist. Its parents are made.
-    """
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -26,6 +26,7 @@ from .experience.engines import GenerationEngine
 from .experience.prompts import EpochSeed, RolloutRows, RolloutSampler
 from .experience.rollout import Rollout, minibatch_rows
 from .experience.supervised import SupervisedBatch
+from .files import write_json
 from .kl_control import KLController
 from .learning import Minibatch, StepGate, drop_gradients, learn, mean_losses, restored, token_losses
 from .messages.advice import answers_unknown
@@ -369,7 +370,7 @@ class PPOTrainer(BaseTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
-        checkpoint.write_json(folder / "ppo_config.json", self.args.to_dict())
+        write_json(folder / "ppo_config.json", self.args.to_dict())
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save everything the next optimizer step depends on, then declare the checkpoint complete."""
@@ -381,7 +382,7 @@ class PPOTrainer(BaseTrainer):
             super()._save_checkpoint(model, trial)
             if not self.args.save_only_model and self._rollout is not None:
                 self._rollout.save(folder / f"rollout_{self.args.process_index}.safetensors")
-            checkpoint.write_json(resuming.state_file(folder, self.args.process_index), self._ppo_state())
+            write_json(resuming.state_file(folder, self.args.process_index), self._ppo_state())
         if self.args.should_save:
             checkpoint.rotate(folder, limit, self.state.best_model_checkpoint)
 

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 from recipes import detoxification
 from recipes.detoxification import CONFIGS, DetoxArguments, make_parser, resolve_names
 from tests import tiny_models
-from trl_ext.checkpoint import commit
 from trl_ext.config import PPOConfig
+from trl_ext.folders import commit
 from trl_ext.running.cli import check_output_dir, newest_checkpoint, run
 
 

@@ -15,7 +15,7 @@ from recipes.instruction_following import CONFIGS, make_parser
 from tests.recipes.killed_recipe import SMALL, TINY
 from tests.tiny_models import save_tiny, tiny_causal_lm
 from trl_ext.instructions import names, training
-from trl_ext.instructions.comparison import by_kind, wins
+from trl_ext.instructions.comparison import by_kind
 from trl_ext.instructions.stages import read_record, run_stage
 from trl_ext.running.cli import run
 from trl_ext.worlds.instructions_models import prepare_instructions
@@ -97,7 +97,6 @@ def test_bad_options_are_refused(flags, part, tmp_path, capsys):
 
 
 def test_win_rate_counts_ties_half():
-    assert wins([1, 1, 0, 0.5], [0, 1, 1, 0.5]) == [1.0, 0.5, 0.0, 0.5]
     table = by_kind(["a", "b", "a"], [0, 1, 0], [1, 1, 0])
     assert table["a"] == {"before": 0.0, "after": 0.5, "win_rate": 0.75, "prompts": 2}
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_models import save_tiny, tiny_causal_lm
+from trl_ext.folders import is_whole_model
 from trl_ext.instructions.stages import read_record, require, run_stage
-from trl_ext.running.folders import content_of, is_whole_model, locked, model_content, set_aside_run, write_whole
+from trl_ext.running.folders import content_of, locked, model_content, set_aside_run
 
 
 def test_data_are_identified_by_their_content(tmp_path):
@@ -43,38 +44,6 @@ def test_a_model_is_identified_by_its_weights(tmp_path):
     weights[-1] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
     assert model_content(str(folder)) != before
-
-
-@pytest.mark.parametrize("damage", ["none", "truncated", "no weights", "no configuration", "a shard is missing"])
-def test_a_whole_model_has_all_of_its_weights(damage, tmp_path):
-    model = tiny_causal_lm()
-    model.save_pretrained(tmp_path, max_shard_size="20KB" if "shard" in damage else "1GB")
-    weights = sorted(tmp_path.glob("*.safetensors"))
-    if damage == "truncated":
-        weights[0].write_bytes(weights[0].read_bytes()[:-1])
-    elif damage == "no configuration":
-        (tmp_path / "config.json").unlink()
-    elif damage != "none":
-        assert (len(weights) > 1) == ("shard" in damage)
-        weights[-1].unlink()
-    assert is_whole_model(tmp_path) == (damage == "none")
-
-
-def test_a_folder_appears_when_it_is_written(tmp_path):
-    folder = tmp_path / "model"
-
-    def fails(target):
-        (target / "half").touch()
-        assert not folder.exists()
-        raise OSError("the disk is full")
-
-    with pytest.raises(OSError, match="full"):
-        write_whole(folder, fails)
-    assert not folder.exists()
-    write_whole(folder, lambda target: (target / "whole").touch())
-    write_whole(folder, lambda target: (target / "again").touch())
-    assert [path.name for path in folder.iterdir()] == ["again"]
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_second_process_is_kept_out_and_a_killed_one_keeps_nobody_out(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from trl_ext.folders import MANIFEST
 from trl_ext.worlds import OfflineAssets, OfflineSettings, cache, corpus, default_cache_dir, prepare, vocabulary
 from trl_ext.worlds import models as offline_models
 from trl_ext.worlds.grammar import Comment, sample_comment, sample_opening
@@ -221,11 +222,11 @@ def test_half_written_folder_is_made_again(tmp_path: Path, damage: str, capsys: 
     elif damage == "missing":
         (folder / "sub" / "weights").unlink()
     elif damage == "no manifest":
-        (folder / cache.MANIFEST).unlink()
+        (folder / MANIFEST).unlink()
     else:
         (folder / "sub" / "weights").unlink()
         (folder / "sub").rmdir()
-        (folder / cache.MANIFEST).unlink()
+        (folder / MANIFEST).unlink()
     cache.build_once(folder, build)
     assert (folder / "sub" / "weights").read_text() == "0123456789"
     assert "is incomplete and is made again" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from trl_ext.files import whole_folder
+from trl_ext.folders import whole_folder
 from trl_ext.messages.printable import one_line
 
 from .adapters import ADAPTER_WEIGHTS, QUANTIZATION_FILE, resize_for_adapter

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trl_ext.checkpoint import checkpoints, commit, find_damage, recover, remove
-from trl_ext.running.folders import is_whole_model
+from trl_ext.checkpoint import checkpoints, recover
+from trl_ext.folders import commit, find_damage, is_whole_model, remove
 from trl_ext.running.interrupts import OrderlyStop
 
 KEPT = 2

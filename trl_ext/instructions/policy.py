@@ -10,10 +10,10 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from trl_ext.checkpoint import newest_whole
 from trl_ext.config import PPOConfig
+from trl_ext.folders import is_whole_model, remove, whole_folder
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
 from trl_ext.rewards import PreferenceReward
 from trl_ext.rewards.warm import average_reward_models
-from trl_ext.running.folders import is_whole_model, write_whole
 from trl_ext.running.interrupts import OrderlyStop
 from trl_ext.text.decoding import as_completions
 from trl_ext.trainer import PPOTrainer
@@ -105,7 +105,8 @@ def _reward_folders(stage: PPOStage, names: list[str], folder: Path) -> list[str
         return names
     averaged = folder / "warm"
     if not is_whole_model(averaged):
-        write_whole(averaged, lambda target: average_reward_models(names, target))
+        remove(averaged)
+        average_reward_models(names, averaged)
     return [str(averaged)]
 
 
@@ -146,6 +147,7 @@ def train(trainer: PPOTrainer, monitor: RewardHackingMonitor, folder: Path) -> d
     newest = newest_whole(folder)
     with OrderlyStop(trainer):
         trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-    write_whole(folder / "model", lambda target: trainer.save_model(str(target)))
+    with whole_folder(folder / "model", replace=True) as target:
+        trainer.save_model(str(target))
     alarms = [alarm._asdict() for alarm in monitor.alarms]
     return {"model": str(folder / "model"), "log_history": [*start, *trainer.state.log_history], "alarms": alarms}

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from trl_ext.config import PPOConfig
 from trl_ext.evaluation.reward_models import evaluate_reward_models
 from trl_ext.files import read_json_lines, write_json_lines
+from trl_ext.folders import remove
 from trl_ext.rewards import PreferenceReward
-from trl_ext.running.folders import discard
 from trl_ext.worlds.instructions import grade
 
 from .data import StageData
@@ -58,7 +58,7 @@ def work(
         models = [str(folder / f"model-{i}") for i in range(stage.num_reward_models)]
         for i, name in enumerate(models):
             train_reward_model(folder, Path(name), start, tokenizer, pairs, args, stage, seed=args.seed + i, **loading)
-        discard(folder / CHECKPOINTS)
+        remove(folder / CHECKPOINTS)
     init_kwargs = loading["init_kwargs"]
     members = load_rewards(models, start, tokenizer, args, max_length=stage.reward_max_length, init_kwargs=init_kwargs)
     return {"models": models, "training_pairs": len(pairs)} | measure(members, held_out, tokenizer)

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from trl_ext.checkpoint import recover
 from trl_ext.files import write_json
+from trl_ext.folders import is_whole_model
 from trl_ext.messages.redaction import redacted
-from trl_ext.running.folders import is_whole_model, set_aside
+from trl_ext.running.folders import set_aside
 from trl_ext.running.interrupts import Interrupted
 
 _RECORD, _STARTED = "stage.json", "started.json"

@@ -27,7 +27,7 @@ from trl_ext.actor_critic.merge import merge
 from trl_ext.actor_critic.precision import adapters_in_float32, with_dtype
 from trl_ext.config import PPOConfig
 from trl_ext.files import write_json
-from trl_ext.running.folders import discard, is_whole_model, write_whole
+from trl_ext.folders import is_whole_model, remove, whole_folder
 
 from . import checkpoints
 from .options import RewardStage, SupervisedStage
@@ -79,22 +79,19 @@ def train_supervised(
         last = losses[-max(1, len(losses) // 10) :]
         write_json(notes, {"loss": sum(last) / len(last) if last else None})
         adapter = None if peft_config is None else folder / "adapter"
-        write_whole(adapter or output, lambda target: _save(trainer, tokenizer, target))
+        with whole_folder(adapter or output, replace=True) as target:
+            _save(trainer, tokenizer, target)
         if adapter is not None:
             # The quantized base is rounded anew when the merged model is quantized, so its roundings are not kept.
-            options = {"original_base": True, "base_model": model_name}
-            write_whole(output, lambda target: _merge(adapter, tokenizer, target, options))
-    discard(folder / CHECKPOINTS)
+            with whole_folder(output, replace=True) as target:
+                merge(adapter, target, original_base=True, base_model=model_name)
+                tokenizer.save_pretrained(target)
+    remove(folder / CHECKPOINTS)
     return {"model": str(output), **json.loads(notes.read_text(encoding="utf-8"))}
 
 
 def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
     trainer.save_model(str(target))
-    tokenizer.save_pretrained(target)
-
-
-def _merge(adapter: Path, tokenizer: PreTrainedTokenizerBase, target: Path, options: dict[str, Any]) -> None:
-    merge(adapter, target, **options)
     tokenizer.save_pretrained(target)
 
 
@@ -121,7 +118,7 @@ def train_reward_model(
     """
     own = folder / CHECKPOINTS / output.name
     if is_whole_model(output):
-        discard(own)
+        remove(own)
         return
     shared = _settings(args, own, stage.reward_learning_rate, stage.reward_epochs, stage.reward_batch_size)
     settings = RewardConfig(**shared | {"seed": seed}, max_length=stage.reward_max_length)
@@ -142,8 +139,9 @@ def train_reward_model(
             f"Every preference pair is longer than `reward_max_length` {stage.reward_max_length}; raise it."
         )
     checkpoints.train(trainer, output.name)
-    write_whole(output, lambda target: _save(trainer, tokenizer, target))
-    discard(own)
+    with whole_folder(output, replace=True) as target:
+        _save(trainer, tokenizer, target)
+    remove(own)
 
 
 def load_reward_model(model_name: str, init_kwargs: dict[str, Any]) -> PreTrainedModel:

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trl_ext.files import whole_folder
+from trl_ext.folders import whole_folder
 
 Folder = str | os.PathLike
 

@@ -1,39 +1,27 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Folders that are whole or not there, that belong to one process at a time, and whose content names them."""
+"""Output directories: earlier content set aside, one process at a time, data and models identified by content."""
 
 import hashlib
-import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
 
-from trl_ext.checkpoint import digest, remove
+from trl_ext.folders import MANIFEST, digest
 
 __all__ = [
     "content_of",
-    "discard",
-    "is_whole_model",
     "locked",
     "model_content",
     "set_aside",
     "set_aside_run",
-    "write_whole",
 ]
 
 # Files of a model folder that say nothing about the model.
-_INCIDENTAL = ("training_args.bin", "README.md")
+_INCIDENTAL = ("training_args.bin", "README.md", MANIFEST)
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
-
-
-def discard(folder: Path) -> None:
-    """Delete a folder, where there is one; killed in the middle, none of it is left under its name."""
-    if folder.is_dir():
-        remove(folder)
 
 
 def set_aside(folder: Path) -> Path:
@@ -65,50 +53,6 @@ def set_aside_run(output_dir: Path) -> Path | None:
     for path in {path for pattern in _RUN_FILES for path in output_dir.glob(pattern)}:
         os.replace(path, aside / path.name)
     return aside
-
-
-def write_whole(folder: Path, write: Callable[[Path], object]) -> Path:
-    """Fill a folder that appears under its name only when every file of it has reached the disk.
-
-    Args:
-        folder: What stood there before is replaced.
-        write: Called with the folder to fill, which is empty.
-    """
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    write(unfinished)
-    for path in [unfinished, *unfinished.rglob("*")]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    discard(folder)
-    os.replace(unfinished, folder)
-    return folder
-
-
-def is_whole_model(folder: Path) -> bool:
-    """Whether a folder holds a configuration and every weight that belongs to it: a model's, or an adapter's."""
-    if (folder / "adapter_config.json").is_file():
-        return _is_whole_file(folder / "adapter_model.safetensors")
-    if not (folder / "config.json").is_file():
-        return False
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return _is_whole_file(folder / "model.safetensors")
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError):
-        return False
-    return bool(names) and all(_is_whole_file(folder / name) for name in names)
-
-
-def _is_whole_file(path: Path) -> bool:
-    try:
-        with safe_open(path, framework="pt"):  # compares the header with the length of the file
-            return True
-    except (OSError, SafetensorError):
-        return False
 
 
 @contextmanager

@@ -1,10 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Folders that are either complete or not there."""
+"""Folders that are made once and found afterwards."""
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,23 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from trl_ext.checkpoint import digest, remove
-
-MANIFEST = "complete.json"
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether every file that was written is still there, with the content that it had."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(manifest == _digests(folder))
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return {path.relative_to(folder).as_posix(): digest(path) for path in files}
+from trl_ext.folders import commit, find_damage, whole_folder
 
 
 def key(settings: Any, seed: int, files: Iterable[str | None]) -> str:
@@ -39,10 +21,10 @@ def key(settings: Any, seed: int, files: Iterable[str | None]) -> str:
         seed: Of what is made.
         files: The code.
     """
-    digest = hashlib.sha256(json.dumps({**asdict(settings), "seed": seed}, sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps({**asdict(settings), "seed": seed}, sort_keys=True).encode())
     for file in files:
-        digest.update(Path(str(file)).read_bytes())
-    return digest.hexdigest()[:16]
+        found.update(Path(str(file)).read_bytes())
+    return found.hexdigest()[:16]
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
@@ -62,24 +44,12 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
         print(f"Another process is making {folder}; this one waits for it.", flush=True)
         lock.acquire()
     try:
-        if not is_complete(folder):
-            _build(folder, build)
+        if find_damage(folder) is not None:
+            if folder.exists():
+                print(f"{folder} is incomplete and is made again")
+            with whole_folder(folder, replace=True) as work:
+                build(work)
+                commit(work)
     finally:
         lock.release()
     return folder
-
-
-def _build(folder: Path, build: Callable[[Path], None]) -> None:
-    if folder.exists():
-        print(f"{folder} is incomplete and is made again")
-        remove(folder)
-    for remains in (*folder.parent.glob(f".removed-{folder.name}"), folder.parent / f".{folder.name}.unfinished"):
-        shutil.rmtree(remains, ignore_errors=True)
-    work = folder.parent / f".{folder.name}.unfinished"
-    work.mkdir()
-    try:
-        build(work)
-        (work / MANIFEST).write_text(json.dumps(_digests(work)), encoding="utf-8")
-        os.replace(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
