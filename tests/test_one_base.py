@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """A whole run with four roles on one quantized base, for every family of models."""
 
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from trl import RewardConfig, RewardTrainer
 
 from tests.tiny_models import CHAT_TEMPLATE, tiny_causal_lm, tiny_tokenizer
 from trl_ext import PPOConfig, PPOTrainer
-from trl_ext.actor_critic import merge
+from trl_ext.commands import merge
 from trl_ext.rewards import PreferenceReward
 
 FAMILIES = ["llama", "qwen2", "mistral", "gemma2", "phi", "gpt_neox", "gpt2"]
@@ -333,17 +332,17 @@ def test_a_4_bit_run_resumes(base, reward_adapter, tmp_path):
         assert torch.equal(p, q), name
 
 
-def test_merge_from_the_command_line(base, tmp_path, monkeypatch, capsys):
+def test_merge_from_the_command_line(base, tmp_path, capsys):
     trainer = PPOTrainer(base, length, settings(tmp_path / "run"), train_dataset=PROMPTS, peft_config=LoraConfig(r=4))
     trainer.train()
     trainer.save_model()
-    monkeypatch.setattr(sys, "argv", ["merge", str(tmp_path / "run"), str(tmp_path / "merged")])
-    merge.main()
+    words = [str(tmp_path / "run"), str(tmp_path / "merged")]
+    merge.main(words)
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "merged")
     ids = torch.tensor([[5, 9, 11, 40, 20, 21]])
     with torch.no_grad():
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(ids).logits
         torch.testing.assert_close(merged, trainer.model.eval().causal_lm(ids).logits, rtol=0, atol=1e-4)
     with pytest.raises(SystemExit, match="2"):
-        merge.main()
+        merge.main(words)
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: The folder")

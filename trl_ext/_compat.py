@@ -69,12 +69,19 @@ class AdapterSwitch:
     def use(self, name: str | None) -> Iterator[None]:
         """Run a block under the adapter `name`, or with adapters off (`None`), and restore the state afterwards."""
         with self.hold():
-            before = self.state()
-            try:
-                self.restore([(active if name is None else [name], name is None) for active, _ in before])
+            adapters = [(active if name is None else [name], name is None) for active, _ in self.state()]
+            with self.under(adapters):
                 yield
-            finally:
-                self.restore(before)
+
+    @contextmanager
+    def under(self, state: AdapterState) -> Iterator[None]:
+        """Run a block with the adapters of `state` active, and restore the present state afterwards."""
+        before = self.state()
+        try:
+            self.restore(state)
+            yield
+        finally:
+            self.restore(before)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
         """Return the `context_fn` pair of `torch.utils.checkpoint`: recompute under the adapter of the forward pass.
@@ -82,18 +89,7 @@ class AdapterSwitch:
         Recomputation runs during backward, otherwise under the adapter that is active *then*; with two adapters on one
         base that gives wrong gradients without any error.
         """
-        state = self.state()
-
-        @contextmanager
-        def as_in_forward() -> Iterator[None]:
-            before = self.state()
-            try:
-                self.restore(state)
-                yield
-            finally:
-                self.restore(before)
-
-        return nullcontext(), as_in_forward()
+        return nullcontext(), self.under(self.state())
 
 
 def training_metrics(trainer: Any) -> dict[str, list[float]]:
