@@ -1,20 +1,20 @@
-# `make demo` and `make test` do all their own set-up: a virtual environment in .venv, with the versions of constraints.txt.
+# Each target sets up what it needs: a virtual environment in .venv, with the versions of constraints.txt.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Bytecode is left to the first import: compiling every module of every package takes a third of the installation. Where
-# the environment forbids to keep it, every process would compile anew, which costs seconds each.
+# The first import compiles modules: compiling every module of every package would take a third of the installation. Without
+# kept bytecode every process would compile anew, for seconds.
 export PYTHONDONTWRITEBYTECODE :=
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
 TRL_1_12 := $(VENV)/trl-1.12.0
 
-# Nothing here may depend on the network or send telemetry; two threads keep runs comparable on machines of any size.
+# No target but the installation uses the network or sends telemetry; two threads keep runs comparable across machines.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 THREADS := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
-# Workers of one thread each: hardly a test is large enough to use two threads. A file's tests share its fixtures.
+# Each worker has one thread: few tests are large enough for two. The tests of a file share its fixtures.
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-2} --dist loadfile
-# What no version of TRL can change is tested once, on the newest.
+# Tests of code that does not import TRL run on the newest TRL alone.
 WITHOUT_TRL := $(addprefix --ignore=tests/,objectives kl_control monitoring planner reports evaluation/test_intervals.py \
 	$(addprefix actor_critic/test_,merge.py architectures.py quantized.py float_head.py))
 
@@ -29,13 +29,13 @@ help:  ## Show this list
 demo: $(VENV)/.run-installed  ## Detoxify a small model offline on the CPU; the path of summary.json is printed last
 	@$(OFFLINE) $(THREADS) $(BIN)/python recipes/detoxification.py $(ARGS)
 
-instruct: $(VENV)/.run-installed  ## Teach a small model to follow instructions offline on the CPU, in three steps; likewise
+instruct: $(VENV)/.run-installed  ## Teach a small model to follow instructions offline on the CPU, in three steps; prints the same path
 	@$(OFFLINE) $(THREADS) $(BIN)/python recipes/instruction_following.py $(ARGS)
 
 test: $(VENV)/.dev-installed  ## Run the tests; ARGS="tests/rewards -k length" chooses some of them
 	@$(OFFLINE) $(PYTEST) $(ARGS)
 
-test-trl-1.12: $(VENV)/.dev-installed $(TRL_1_12)  ## Run the tests on the oldest TRL, the last with a PPO: parity with it too
+test-trl-1.12: $(VENV)/.dev-installed $(TRL_1_12)  ## Run the tests on the oldest TRL, the last with a PPO of its own, and compare with that PPO
 	@PYTHONPATH=$(TRL_1_12) $(OFFLINE) $(PYTEST) $(or $(ARGS),$(WITHOUT_TRL))
 
 quality: $(VENV)/.dev-installed  ## Check format, lint, docstrings and types
@@ -56,7 +56,7 @@ $(VENV)/.created:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# A stamp is written only after pip succeeded, so an interrupted installation is taken up again by the next make.
+# A stamp is written only after pip succeeded, so the next make repeats an interrupted installation.
 $(VENV)/.run-installed: $(VENV)/.created pyproject.toml setup.py constraints.txt
 	@echo "Installing trl_ext into $(VENV) (a minute or two, once) ..."
 	@$(PIP_INSTALL) -c constraints.txt -e .
@@ -67,6 +67,6 @@ $(VENV)/.dev-installed: $(VENV)/.created pyproject.toml setup.py constraints.txt
 	@$(PIP_INSTALL) -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/.run-installed
 
-# TRL alone in a folder of its own, put before the environment's: everything else stays as pinned.
+# TRL alone in a folder of its own, in front of the environment's packages: everything else stays as pinned.
 $(TRL_1_12): $(VENV)/.created
 	@$(PIP_INSTALL) --no-deps --upgrade --target $@ trl==$(patsubst trl-%,%,$(notdir $@))
