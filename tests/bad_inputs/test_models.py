@@ -222,7 +222,7 @@ ADAPTERS = [
         "adapter on an adapter",
         build(CHAINED),
         f"The base '{REWARD}' of the adapter '{CHAINED}' is an adapter itself; merge it into its own base first "
-        "(`python -m trl_ext.actor_critic.merge`).",
+        "(`trl_ext merge`).",
     ),
     case(
         "adapter without weights",

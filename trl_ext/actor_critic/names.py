@@ -69,10 +69,7 @@ def find_policy(name: str, init_kwargs: dict[str, Any]) -> PolicySource:
     subject = f"The base {base!r} of the adapter {name!r}"
     options = {key: value for key, value in init_kwargs.items() if key != "revision"}  # which is the adapter's
     if _find_adapter(base, options, "model") is not None:
-        raise ValueError(
-            f"{subject} is an adapter itself; merge it into its own base first "
-            "(`python -m trl_ext.actor_critic.merge`)."
-        )
+        raise ValueError(f"{subject} is an adapter itself; merge it into its own base first (`trl_ext merge`).")
     config = find_config(base, options, subject, f"a causal language model in {where}")
     check_generates(config, subject)
     return PolicySource(base, config, adapter)
