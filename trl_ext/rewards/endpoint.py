@@ -2,7 +2,7 @@
 """A language model behind an OpenAI-compatible HTTP endpoint.
 
 `huggingface_hub.InferenceClient(base_url=...)` is not used: it follows redirects, reads replies of any size, limits the
-seconds between two bytes only, writes `/v1` into the path, and its errors repeat the URL and what the server said.
+seconds between two bytes only, writes `/v1` into the path, and its errors repeat the URL and the server's text.
 """
 
 import base64
@@ -32,24 +32,24 @@ _LARGEST_REPLY = 2**20  # bytes
 
 
 class ChatEndpoint:
-    """Asks a model at `POST {url}/chat/completions`, several questions at a time, each again where it failed.
+    """Asks a model at `POST {url}/chat/completions` several questions at a time, and retries failed requests.
 
     Args:
         url: Base URL, such as "https://api.openai.com/v1" or "http://localhost:8000/v1". A query string in it is sent
             along, and a user name and password as basic authentication; no message shows either.
         model: Name of the model.
-        api_key_env: Environment variable that holds the API key; where it is not set, none is sent.
+        api_key_env: Environment variable with the API key; if it is not set, no key is sent.
         options: Further fields of the request, and replacements of `temperature=0` and `max_tokens=1024`; None removes
-            one that a model does not take.
-        retries: How often a request is sent again that failed, or whose reply could not be read.
+            a field that the model does not take.
+        retries: Number of retries for a request that failed, or whose reply could not be read.
         timeout: Seconds for each request and its whole reply, of which a megabyte is read.
-        backoff: Seconds before the first retry, twice as many before each further one.
-        concurrency: Requests under way at a time.
-        give_up_after: After so many failed requests in a row the rest is not tried any more.
+        backoff: Seconds before the first retry, doubled before each further one.
+        concurrency: Requests at a time.
+        give_up_after: Number of failed requests in a row after which the remaining questions are not asked.
 
     Attributes:
-        url: The URL without query string, user name and password, as it may be shown.
-        last_failure: The latest failure of a request, in words that repeat nothing of the server's.
+        url: The URL without query string, user name and password, for messages.
+        last_failure: Kind of the latest failure, without any text of the server.
 
     Raises:
         ValueError: `url` is no HTTP URL.
@@ -86,14 +86,14 @@ class ChatEndpoint:
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def ask(self, questions: Sequence[str], read: Callable[[str], T | None]) -> list[T | None]:
-        """Ask N questions and return what `read` makes of each reply, in their order.
+        """Ask N questions, and return the result of `read` for each reply, in their order.
 
         Args:
-            questions: One message of the user each.
-            read: Takes the text of a reply; None for a reply that has to be asked for again.
+            questions: N messages of the user.
+            read: Parses the text of a reply; None if the question must be asked again.
 
         Returns:
-            N results; None where there is none after all retries.
+            N results; None for a question without a result after all retries.
 
         Raises:
             ValueError: the endpoint refuses a request (wrong key, no such model, ...).
@@ -129,7 +129,7 @@ class ChatEndpoint:
             except urllib.error.HTTPError as error:
                 error.close()
                 if error.code < 500 and error.code not in _TEMPORARY:
-                    # What the server says may repeat the request, and the key in it; so may the error itself.
+                    # The server's text and the error may repeat the request with its key.
                     raise ValueError(
                         f"The judge at {self.url} refuses requests with HTTP {error.code}; check the URL, the model's "
                         f"name and the key in ${self.api_key_env}."
@@ -163,25 +163,25 @@ class ChatEndpoint:
                 reply += chunk
                 if len(reply) > _LARGEST_REPLY:
                     raise _TooLarge(f"the reply is larger than {_LARGEST_REPLY} bytes")
-                if time.monotonic() > deadline:  # nobody waits any more
+                if time.monotonic() > deadline:  # the caller has given up
                     raise TimeoutError
         return reply
 
 
 class _TooLarge(OSError):
-    """The endpoint does not stop talking."""
+    """A reply of more than `_LARGEST_REPLY` bytes."""
 
 
 def _kind(error: BaseException) -> str:
-    """What went wrong, in our words: a message may repeat what the server said, or where it was asked."""
+    """Return the kind of a failure; the error's message may repeat the server's text or the URL."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     known: dict[type, str] = {TimeoutError: "timeout", _TooLarge: f"a reply of more than {_LARGEST_REPLY} bytes"}
-    said = known.get(type(cause)) or (os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else "")
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    reason = known.get(type(cause)) or (os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else "")
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would take the API key to whatever host it names."""
+    """Refuses redirects, which would send the API key to another host."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""How much texts repeat themselves and each other, by n-grams of words, characters or token ids."""
+"""Repetition within a text and between texts, by n-grams of words, characters or token ids."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -22,7 +22,8 @@ def repetition(tokens: Sequence[Hashable], n: int = 3) -> float:
 def distinct_n(corpus: Sequence[Sequence[Hashable]], n: int) -> float:
     """Return different n-grams divided by all n-grams of a set of texts (Li et al. 2016); NaN if there is none.
 
-    N-grams never cross from one text into the next. The more text, the fewer new n-grams: compare equally long texts.
+    N-grams never cross from one text into the next. The share of new n-grams falls with the amount of text: compare
+    texts of equal length.
     """
     grams = [gram for tokens in corpus for gram in ngrams(tokens, n)]
     return len(set(grams)) / len(grams) if grams else math.nan
