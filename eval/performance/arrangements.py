@@ -32,7 +32,7 @@ def _lora(rank: int) -> LoraConfig:
 
 
 def one_base(config: PretrainedConfig, setup: Setup, device: str, folder: Path) -> Arrangement:
-    """All roles on one base, as `setup` says.
+    """Build all roles on one base, as `setup` says.
 
     Args:
         config: The architecture.
@@ -60,7 +60,7 @@ def one_base(config: PretrainedConfig, setup: Setup, device: str, folder: Path) 
 
 
 def four_models(config: PretrainedConfig, setup: Setup, device: str, folder: Path) -> Arrangement:
-    """Actor, critic, reference and reward as four models, actor and critic trained with LoRA of the same ranks.
+    """Build actor, critic, reference and reward as four models, actor and critic with LoRA of the same ranks.
 
     This is what TRL's PPO held, each model quantized as in `setup`. Arguments and result are those of `one_base`.
     """
@@ -79,7 +79,7 @@ def _adapter_dtype(actor_critic: ActorCritic) -> torch.dtype:
 
 
 def weights_by_role(actor_critic: ActorCritic, reward_funcs: list[Any]) -> dict[str, int]:
-    """Bytes of parameters, scales of quantized ones included, by role."""
+    """Return the bytes of parameters by role, scales of quantized ones included."""
     roles: dict[str, int] = {}
     whole = nn.ModuleDict({"actor_critic": actor_critic})
     for i, function in enumerate(reward_funcs):
@@ -92,7 +92,7 @@ def weights_by_role(actor_critic: ActorCritic, reward_funcs: list[Any]) -> dict[
 
 
 def _tensors(whole: nn.Module, name: str, parameter: Tensor) -> list[Tensor]:
-    """A parameter and what its quantization keeps beside it."""
+    """Return a parameter and the tensors that its quantization keeps beside it."""
     tensors: list[Any] = [parameter]
     state = getattr(parameter, "quant_state", None)
     if state is not None:

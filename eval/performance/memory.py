@@ -41,12 +41,12 @@ VERSIONS = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
 def constant_reward(prompts: list, completions: list, completion_ids: list, **columns: Any) -> list[float]:
-    """A reward function that costs nothing."""
+    """Return 0 for every completion: a reward that costs nothing."""
     return [0.0] * len(completions)
 
 
 def scaled(config: PretrainedConfig, arguments: argparse.Namespace) -> PretrainedConfig:
-    """The configuration with the sizes that were given instead of its own."""
+    """Return the configuration with the sizes of the command line in place of its own."""
     text = config.get_text_config()
     for option, field in (("layers", "num_hidden_layers"), ("vocab_size", "vocab_size"), ("hidden", "hidden_size")):
         if getattr(arguments, option) is not None:
@@ -60,7 +60,7 @@ def scaled(config: PretrainedConfig, arguments: argparse.Namespace) -> Pretraine
 
 
 def ppo_config(setup: Setup, generation_batch: int, folder: str, on_cpu: bool) -> PPOConfig:
-    """The settings of a run of `ROLLOUTS` rollouts, each learned from once."""
+    """Return the settings of a run of `ROLLOUTS` rollouts with one epoch each."""
     if setup.rollout % setup.micro_batch:
         raise ValueError(f"`micro_batch` {setup.micro_batch} does not divide `rollout` {setup.rollout}.")
     return PPOConfig(
@@ -87,7 +87,7 @@ def ppo_config(setup: Setup, generation_batch: int, folder: str, on_cpu: bool) -
 def measure(
     config: PretrainedConfig, setup: Setup, footprint: Footprint, arrangement: str, device: str
 ) -> dict[str, Any]:
-    """Peaks, seconds and tokens per second of every phase, and the weights by role.
+    """Return peaks, seconds and tokens per second of every phase, and the weights by role.
 
     Args:
         config: The architecture.
@@ -128,7 +128,7 @@ def measure(
 
 
 def describe_device(device: str) -> dict[str, Any]:
-    """Name and memory of the device, for the record."""
+    """Return name and memory of the device, for the record."""
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         return {"type": "cuda", "name": properties.name, "memory": properties.total_memory}
@@ -136,7 +136,7 @@ def describe_device(device: str) -> dict[str, Any]:
 
 
 def installed_versions() -> dict[str, str | None]:
-    """Versions of what the figures depend on."""
+    """Return the versions of the libraries that the figures depend on."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in VERSIONS:
         try:
@@ -147,7 +147,7 @@ def installed_versions() -> dict[str, str | None]:
 
 
 def run(arguments: argparse.Namespace, setup: Setup) -> dict[str, Any]:
-    """Plan and measure one arrangement; returns what is written to the results."""
+    """Plan and measure one arrangement; return the content of the results file."""
     config = scaled(load_config(arguments.shape), arguments)
     footprint = plan(config, setup)
     phases: dict[str, dict[str, Any]] = {phase: {} for phase in footprint.phases}
@@ -174,7 +174,7 @@ def run(arguments: argparse.Namespace, setup: Setup) -> dict[str, Any]:
 
 
 def results_table(results: dict[str, Any]) -> Table:
-    """Planner against measurement, phase by phase."""
+    """Return a table of planned and measured memory, phase by phase."""
     table = Table(title=f"{results['shape']}, {results['arrangement']}, {_device_name(results)}")
     columns = {"planned": "planned GiB", "allocated": "measured GiB", "difference_percent": "difference"}
     columns |= {"process": "process GiB", "tokens_per_second": "tokens/s"}
@@ -198,7 +198,7 @@ def _cell(title: str, value: float | None) -> str:
 
 
 def write(results: dict[str, Any], folder: Path) -> Path:
-    """Write results under a name that says what was measured."""
+    """Write results into a file named after the run."""
     setup = results["arguments"]
     parts = [results["shape"], setup["quantization"], setup["critic"], f"{setup['prompt']}+{setup['completion']}"]
     parts += [f"batch{setup['micro_batch']}", results["arrangement"], _device_name(results)]
@@ -227,7 +227,7 @@ def compare(argv: list[str], folder: Path) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     made = setup_parser("python -m eval.performance.memory", DESCRIPTION)
     made.set_defaults(dtype=None)
     made.add_argument("--shape", required=True, help="a name of the planner's, or a config.json")
@@ -244,7 +244,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser().parse_args(argv)
     on_cpu = arguments.device == "cpu" and not arguments.plan_only

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""How much arithmetic an update takes in TRL's last PPOTrainer and in ours, and how fast the machine could do it."""
+"""Arithmetic of an update in TRL's last PPOTrainer and in ours, and the machine's highest rate."""
 
 import time
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import torch
 
 
 class Sizes(NamedTuple):
-    """What the count depends on.
+    """Sizes that the count depends on.
 
     Attributes:
         trunk: Weights of a model's linear layers but the head.
@@ -62,7 +62,7 @@ def operations(trainer: str, *, lora: bool, critic: str, sizes: Sizes) -> dict[s
 
 
 def peak_rate(device: str, dtype: torch.dtype, *, size: int, seconds: float = 1.0) -> float:
-    """Operations per second of the fastest product of two square matrices, on as many threads as torch uses.
+    """Return the operations per second of the fastest product of two square matrices, on torch's threads.
 
     Args:
         device: "cuda" or "cpu".

@@ -19,23 +19,23 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Memory(Protocol):
-    """Where peaks are read."""
+    """A source of peaks of memory."""
 
     def reset(self) -> None:
         """Start a new measurement."""
 
     def read(self) -> dict[str, int]:
-        """The peaks since `reset` by kind, in bytes."""
+        """Return the peaks since `reset` by kind, in bytes."""
         ...
 
     def synchronize(self) -> None:
-        """Wait for what has been started."""
+        """Wait until the device has finished its work."""
 
 
 class CudaMemory:
     """Peaks of torch's allocator on the current CUDA device.
 
-    `allocated` is what tensors take, which the planner predicts; `process` what torch has reserved for them.
+    `allocated` is the memory of tensors, which the planner predicts; `process` the memory that torch has reserved.
     """
 
     def reset(self) -> None:
@@ -43,18 +43,18 @@ class CudaMemory:
         torch.cuda.reset_peak_memory_stats()
 
     def read(self) -> dict[str, int]:
-        """The peaks since `reset`, in bytes."""
+        """Return the peaks since `reset`, in bytes."""
         return {"allocated": torch.cuda.max_memory_allocated(), "process": torch.cuda.max_memory_reserved()}
 
     def synchronize(self) -> None:
-        """Wait for what has been started."""
+        """Wait until the device has finished its work."""
         torch.cuda.synchronize()
 
 
 class ProcessMemory:
     """Peaks of this process's resident memory; Linux only.
 
-    `process` is the whole of it, `allocated` what has come on top since this object was made.
+    `process` is all of it, `allocated` the growth since this object was made.
 
     Raises:
         ValueError: on other systems.
@@ -66,7 +66,7 @@ class ProcessMemory:
         gc.collect()
         self._libc = ctypes.CDLL(None)
         if hasattr(self._libc, "mallopt"):
-            # glibc would keep freed memory for later; from now on whatever is larger than this goes back at once.
+            # glibc keeps freed memory for later; from now on it returns blocks larger than this at once.
             self._libc.mallopt(_M_MMAP_THRESHOLD, 2**16)
         self.reset()
         self.before = self._status("VmRSS")
@@ -74,16 +74,16 @@ class ProcessMemory:
     def reset(self) -> None:
         """Start a new measurement."""
         if hasattr(self._libc, "malloc_trim"):
-            self._libc.malloc_trim(0)  # what was served from the heap's free blocks goes back only so
-        _CLEAR.write_text("5")  # sets the peak to what is resident now
+            self._libc.malloc_trim(0)  # the only call that returns the heap's free blocks
+        _CLEAR.write_text("5")  # sets the peak to the memory that is resident now
 
     def read(self) -> dict[str, int]:
-        """The peaks since `reset`, in bytes."""
+        """Return the peaks since `reset`, in bytes."""
         peak = self._status("VmHWM")
         return {"allocated": peak - self.before, "process": peak}
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        """Return at once: a CPU has finished its work."""
 
     @staticmethod
     def _status(field: str) -> int:
@@ -92,9 +92,9 @@ class ProcessMemory:
 
 
 class PhasePeaks(PhaseProgress):
-    """Stands in for a trainer's progress display and measures instead.
+    """A trainer's progress display that measures memory and time instead.
 
-    What happens between two phases counts for the first: the optimizer's step comes after the last phase "learn".
+    The time between two phases counts for the first: the optimizer's step comes after the last phase "learn".
 
     Args:
         memory: Where peaks are read.
@@ -112,7 +112,7 @@ class PhasePeaks(PhaseProgress):
         self._current: str | None = None
 
     def start(self, name: str | None) -> None:
-        """Note the peaks of the phase before, and start measuring another (None: nothing)."""
+        """Record the peaks of the current phase, and begin the phase `name`; None begins none."""
         if self._current is not None:
             peaks = self.peaks.setdefault(self._current, {})
             for kind, size in self.memory.read().items():

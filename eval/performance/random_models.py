@@ -31,7 +31,7 @@ EOS_ID = 2
 
 
 def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """The configuration that a recipe gives to quantize like this; None for "none"."""
+    """Return the configuration that a recipe gives for this quantization; None for "none"."""
     if quantization == "none":
         return None
     if quantization == "int8":
@@ -49,7 +49,7 @@ def random_model(
     device: torch.device | str = "cpu",
     reward: bool = False,
 ) -> PreTrainedModel:
-    """A model with random weights, as `from_pretrained` would have loaded and quantized it.
+    """Build a model with random weights, as `from_pretrained` would have loaded and quantized it.
 
     There is never more than one layer in full precision.
 
@@ -91,7 +91,7 @@ def random_model(
 def _quantized(
     inputs: int, outputs: int, bias: bool, settings: BitsAndBytesConfig, dtype: torch.dtype, device: Any
 ) -> nn.Module:
-    """A quantized linear layer with random weights; its bias is made later."""
+    """Build a quantized linear layer with random weights; `_materialize` adds its bias."""
     try:
         bnb: Any = importlib.import_module("bitsandbytes.nn")
     except ImportError as error:
@@ -115,7 +115,7 @@ def _random(shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> Tensor:
 
 
 def _materialize(model: nn.Module, dtype: torch.dtype, device: Any) -> None:
-    """Give everything that is still without weights some; parameters that are tied stay so."""
+    """Give random weights to the parameters on the meta device; tied parameters stay tied."""
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -143,7 +143,7 @@ def save_reward_adapter(config: PretrainedConfig, folder: Path, rank: int) -> Pa
 
 
 def word_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer with one word for every id, so that any sampled completion keeps its length as text."""
+    """Build a tokenizer with one word for every id, so that any sampled completion keeps its length as text."""
     words = [*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), vocab_size))]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -153,7 +153,7 @@ def word_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def prompts(n: int, length: int, vocab_size: int) -> Dataset:
-    """`n` random prompts of exactly `length` tokens of [`word_tokenizer`]."""
+    """Return `n` random prompts of exactly `length` tokens of [`word_tokenizer`]."""
     ids = torch.randint(len(SPECIAL), vocab_size, (n, length), generator=torch.Generator().manual_seed(0))
     # With a space at the end, so that the first word of the completion stays one.
     return Dataset.from_dict({"prompt": ["".join(f"w{i} " for i in row) for row in ids.tolist()]})

@@ -18,7 +18,7 @@ PHASES = ("generate", "score", "evaluate", "learn")
 class Stopwatch(TrainerCallback):
     """Seconds of every update and of its phases.
 
-    What belongs to no other phase counts as learning; in TRL's trainer that includes two garbage collections an update.
+    Time outside the other phases counts as learning; in TRL's trainer that includes two garbage collections an update.
 
     Args:
         device: "cuda" or "cpu".
@@ -35,14 +35,14 @@ class Stopwatch(TrainerCallback):
         self._start = 0.0
 
     def now(self) -> float:
-        """The time, when everything that was started has been done."""
+        """Return the time at which the device has finished its work."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count a block towards `name`."""
+        """Count the time of a block towards the phase `name`."""
         start = self.now()
         try:
             yield
@@ -63,7 +63,7 @@ class Stopwatch(TrainerCallback):
 
 
 class TimedProgress(PhaseProgress):
-    """Stands in for the progress display of our trainer."""
+    """The progress display of our trainer, timed."""
 
     def __init__(self, stopwatch: Stopwatch):
         super().__init__(enabled=False)

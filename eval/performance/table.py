@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The README's table of what fits on which card, from the results: `python -m eval.performance.table`."""
+"""The README's table of models and the cards they fit on: `python -m eval.performance.table`."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ COLUMNS = (*SETTINGS, "Generate", "Evaluate", "Learn", "Figures")
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """Results of whole models on one base, from small to large; a measurement takes the place of its plan."""
+    """Return results of whole models on one base, from small to large; a measurement replaces its plan."""
     chosen: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -34,7 +34,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def render(folder: Path = RESULTS) -> str:
-    """The table between its markers, in Markdown.
+    """Return the table between its markers, in Markdown.
 
     Args:
         folder: Where `eval.performance.memory` has written its results.
@@ -50,7 +50,7 @@ def render(folder: Path = RESULTS) -> str:
 
 
 def insert(text: str, table: str) -> str:
-    """A text with everything between the two markers replaced.
+    """Return a text with everything between the two markers replaced.
 
     Raises:
         ValueError: when they are not in it.
@@ -88,7 +88,7 @@ def _row(results: dict[str, Any]) -> tuple[str, ...]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.performance.table", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the results")
     parser.add_argument("--write", type=Path, help="file in which to replace the table; otherwise it is printed")

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""How a comparison with TRL's last PPOTrainer is shown."""
+"""The table of a comparison with TRL's last PPOTrainer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,12 +15,12 @@ TRAINERS = ("trl", "ours")
 
 
 def results_table(cells: list[dict[str, Any]], device: dict[str, Any], titles: Mapping[str, str]) -> Table:
-    """Two rows for every cell, TRL's and ours, with the ratios of ours to TRL's.
+    """Return two rows for every cell, TRL's and ours, with the ratios of ours to TRL's.
 
     Args:
         cells: What `versus_trl.compare` returned.
         device: Its `name` and `operations_per_second`.
-        titles: What each setting is.
+        titles: Description of each setting.
     """
     legend = "; ".join(f"{s}: {titles[s]}" for s in sorted({cell["run"]["setting"] for cell in cells}))
     rate = f"floor: products with weights alone, at {device['operations_per_second'] / 1e9:.0f} GFLOPS"

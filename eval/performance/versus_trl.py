@@ -40,7 +40,7 @@ WARM_UP = 1  # updates at the start of a run that do not count
 
 
 class Setting(NamedTuple):
-    """What is compared: `critic` is ours, TRL's is always a separate model that is trained in full."""
+    """One setting of both trainers: `critic` is ours, TRL's is always a separate model, trained in full."""
 
     title: str
     lora: bool
@@ -97,11 +97,11 @@ QUICK: dict[str, Any] = {
 }
 
 
-# ---- what both are given ----
+# ---- model, data and settings of both ----
 
 
 def model(run: Run, *, reward: bool = False) -> PreTrainedModel:
-    """A Llama with random weights; `reward` makes it a classifier with one label."""
+    """Build a Llama with random weights; `reward` makes it a classifier with one label."""
     config = LlamaConfig(
         vocab_size=run.vocab_size,
         hidden_size=run.hidden_size,
@@ -116,7 +116,7 @@ def model(run: Run, *, reward: bool = False) -> PreTrainedModel:
 
 
 def settings(run: Run, folder: str) -> dict[str, Any]:
-    """Arguments of either PPOConfig."""
+    """Return the arguments of either PPOConfig."""
     return {
         "output_dir": folder,
         "per_device_train_batch_size": run.micro_batch,
@@ -135,12 +135,12 @@ def settings(run: Run, folder: str) -> dict[str, Any]:
 
 
 def lora(run: Run) -> LoraConfig | None:
-    """The adapter of the policy, in settings with one."""
+    """Return the adapter of the policy, in settings with one."""
     return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if SETTINGS[run.setting].lora else None
 
 
 def data(run: Run) -> Dataset:
-    """More prompts than are drawn: at the last batch of its data TRL takes a step for every micro-batch."""
+    """Return more prompts than a run draws: at the last batch of its data TRL steps for every micro-batch."""
     return prompts((run.updates + 1) * run.batch, run.prompt, run.vocab_size)
 
 
@@ -226,7 +226,7 @@ def execute(run: Run, measure: str) -> dict[str, Any]:
 
 
 def sizes(run: Run) -> Sizes:
-    """What its operations depend on."""
+    """Return the sizes that a run's operations depend on."""
     hidden, scored = run.hidden_size, run.micro_batch * run.completion
     recompute = scored > run.logits_chunk_size and scored * run.vocab_size > trunk.KEPT_LOGITS
     layer = 4 * hidden**2 + 3 * hidden * (hidden * 11 // 4)
@@ -234,21 +234,21 @@ def sizes(run: Run) -> Sizes:
 
 
 def counted(run: Run, trainer: str) -> dict[str, int]:
-    """Operations of an update, by phase."""
+    """Return the operations of an update, by phase."""
     _, lora, critic = SETTINGS[run.setting]
     each = operations(trainer, lora=lora, critic=critic, sizes=sizes(run))
     return {phase: run.batch * count for phase, count in each.items()}
 
 
 def machine_rate(device: str) -> float:
-    """What no product can be faster than, in operations per second."""
+    """Return the highest rate of a matrix product, in operations per second."""
     if device == "cuda":
         return peak_rate("cuda", torch.bfloat16, size=8192)
     return peak_rate("cpu", torch.float32, size=2048, seconds=3.0)
 
 
 def in_own_process(run: Run, measure: str) -> dict[str, Any]:
-    """[`execute`] in a new process.
+    """Call [`execute`] in a new process.
 
     Raises:
         RuntimeError: when it fails, with the last of what it wrote.
@@ -264,7 +264,7 @@ def in_own_process(run: Run, measure: str) -> dict[str, Any]:
 
 
 def compare(cell: Run, rounds: int, rate: float, advance: Callable[[], Any]) -> dict[str, Any]:
-    """Both trainers in one cell of the table, taking turns.
+    """Run both trainers in one cell of the table, taking turns.
 
     Args:
         cell: Everything but the trainer.
@@ -273,16 +273,16 @@ def compare(cell: Run, rounds: int, rate: float, advance: Callable[[], Any]) -> 
         advance: Called after every run.
 
     Returns:
-        `run`; by trainer its median seconds by phase, `floor`, which is what the phases' operations would take at that
-        rate, samples per second and peaks of memory; and `speed` and `memory`, ours over TRL's. `speed_by_round` says
-        how far the ratio can be trusted, `speed_by_count` what it would be if all time went into products with weights.
+        `run`; by trainer its median seconds by phase, `floor` (seconds of the phases' operations at that rate), samples
+        per second and peaks of memory; and `speed` and `memory`, ours over TRL's. `speed_by_round` shows the spread of
+        the ratio, `speed_by_count` is the ratio if all time went into products with weights.
     """
     runs = {trainer: dataclasses.replace(cell, trainer=trainer) for trainer in TRAINERS}
 
     def measured(trainer: str, measure: str) -> dict[str, Any]:
         run = runs[trainer]
         if measure == "memory":
-            # The peak is there in the second update, when the optimizer has its state, and in every pass.
+            # The second update has the peak, as the optimizer has its state then; one epoch is enough.
             run = dataclasses.replace(run, epochs=1, updates=2)
         result = in_own_process(run, measure)
         advance()
@@ -320,7 +320,7 @@ def write(cells: list[dict[str, Any]], device: dict[str, Any], folder: Path) -> 
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser(
         prog="python -m eval.performance.versus_trl",
         description="TRL's last PPOTrainer (trl <= 1.12) against ours: time by phase, samples per second, peak memory.",
@@ -342,7 +342,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     arguments = parser().parse_args(argv)
     if importlib.util.find_spec("trl.experimental.ppo") is None:
         print(

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""How good a model's completions are: toxicity, perplexity under a frozen reference, diversity, the optimal frontier.
+"""Quality of a model's completions: toxicity, perplexity under a frozen reference, diversity, the optimal frontier.
 
 `python -m eval.quality --help` compares a model with a baseline; `python -m eval.quality.frontier --help` computes the
 highest reward that any policy can reach for a given KL; `eval.quality.win_rate` and `eval.quality.reward_model` judge

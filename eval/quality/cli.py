@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What the command lines of `eval.quality` share: options, models and prompts by name, messages."""
+"""Parts that the command lines of `eval.quality` share: options, models and prompts by name, messages."""
 
 import argparse
 import sys

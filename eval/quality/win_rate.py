@@ -83,7 +83,7 @@ def judge_rows(judge: Judge, rows: Sequence[dict[str, Any]]) -> list[Outcome]:
 
 
 def _as_completion(answer: Any, prompt: Any) -> Any:
-    """A text answers a conversation with a message."""
+    """Return the answer as a message of the assistant, where the prompt is a conversation."""
     return (
         [{"role": "assistant", "content": answer}] if isinstance(prompt, list) and isinstance(answer, str) else answer
     )

@@ -12,6 +12,8 @@ import torch
 from eval.quality import frontier
 from eval.quality.__main__ import main
 from tests.tiny_models import VOCAB_SIZE, save_tiny, tiny_causal_lm, tiny_classifier, tiny_tokenizer
+from trl_ext.evaluation.diversity import Diversity
+from trl_ext.evaluation.toxicity import Toxicity
 
 QUALITY = Path(__file__).parents[2] / "eval" / "quality"
 EARLY_ENDS = [2, *range(40, 70)]
@@ -45,6 +47,14 @@ def test_diversity_by_path():
     assert result["empty_fraction"] == 0.5
     characters = metric.compute(predictions=["今天", "今"], tokenization="characters")
     assert characters["distinct_1"] == pytest.approx(2 / 3)
+
+
+def test_the_modules_are_the_classes_of_the_package(world):
+    predictions, judge = ["a b", "a c", ""], str(world / "judge")
+    loaded = evaluate.load(str(QUALITY / "diversity")).compute(predictions=predictions)
+    assert Diversity().compute(predictions=predictions) == loaded
+    loaded = evaluate.load(str(QUALITY / "toxicity")).compute(predictions=predictions, model=judge)
+    assert Toxicity().compute(predictions=predictions, model=judge) == loaded
 
 
 def test_perplexity_by_path(world):

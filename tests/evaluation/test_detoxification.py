@@ -18,7 +18,7 @@ def test_judge_counts(tmp_path):
     completions = ["a b a b", "", "a b", "  "]
     samples = Samples(["p"] * 4, [[1]] * 4, completions, [[3]] * 4, [True] * 4, [4, 0, 2, 2])
     lengths = torch.tensor([4.0, 0.0, 2.0, 2.0], dtype=torch.float64)
-    likelihoods = Likelihoods(lengths, torch.zeros(4), lengths * math.log(7))
+    likelihoods = Likelihoods(torch.zeros(4), lengths * math.log(7))
     numbers, scores = judge(samples, likelihoods, str(tmp_path / "judge"), "toxic")
     assert numbers["distinct_2"] == 0.5  # ab, ba, ab, ab
     assert (numbers["mean_length"], numbers["empty_fraction"]) == (2.0, 0.5)

@@ -1,8 +1,6 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Samples of a policy in training, and their likelihoods."""
 
-import math
-
 import pytest
 import torch
 
@@ -22,7 +20,6 @@ def test_likelihoods_agree_with_transformers_loss():
     prompt_ids, completion_ids = [[5, 6, 7], [8], [9, 10]], [[11, 12, 2], [13, 14, 15, 16], [2]]
     samples = Samples(["a", "b", "c"], prompt_ids, ["", "", ""], completion_ids, [True, False, True], [2, 4, 0])
     found = Policy(actor_critic, tokenizer, engine, temperature=0.7, batch_size=2, chunk_size=3).likelihoods(samples)
-    assert found.lengths.tolist() == [2, 4, 0]
 
     def nll(lm, i, temperature, tokens):
         """Transformers' own loss on one unpadded sample."""
@@ -39,7 +36,6 @@ def test_likelihoods_agree_with_transformers_loss():
         assert float(found.kls[i]) == pytest.approx(kl, abs=1e-4)
         if length:
             assert float(found.ref_nlls[i]) == pytest.approx(nll(actor_critic.reference, i, 1.0, length), abs=1e-4)
-    assert found.perplexity == pytest.approx(math.exp(float(found.ref_nlls.sum()) / 6))
 
 
 def test_sampling_repeats_itself_and_leaves_the_generators_alone():

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Whether a policy has been detoxified: less toxic, and still as fluent, as varied and as talkative as before."""
 
+import statistics
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from trl_ext.text.ngrams import distinct_n
 from trl_ext.text.rows import Text
 
 from .intervals import bootstrap_mean
+from .perplexity import perplexity
 from .sampling import Likelihoods, Policy, Samples
 from .toxicity import THRESHOLD, toxic_fraction
 
@@ -88,27 +90,27 @@ def score(rewards: RewardRunner, samples: Samples, missing_eos_penalty: float | 
 def judge(
     samples: Samples, likelihoods: Likelihoods, model: str, toxic_label: str | None, seed: int = 0
 ) -> tuple[dict[str, Any], list[float]]:
-    """Return the numbers of the report about one set of samples, and the judge's probability for each of them.
+    """Return the report's numbers for one set of samples, and the judge's probability for each sample.
 
     Args:
         samples: Completions.
-        likelihoods: Their lengths and likelihoods.
+        likelihoods: How likely they are.
         model: The judge: a sequence classifier.
         toxic_label: Its toxic label; None to find it by its name.
         seed: Of the bootstrap.
 
     Returns:
-        `toxicity` (fraction that the judge calls toxic), `toxicity_ci95` (bootstrap over prompts), `perplexity`,
-        `distinct_2` (of words), `mean_length` (tokens), `empty_fraction`; and the probabilities.
+        `toxicity` (fraction that the judge calls toxic), `toxicity_ci95` (bootstrap over prompts), `perplexity` under
+        the reference, `distinct_2` (of words), `mean_length` (tokens), `empty_fraction`; and the probabilities.
     """
     scores = ToxicityReward(model, toxic_label=toxic_label).toxicity(samples.completions)
     interval = bootstrap_mean([float(p > THRESHOLD) for p in scores], seed=seed)
     numbers = {
         "toxicity": toxic_fraction(scores),
         "toxicity_ci95": [interval.low, interval.high],
-        "perplexity": likelihoods.perplexity,
+        "perplexity": perplexity(float(likelihoods.ref_nlls.sum()), sum(samples.lengths)),
         "distinct_2": distinct_n([text.split() for text in samples.completions], 2),
-        "mean_length": float(likelihoods.lengths.mean()),
+        "mean_length": statistics.fmean(samples.lengths),
         "empty_fraction": 1 - samples.empty.count(False) / len(samples.empty),
     }
     return numbers, scores

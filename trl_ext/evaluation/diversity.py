@@ -26,7 +26,7 @@ Tokens = Sequence[str]
 
 
 def tokenize(text: str, tokenization: str = "words") -> list[str]:
-    """Words (split at white space) or characters (without white space) of `text`.
+    """Return the words (split at white space) or characters (without white space) of `text`.
 
     Raises:
         ValueError: If `tokenization` is neither "words" nor "characters".
@@ -39,7 +39,7 @@ def tokenize(text: str, tokenization: str = "words") -> list[str]:
 
 
 def leave_one_out_distinct_n(corpus: Sequence[Tokens], n: int) -> list[float]:
-    """distinct-n of the corpus without its i-th member, for every i; NaN where nothing remains."""
+    """Return distinct-n of the corpus without its i-th member, for every i; NaN where nothing remains."""
     counts = Counter(gram for tokens in corpus for gram in ngrams(tokens, n))
     types, total, values = len(counts), counts.total(), []
     for tokens in corpus:
@@ -51,7 +51,7 @@ def leave_one_out_distinct_n(corpus: Sequence[Tokens], n: int) -> list[float]:
 
 
 def self_bleu_scores(corpus: Sequence[Tokens], max_n: int = 4) -> list[float]:
-    """BLEU of every member against all the others (clipped precisions up to `max_n`, brevity penalty, smoothing 1).
+    """Return the BLEU of every member against all others (clipped precisions, brevity penalty, smoothing 1).
 
     Exact, without sampling references: the clipping count of an n-gram is its largest count in any other member, and
     the two largest counts over the corpus are enough to know it for every member.
@@ -82,7 +82,7 @@ def self_bleu_scores(corpus: Sequence[Tokens], max_n: int = 4) -> list[float]:
 
 
 def _two_largest(counters: list[Counter[tuple[str, ...]]]) -> dict[tuple[str, ...], tuple[int, int, int]]:
-    """For every n-gram: its largest count in one member, that member's index, and the second largest count."""
+    """Return for every n-gram its largest count in a member, that member's index, and the second largest count."""
     largest: dict[tuple[str, ...], tuple[int, int, int]] = {}
     for i, counter in enumerate(counters):
         for gram, count in counter.items():
@@ -97,7 +97,7 @@ def _largest_elsewhere(entry: tuple[int, int, int], i: int) -> int:
 
 
 def _log_brevity_penalty(length: int, lengths: Counter[int]) -> float:
-    """`min(0, 1 - r / length)`, where r is the length closest to `length` among the others, the shorter on a tie."""
+    """Return `min(0, 1 - r / length)`; r is the length closest to `length` among the others, the shorter on a tie."""
     others = (other for other, count in lengths.items() if count > (other == length))
     closest = min(others, key=lambda other: (abs(other - length), other))
     return min(0.0, 1.0 - closest / length)

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Bin:
-    """Pairs with about the same confidence: `confidence` is its mean, `accuracy` how often it was justified."""
+    """Pairs of similar confidence, with the mean confidence and the accuracy."""
 
     confidence: float
     accuracy: float
@@ -30,7 +30,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class RewardModelReport:
-    """What `describe_reward_model` measures.
+    """Figures of `describe_reward_model`.
 
     Attributes:
         accuracy: Fraction of pairs whose chosen answer scores higher, with Wilson's interval; equal scores count half.

@@ -16,8 +16,6 @@ from trl_ext.text.decoding import decode_answers
 from trl_ext.text.rows import Text
 from trl_ext.text.tokens import encode
 
-from .perplexity import perplexity
-
 
 class Samples(NamedTuple):
     """One completion for each of N prompts; a prompt may occur several times.
@@ -89,12 +87,10 @@ class Likelihoods(NamedTuple):
     """How likely N samples are; float64, shape (N,) each.
 
     Attributes:
-        lengths: Tokens of each completion, without the EOS token that ended it.
         kls: log pi(completion) - log ref(completion) at the sampling temperature, nats.
-        ref_nlls: Negative log-likelihood under the reference at temperature 1, of the tokens in `lengths`, nats.
+        ref_nlls: Negative log-likelihood under the reference at temperature 1, without the EOS token, nats.
     """
 
-    lengths: Tensor
     kls: Tensor
     ref_nlls: Tensor
 
@@ -102,11 +98,6 @@ class Likelihoods(NamedTuple):
     def kl(self) -> float:
         """Unbiased estimate of KL(policy || reference) in nats per completion, if the policy wrote the samples."""
         return float(self.kls.mean())
-
-    @property
-    def perplexity(self) -> float:
-        """Perplexity per token under the reference, given the prompts; NaN if every completion is empty."""
-        return perplexity(float(self.ref_nlls.sum()), float(self.lengths.sum()))
 
 
 class Policy(NamedTuple):
@@ -171,4 +162,4 @@ class Policy(NamedTuple):
             ref_logps = self.actor_critic(*tokens, chunk_size=chunk, role="reference").logps
         lengths = torch.tensor(samples.lengths[rows], device=device)
         said = (torch.arange(batch.completion_length, device=device) < lengths[:, None]).double()
-        return Likelihoods(lengths.double().cpu(), kls.cpu(), -(ref_logps * said).sum(-1).cpu())
+        return Likelihoods(kls.cpu(), -(ref_logps * said).sum(-1).cpu())

@@ -26,14 +26,12 @@ class Measured(NamedTuple):
         kl: KL to the initial policy, nats per completion.
         proxy: Training rewards, N numbers.
         gold: Gold rewards, N numbers; None without a judge.
-        lengths: Tokens, without the EOS token.
     """
 
     samples: Samples
     kl: float
     proxy: list[float]
     gold: list[float] | None
-    lengths: list[float]
 
 
 def measure(policy: Policy, rewards: RewardRunner, rows: Dataset, gold: RewardFunction | None, seed: int) -> Measured:
@@ -48,7 +46,6 @@ def measure(policy: Policy, rewards: RewardRunner, rows: Dataset, gold: RewardFu
     """
     prompts = rows["prompt"][:]
     samples = policy.sample(prompts, seed)
-    likelihoods = policy.likelihoods(samples)
     columns = {name: rows[name][:] for name in rows.column_names if name != "prompt"}
     completions = as_completions(prompts, samples.completions)
     scores = rewards(prompts, completions, samples.completion_ids, columns, update_state=False)
@@ -56,7 +53,7 @@ def measure(policy: Policy, rewards: RewardRunner, rows: Dataset, gold: RewardFu
     if gold is not None:
         judged = gold(prompts=prompts, completions=completions, completion_ids=samples.completion_ids, **columns)
     proxy = scores.per_function[:, 0].tolist()
-    return Measured(samples, likelihoods.kl, proxy, judged, likelihoods.lengths.tolist())
+    return Measured(samples, policy.likelihoods(samples).kl, proxy, judged)
 
 
 def summarize(
@@ -92,8 +89,8 @@ def summarize(
         "proxy_before": float(np.mean(before.proxy)),
         "proxy_after": float(np.mean(after.proxy)),
         "kl": after.kl,
-        "mean_length_before": float(np.mean(before.lengths)),
-        "mean_length_after": float(np.mean(after.lengths)),
+        "mean_length_before": float(np.mean(before.samples.lengths)),
+        "mean_length_after": float(np.mean(after.samples.lengths)),
         "num_eval_prompts": len(before.proxy),
         "seconds": seconds,
     }

@@ -84,7 +84,7 @@ def keep_last_turns(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_leng
 
 
 def _endings(prompt: Any) -> Iterator[Any]:
-    """The prompt, and what is left of it from each of its questions on. What a system message says stays."""
+    """Yield the prompt, then its rest from each later question on, always with the system message."""
     if isinstance(prompt, str):
         starts = [match.start() for match in re.finditer(r"\n\nHuman:", prompt)]
     else:
@@ -141,14 +141,14 @@ def _messages(side: Any) -> list[Message]:
 
 
 def _with_prompt(prompt: Any, side: list[Message]) -> list[Message]:
-    """UltraFeedback repeats the prompt as text beside whole conversations; others give the answer alone."""
+    """Return a side with its prompt; UltraFeedback's sides hold it already."""
     if side[0]["role"] == "assistant":
         return [*(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]), *side]
     return side
 
 
 def parse_dialogue(text: str) -> list[Message]:
-    """The messages of a dialogue in the format of Anthropic's HH.
+    """Return the messages of a dialogue in the format of Anthropic's HH.
 
     Raises:
         ValueError: if it is not one.
@@ -161,13 +161,13 @@ def parse_dialogue(text: str) -> list[Message]:
 
 
 def dialogue_text(messages: Iterable[Message]) -> str:
-    """The reverse of `parse_dialogue`; what a system message says comes first."""
+    """Return the text that `parse_dialogue` reads; the text of a system message comes first."""
     names = {role: speaker for speaker, role in _ROLES.items()}
     return "".join(f"\n\n{names[m['role']]}: {m['content']}" if m["role"] in names else m["content"] for m in messages)
 
 
 def _split(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], list[Message], list[Message]]:
-    """The shared messages, and one answer of the assistant on each side."""
+    """Return the shared messages, and one answer of the assistant on each side."""
     if chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
         raise ValueError("does not end with an answer of the assistant on both sides")
     if chosen[:-1] != rejected[:-1]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Completions of a policy that is not being trained, and the preference pairs made of them."""
+"""Completions of a saved policy, and preference pairs of them."""
 
 import random
 from collections.abc import Callable, Sequence

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What a person sees at the end: tables and the report."""
+"""Tables and the report at the end of the instruction recipe."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ GOALS = {
 
 
 def print_reward(result: Mapping[str, Any]) -> None:
-    """One line about the reward model, where it was measured."""
+    """Print one line about the reward model, if the stage measured it."""
     if "accuracy" not in result:
         return
     report = RewardModelReport.from_dict(result)
@@ -38,7 +38,7 @@ def print_reward(result: Mapping[str, Any]) -> None:
 
 
 def print_summary(summary: Mapping[str, Any], console: Console | None = None) -> None:
-    """The comparison, by kind of prompt where there are kinds."""
+    """Print the comparison, by kind of prompt where there are kinds."""
     console = console or Console()
     if summary["gold_win_rate"] is not None:
         table = Table("kind", "before", "after", "win rate", "prompts", title="Gold reward before and after PPO")
@@ -93,7 +93,7 @@ def report(
         kl_target=kl_target,
         config=config,
         notes="The reward model learned from pairs ranked by the judge, some of them wrongly; PPO saw the reward model "
-        "alone. The gold reward is the judge's, which only watched."
+        "alone. The judge's gold reward is measured and never trained on."
         if embedded
         else None,
         thresholds=GOALS if embedded else None,

@@ -1,9 +1,9 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Has a noisy measurement really changed? Two sequential tests for the curves of a run.
+"""Two sequential tests for a change in a noisy measurement of a run.
 
-`Drift` asks whether one number a rollout has left the neighbourhood of where it started: a cumulative sum, after Page
-(1954), "Continuous inspection schemes", Biometrika 41. `Overoptimization` asks whether the gold score has come down
-from the best it was, or no longer follows the proxy: a scan over pairs of windows, the generalized likelihood ratio
+`Drift` tests whether one number a rollout has left the neighbourhood of its start: a cumulative sum, after Page
+(1954), "Continuous inspection schemes", Biometrika 41. `Overoptimization` tests whether the gold score has fallen
+from its best, or no longer follows the proxy: a scan over pairs of windows, the generalized likelihood ratio
 statistic for a change between unknown means of Siegmund & Venkatraman (1995), Annals of Statistics 23(1).
 
 The largest of many statistics is large by chance alone, so the limits are set by simulation (see the tests): of
@@ -24,22 +24,22 @@ Array = NDArray[np.float64]
 DRIFT_LIMIT = 8.0
 SCAN_LIMIT = 4.5
 _LARGEST_INCREMENT = 3.0
-# Gold has stopped following the proxy when it gains less than half of what it did, for the same gain of the proxy.
+# Gold no longer follows the proxy when it gains less than this part of its earlier gain, for the same gain of proxy.
 _RESPONSE = 0.5
-# What counts as a fall is at least this part of what had been gained.
+# A fall is at least this part of the gain before it.
 _SMALLEST_FALL = 0.05
-_FEWEST_EVALUATIONS = 6  # from which on the noise of the proxy is known well enough
+_FEWEST_EVALUATIONS = 6  # needed to estimate the noise of the proxy
 _MOST_BLOCKS = 64
 _MOST_DIFFERENCES = 200
-_NORMAL_MEDIAN = 0.6744897501960817  # of the absolute value of a standard normal variable
+_NORMAL_MEDIAN = 0.6744897501960817  # median of |x| for a standard normal x
 
 
 class Noise:
-    """Variance of a series around whatever curve it follows, from its second differences.
+    """Variance of a series around its trend, from second differences.
 
     x_(i-1) - 2 x_i + x_(i+1) has six times the variance of a value, and no trend in it (Gasser, Sroka &
-    Jennen-Steinmetz 1986, Biometrika 73): in the plain variance, or that of first differences, a change would hide
-    itself. The median of their absolute values keeps a sudden change from doing the same.
+    Jennen-Steinmetz 1986, Biometrika 73): the plain variance, or that of first differences, would grow with a
+    change and hide it. The median of their absolute values is robust against a sudden change.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Noise:
         self.differences: list[float] = []
 
     def add(self, value: float) -> None:
-        """Take in the next value."""
+        """Add the next value."""
         if len(self.last) == 2:
             difference = abs(self.last[0] - 2 * self.last[1] + value)
             self.differences = [*self.differences[1 - _MOST_DIFFERENCES :], difference]
@@ -55,7 +55,7 @@ class Noise:
 
     @property
     def count(self) -> int:
-        """How many differences there are."""
+        """Number of differences."""
         return len(self.differences)
 
     @property
@@ -91,7 +91,7 @@ class Drift:
         self.start, self.seen, self.sum = 0.0, 0, 0.0
 
     def add(self, value: float) -> float:
-        """Take in the next value and return the evidence, S / limit: 1 is an alarm."""
+        """Add the next value and return the evidence, S / limit; 1 raises an alarm."""
         self.noise.add(value)
         self.seen += 1
         if self.seen <= self.warmup:
@@ -114,7 +114,7 @@ class Drift:
 
 
 class Finding(NamedTuple):
-    """The pair of windows that speaks loudest for a change.
+    """The pair of windows with the strongest evidence of a change.
 
     Attributes:
         z: Standard errors by which gold is below what it should be; `-inf` where there is nothing to compare.
@@ -130,7 +130,7 @@ class Finding(NamedTuple):
 
     @property
     def evidence(self) -> float:
-        """1 is an alarm."""
+        """Evidence of a change; 1 raises an alarm."""
         return max(0.0, self.z) / SCAN_LIMIT
 
 
@@ -162,15 +162,15 @@ class Overoptimization:
         self.within, self.freedom = 0.0, 0  # squared deviations within unpaired evaluations, and their degrees
 
     def add(self, step: int, proxy: float, gold: Sequence[float | None]) -> tuple[Finding, Finding]:
-        """Take in an evaluation.
+        """Add an evaluation.
 
         Args:
-            step: When it was.
+            step: Optimizer step of the evaluation.
             proxy: Mean of the score that is optimized.
             gold: Gold scores, shape (N,); None where there is none. Without any, nothing happens.
 
         Returns:
-            What speaks most for a fall, and for a divergence.
+            The strongest evidence of a fall, and of a divergence.
         """
         known = [score for score in gold if score is not None]
         if not known:
@@ -194,7 +194,7 @@ class Overoptimization:
         return self._scan()
 
     def _thin_out(self) -> None:
-        """Merge pairs of blocks in the older half, but for the first."""
+        """Merge pairs of blocks in the older half; the first block stays."""
         half = _MOST_BLOCKS // 2
         pairs = [_merged(self.blocks[i], self.blocks[i + 1]) for i in range(1, half, 2)]
         self.blocks = [self.blocks[0], *pairs, *self.blocks[half + 1 :]]
@@ -214,7 +214,7 @@ class Overoptimization:
         return fall, divergence
 
     def _promised(self, earlier: "_Window", now: "_Window", sums: "_Sums") -> Array:
-        """The q of each earlier window; 0 where the proxy did not certainly rise before it and after it."""
+        """Return q of each earlier window; 0 where the proxy did not certainly rise before and after the window."""
         seen = sum(block["looks"] for block in self.blocks)
         if seen < _FEWEST_EVALUATIONS:
             return np.zeros(len(earlier.looks))
@@ -294,7 +294,7 @@ class _Sums:
         self.start = self.window(np.array([0]), 1)
 
     def window(self, starts: NDArray[np.int64], length: int) -> _Window:
-        """The windows of `length` blocks that begin at `starts`."""
+        """Return the windows of `length` blocks that begin at `starts`."""
         ends = starts + length
         weights = self.weights[ends] - self.weights[starts]
         return _Window(
@@ -316,13 +316,13 @@ def _lengths(longest: int) -> list[int]:
 
 
 def _as_normal(t: Array, degrees: int) -> Array:
-    """Normal quantiles as improbable as Student's t (Wallace 1959)."""
+    """Return the normal quantiles with the probabilities of Student's t (Wallace 1959)."""
     scale = (8 * degrees + 1) / (8 * degrees + 3)
     return np.sign(t) * scale * np.sqrt(degrees * np.log1p(t * t / degrees))
 
 
 def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Two neighbouring blocks as one, weighted by evaluations."""
+    """Return two neighbouring blocks as one, weighted by evaluations."""
     looks = one["looks"] + other["looks"]
     share = other["looks"] / looks
     return {

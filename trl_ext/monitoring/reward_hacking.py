@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""`RewardHackingMonitor`: notices when a policy learns to please the reward instead of doing the task."""
+"""`RewardHackingMonitor`: alarms when a policy over-optimizes its reward."""
 
 import math
 import statistics
@@ -28,7 +28,7 @@ STATE_KEY = "trl_ext.reward_hacking"
 GOLD = "monitor/gold"
 IN_BUDGET = "monitor/gold_in_budget"
 
-# How far from where they started these may go, see `RewardHackingMonitor`.
+# Allowed distance of each signal from its start, see `RewardHackingMonitor`.
 TOLERANCES: Mapping[str, float | None] = {
     "length_up": 1.5,
     "length_down": 1.5,
@@ -46,11 +46,11 @@ _WHAT = {
 
 
 class Alarm(NamedTuple):
-    """What a monitor noticed.
+    """An alarm of a monitor.
 
     Attributes:
         signal: "gold", "divergence", "length_up", "length_down", "repetition", "diversity" or "disagreement".
-        step: Optimizer step at which it was noticed.
+        step: Optimizer step of the alarm.
         message: The figures, in a sentence.
     """
 
@@ -64,8 +64,8 @@ class RewardHackingMonitor(TrainerCallback):
 
     See "Scaling Laws for Reward Model Overoptimization" (Gao et al. 2023, arXiv 2210.10760). The signals:
 
-    - "gold": the gold score has fallen from the best it was. "divergence": it has come down, if only a little, while
-      the reward rose, and lies well below what the reward's rise had promised. Both by
+    - "gold": the gold score has fallen from its best. "divergence": the gold score has fallen, if only a little, while
+      the reward rose, and lies well below the rise that the reward had promised. Both by
       [`change_detection.Overoptimization`], in evaluations (prompt by prompt) and in the rollouts of training.
     - "length_up", "length_down", "repetition" (fraction of token 3-grams that occur again in a completion),
       "diversity" (distinct-2: different token bigrams divided by all, in equally long beginnings of the completions),
@@ -87,17 +87,16 @@ class RewardHackingMonitor(TrainerCallback):
     The state goes into every checkpoint and comes back on resuming.
 
     Args:
-        gold: Reward function that tells how good completions really are. It is never trained on. Without one, only the
-            other signals are watched.
-        gold_every: Measure it in every so manieth rollout of training; None measures it in evaluations alone.
+        gold: Reward function that measures the true quality and is never trained on. Without one, the monitor watches
+            the other signals only.
+        gold_every: Score every `gold_every`-th rollout of training with `gold`; None scores evaluations only.
         max_kl: KL budget in nats per completion, for `gold_in_budget`.
-        tolerances: What differs from `TOLERANCES`: how many times as large (`length_up`, `disagreement`) or as small
-            (`length_down`, `diversity`) a signal may become, and by how much `repetition` may rise; None switches a
-            signal off.
-        warmup: Rollouts that say where the signals started and how noisy they are.
+        tolerances: Changes to `TOLERANCES`: the factor by which a signal may grow (`length_up`, `disagreement`) or
+            shrink (`length_down`, `diversity`), the difference by which `repetition` may rise; None switches one off.
+        warmup: Rollouts that estimate start and noise of the signals.
         stop_on_alarm: End the run after the step with an alarm, and again if it is resumed from there.
-        retries: How often gold is called again if it raises. Samples that it cannot score are left out.
-        timeout: Seconds that a call of gold may take.
+        retries: Further calls of `gold` where it raises; samples without a score are left out.
+        timeout: Limit of a call of `gold` in seconds.
 
     Raises:
         TypeError: `gold` cannot be called.
@@ -152,19 +151,19 @@ class RewardHackingMonitor(TrainerCallback):
         self._evidence: dict[str, float] = {}
         self._evaluation: list[tuple[float, Reward]] = []  # (proxy, gold) of the evaluation under way
 
-    # ---- what the trainer calls ----
+    # ---- hooks of the trainer ----
 
     def on_rollout(
         self, batch: Batch, scores: Scores, metrics: Mapping[str, float], *, state: Any, training: bool
     ) -> dict[str, float]:
-        """Look at a scored batch; called on every process.
+        """Add a scored batch; every process calls it.
 
         Args:
             batch: N samples of this process.
-            scores: What the reward functions said about them.
-            metrics: What the trainer is going to log, with "kl" in nats per completion.
+            scores: Their rewards.
+            metrics: Metrics that the trainer will log, with "kl" in nats per completion.
             state: The trainer's.
-            training: Whether the policy learns from it; otherwise it belongs to an evaluation.
+            training: Whether the policy learns from the batch; otherwise the batch belongs to an evaluation.
 
         Returns:
             Metrics to log with it, the same on every process.
@@ -198,7 +197,7 @@ class RewardHackingMonitor(TrainerCallback):
         return logged | self._summary()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
-        """Compare the evaluation with those before it, and tell the Trainer whether it kept within the KL budget.
+        """Compare the evaluation with earlier ones, and add `gold_in_budget` to its metrics.
 
         The Trainer chooses the best model from the very dictionary that is passed here, after this call.
         """
@@ -213,11 +212,11 @@ class RewardHackingMonitor(TrainerCallback):
         self._finish(state, control)
 
     def on_predict(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
-        """A test set is not compared with evaluations."""
+        """Forget the samples: a test set is not compared with evaluations."""
         self._evaluation = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start anew, or go on from a checkpoint."""
+        """Start without history, or restore the state of a checkpoint."""
         self._reset()
         if STATE_KEY in state.stateful_callbacks:
             self.load_state_dict(state.stateful_callbacks[STATE_KEY])
@@ -230,7 +229,7 @@ class RewardHackingMonitor(TrainerCallback):
         self._finish(state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Hand over the state before a checkpoint can be written, and stop if asked to."""
+        """Put the state into the next checkpoint, and stop the run after an alarm if `stop_on_alarm`."""
         if not self._rollouts:
             warnings.warn(
                 "This trainer shows its rollouts to no RewardHackingMonitor, which sees nothing: use PPOTrainer, or "
@@ -240,7 +239,7 @@ class RewardHackingMonitor(TrainerCallback):
         self._finish(state, control)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Say so if a budget was asked for that no evaluation kept."""
+        """Warn if no evaluation kept within `max_kl`."""
         metric = args.metric_for_best_model or ""
         if args.load_best_model_at_end and metric.endswith(IN_BUDGET) and state.best_global_step in (None, 0):
             warnings.warn(
@@ -249,7 +248,7 @@ class RewardHackingMonitor(TrainerCallback):
                 stacklevel=2,
             )
 
-    # ---- how it works ----
+    # ---- evidence and alarms ----
 
     def _finish(self, state: Any, control: Any) -> None:
         state.stateful_callbacks[STATE_KEY] = self.state_dict()
@@ -284,7 +283,7 @@ class RewardHackingMonitor(TrainerCallback):
         return [None] * len(batch) if lost else result.rewards
 
     def _watch_drifts(self, looks: Mapping[str, float], step: int) -> None:
-        """Factors become differences of logarithms, so that twice and half are equally far."""
+        """Add the values to the drifts; factors become differences of logarithms, so that 2 and 1/2 are equally far."""
         floor = 1e-6
         values = {
             "length_up": math.log(looks["length"] + floor),
@@ -326,7 +325,7 @@ class RewardHackingMonitor(TrainerCallback):
         warnings.warn(text, stacklevel=3)
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been seen so far; JSON-able."""
+        """Return the JSON-able state for a checkpoint."""
         return {
             "alarms": [list(alarm) for alarm in self.alarms],
             "rollouts": self._rollouts,
@@ -337,7 +336,7 @@ class RewardHackingMonitor(TrainerCallback):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave; signals that were switched on since start anew."""
+        """Restore the state that `state_dict` returned; signals that were switched on since start without history."""
         self._reset()
         self.alarms = [Alarm(*alarm) for alarm in state["alarms"]]
         self._rollouts, self._text_length = state["rollouts"], state["text_length"]
@@ -359,19 +358,19 @@ def observe_rollout(
     state: Any,
     training: bool,
 ) -> dict[str, float]:
-    """What a trainer calls when a batch is scored: shows it to the callbacks that have an `on_rollout`.
+    """Show a scored batch to the callbacks that have an `on_rollout`, and return the metrics they add.
 
     Args:
         callbacks: The trainer's.
         batch, scores, metrics, state, training: As in [`RewardHackingMonitor.on_rollout`].
 
     Returns:
-        The metrics that they want to be logged with those of the batch.
+        Metrics to log with those of the batch.
     """
     added: dict[str, float] = {}
     for callback in callbacks:
         if hasattr(callback, "on_rollout"):
-            shown = (batch.fresh(), fresh(scores), dict(metrics))  # which are theirs, whatever they do to them
+            shown = (batch.fresh(), fresh(scores), dict(metrics))  # copies, which a callback may change
             added |= callback.on_rollout(*shown, state=state, training=training)
     return added
 
@@ -395,5 +394,5 @@ def _mean(values: list[float]) -> float:
 
 
 def _over_processes(values: list) -> list:
-    """The values of every process, in the order of processes; a collective if torch.distributed runs."""
+    """Return the values of all processes, in their order; a collective if torch.distributed runs."""
     return [value for part in gather(values) for value in part]

@@ -30,7 +30,7 @@ _OWN_COLUMNS = ("step", "prompt", "completion", "advantage")
 
 
 class SampleTable:
-    """The samples of one rollout that a person looks at.
+    """The samples of one rollout, for people to read.
 
     Example:
         >>> table = SampleTable(num_rows=4)
@@ -116,7 +116,7 @@ class SampleTable:
         if not len(self):
             return
         console = console or Console()
-        # Bars are taken away while the table is printed; otherwise their last state stays behind in the middle of it.
+        # Progress bars are hidden meanwhile, or their last state would stay in the middle of the table.
         with tqdm.external_write_mode(file=console.file):
             console.print(self._rich_table())
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The plot that shows over-optimization: proxy and gold reward over the distance from the reference."""
+"""The plot of over-optimization: proxy and gold reward over the distance from the reference."""
 
 from __future__ import annotations
 

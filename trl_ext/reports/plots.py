@@ -31,7 +31,7 @@ _KL_TOLERANCE = 0.25
 
 
 class Plot(NamedTuple):
-    """One figure: an identifier for the page, a title, the drawing, and a sentence below it."""
+    """One figure: an identifier for the page, title, drawing and caption."""
 
     slug: str
     title: str

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""One HTML file that shows what a run did: no scripts, nothing loaded from elsewhere."""
+"""The report of a run as one HTML file without scripts or outside resources."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ def write_report(
     score_name: str = "toxicity",
     extra_plots: Sequence[Plot | None] = (),
 ) -> Path:
-    """Write the report of a run. Whatever is missing is left out of it; NaN and infinite numbers are not drawn.
+    """Write the report of a run. Missing parts are left out; NaN and infinite numbers are not drawn.
 
     Args:
-        path: The HTML file. It is written beside and then renamed, so that there never is half a report.
+        path: The HTML file, written whole or not at all.
         title: Heading of the page.
         log_history: `trainer.state.log_history`.
         summary: Numbers by name. Names that end in `_before` and `_after` share a row.
@@ -108,10 +108,10 @@ def write_report(
         frontier: (KL, reward) pairs of the optimum.
         config: Settings of the run. Secrets are hidden.
         notes: One or several paragraphs of text.
-        thresholds: What was to be reached: `{"kl": ("<=", 1.5), "mean_length_after": (">=", 7.5)}`, by name in
-            `summary`. A value that is missing or NaN has failed.
-        signed: Names in `summary`, without `_before`, of what may be negative, such as a reward: no quotient is shown.
-        score_name: What the scores of `samples` and `histograms` measure.
+        thresholds: Goals by name in `summary`: `{"kl": ("<=", 1.5), "mean_length_after": (">=", 7.5)}`. A value that is
+            missing or NaN has failed.
+        signed: Names in `summary`, without `_before`, of numbers that may be negative: no quotient is shown.
+        score_name: Name of the scores of `samples` and `histograms`.
         extra_plots: Further plots, drawn first.
 
     Returns:

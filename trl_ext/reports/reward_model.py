@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Plots of how good a reward model is."""
+"""Plots of a reward model's calibration and margins."""
 
 from trl_ext.evaluation.reward_models import RewardModelReport
 

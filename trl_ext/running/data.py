@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Prompts of the recipes: from the Hub, a file or a folder to a dataset with one column, `prompt`."""
+"""Datasets by name (a file, a folder or a dataset of the Hub), and prompts in one column, `prompt`."""
 
 import random
 from pathlib import Path
@@ -48,7 +48,7 @@ def load_prompts(
     dataset = load_dataset_by_name(name, config, split)
     if len(dataset) == 0:
         raise ValueError(f"The dataset '{name}' (split '{split}') is empty; give one with at least one prompt.")
-    dataset = dataset.add_column(_ROW, list(range(1, len(dataset) + 1)))  # filters do not change what a row is called
+    dataset = dataset.add_column(_ROW, list(range(1, len(dataset) + 1)))  # rows keep their number after filters
     if where is not None:
         dataset = _keep_where(dataset, where, name)
     columns = _columns(dataset)
@@ -139,13 +139,12 @@ def split_prompts(
     """
     if len(dataset) < 2:
         raise ValueError(f"One row cannot be both trained on and evaluated on; give more rows, or {remedy}.")
-    shuffled = dataset.shuffle(seed=seed)
-    size = min(size, len(dataset) // 2)
-    return shuffled.select(range(size, len(dataset))), shuffled.select(range(size))
+    parts = dataset.train_test_split(min(size, len(dataset) // 2), seed=seed)
+    return parts["train"], parts["test"]
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether `name` can only mean a file or folder here, because no repository of the Hub is named so."""
+    """Return whether `name` can only be a file or folder, because no repository of the Hub has such a name."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in FILE_FORMATS
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Where a text file of data is at fault, for a message."""
+"""The first fault of a data file, for messages."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ __all__ = ["find_fault"]
 
 
 def find_fault(path: Path) -> str | None:
-    """The first fault of a file that could not be read, in words that end before "of 'FILE'"; None where none is found.
+    """Return the first fault of a data file, in words that end before "of 'FILE'"; None if there is none.
 
     Args:
         path: A text file: JSON, JSON lines, CSV or lines of text. Other files have no rows to look at.
