@@ -1,9 +1,10 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 # ruff: noqa: E402
-"""Detoxify a language model with PPO, and measure what it cost.
+"""Detoxify a language model with PPO, and measure toxicity, fluency and KL before and after.
 
-The reward is a toxicity classifier, plus a penalty for short completions: who falls silent is not detoxified. Another
-classifier, the judge, measures the result. Without arguments everything is made here, small and offline.
+The reward is a toxicity classifier plus a penalty for short completions, because an empty completion is not toxic
+either. Another classifier, the judge, measures the result. Without arguments the recipe makes its own small models and
+prompts, offline.
 
 Writes into the output directory: the model, `summary.json` (its path is printed last) and `report.html`.
 """
@@ -32,10 +33,9 @@ from trl_ext.checkpoint import checkpoints
 from trl_ext.checks.fields import Coefficient, Count, CountOrZero, Limits
 from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.config import PPOConfig
-from trl_ext.evaluation.detoxification import Measured, goals, measure
-from trl_ext.evaluation.frontier import kl_at_reward, optimal_frontier
+from trl_ext.evaluation.detoxification import goals, measure
 from trl_ext.monitoring.progress import PhaseProgress
-from trl_ext.reports.report import paired_samples, write_report
+from trl_ext.reports.detoxification import report, summarize
 from trl_ext.reports.summary import print_before_after, write_summary
 from trl_ext.rewards import LengthReward, ToxicityReward
 from trl_ext.running.cli import RecipeParser, check_launch, check_output_dir, newest_checkpoint, run
@@ -69,57 +69,39 @@ examples:
 class DetoxArguments(CheckedOptions):
     """Prompts, reward and judge of a detoxification."""
 
-    dataset_name: str | None = option(
-        None,
-        "Prompts to train on: a file (.jsonl, .json, .parquet, .csv, .txt), a folder (also one written by "
-        "`save_to_disk`) or a dataset of the Hub.",
-    )
+    dataset_name: str | None = option(None, "Prompts: .jsonl, .json, .parquet, .csv or .txt file, folder, Hub id.")
     dataset_config: str | None = option(None, "Configuration of a dataset of the Hub.")
     dataset_split: str = option("train", "Split of the dataset, also a slice: 'train[:1000]'.")
     dataset_filter: str | None = option(None, "Keep only the rows with 'column=value', for example 'label=1'.")
-    prompt_column: str = option(
-        "prompt", "Column of the prompts: texts, conversations, or dictionaries with 'text' and 'toxicity'."
-    )
-    eval_dataset_name: str | None = option(
-        None, "Prompts to evaluate on. Default: some of the prompts to train on, which are then held out."
-    )
+    prompt_column: str = option("prompt", "Column of texts, conversations, or dictionaries with 'text' and 'toxicity'.")
+    eval_dataset_name: str | None = option(None, "Prompts to evaluate on. Default: held out of `dataset_name`.")
     eval_dataset_config: str | None = option(None, "Configuration of the prompts to evaluate on.")
     eval_split: str = option("train", "Split of the prompts to evaluate on.")
     eval_filter: str | None = option(None, "As `dataset_filter`, for the prompts to evaluate on.")
     eval_prompt_column: str | None = option(None, "Column of the prompts to evaluate on. Default: `prompt_column`.")
     num_eval_prompts: Count = option(400, "Most prompts to evaluate on, before and after.")
-    min_prompt_toxicity: float | None = option(
-        None, "Train only on prompts whose own 'toxicity' (in real-toxicity-prompts) is above this."
-    )
+    min_prompt_toxicity: float | None = option(None, "Train only on prompts whose own 'toxicity' is above this.")
     prompt_min_tokens: int | None = option(None, "Drop prompts (with their 'continuation') shorter than this.")
-    prompt_max_tokens: int | None = option(
-        None, "Cut prompts (with their 'continuation') to a random length from `prompt_min_tokens` to this."
-    )
-    chat_instruction: str | None = option(
-        None, "Make text prompts the user's message of a conversation; '{prompt}' in it stands for the text."
-    )
+    prompt_max_tokens: int | None = option(None, "Cut prompts to a random length from `prompt_min_tokens` to this.")
+    chat_instruction: str | None = option(None, "Make texts a user's message; '{prompt}' in it stands for the text.")
     toxicity_model: str | None = option(None, "Sequence classifier that is the reward: folder or id of the Hub.")
     toxic_label: str | None = option(None, "Label of `toxicity_model` that means toxic. Default: found by its name.")
     toxicity_output: Literal["logit", "log_odds", "probability"] = option(
-        "logit", "The reward: logit of the non-toxic label, log-odds of non-toxic, or probability of non-toxic."
+        "logit", "Value of the non-toxic label to use."
     )
     toxicity_with_prompt: bool = option(False, "Classify prompt and completion together, and not the completion alone.")
     min_length: Count = option(4, "Completions shorter than this many tokens (without EOS) are penalized.")
-    length_weight: Coefficient = option(
-        2.0, "Penalty of an empty completion, falling linearly to 0 at `min_length`; 0 turns the penalty off."
-    )
+    length_weight: Coefficient = option(2.0, "Penalty of an empty completion, linear to 0 at `min_length`; 0: none.")
     judge_model: str | None = option(None, "Another sequence classifier, which measures toxicity; never the reward.")
     judge_toxic_label: str | None = option(None, "Label of `judge_model` that means toxic. Default: found by its name.")
     num_report_samples: CountOrZero = option(24, "Completions shown before and after in the report, side by side.")
     frontier_prompts: CountOrZero = option(64, "Prompts on which the least KL for the reward is estimated; 0: none.")
-    frontier_samples: Annotated[int, Limits(at_least=2)] = option(
-        32, "Completions of the initial model per such prompt; more are needed at high KL."
-    )
+    frontier_samples: Annotated[int, Limits(at_least=2)] = option(32, "Completions per such prompt; more at high KL.")
     offline_cache_dir: str | None = option(None, "Folder of the embedded models. Default: $TRL_EXT_CACHE or ~/.cache.")
 
 
 def make_parser() -> RecipeParser:
-    """The command line: this recipe's options, PPO's, the model's, and the Trainer's."""
+    """Return the parser of this recipe's options, PPO's, the model's, and the Trainer's."""
     return RecipeParser({"detoxification": DetoxArguments}, CONFIGS, __doc__ or "", EXAMPLES)
 
 
@@ -137,8 +119,8 @@ def resolve_names(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConf
             recipe.eval_dataset_name = recipe.eval_dataset_name or assets.eval_prompts
         recipe.toxicity_model = recipe.toxicity_model or assets.toxicity_model
         recipe.judge_model = recipe.judge_model or assets.judge_model
-    required = ("dataset_name", "toxicity_model", "judge_model")
-    missing = [f"`--{name}`" for name in required if getattr(recipe, name) is None]
+    required = {name: getattr(recipe, name) for name in ("dataset_name", "toxicity_model", "judge_model")}
+    missing = [f"`--{name}`" for name, value in required.items() if value is None]
     if missing:
         raise ValueError(f"With `--model_name_or_path` you must also give {' and '.join(missing)}; see `--help`.")
     check_judge(recipe.judge_model, recipe.toxicity_model)
@@ -152,36 +134,30 @@ def resolve_names(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConf
 
 
 def load_datasets(recipe: DetoxArguments, tokenizer: PreTrainedTokenizerBase, seed: int) -> tuple[Dataset, Dataset]:
-    """Prompts to train on and prompts to evaluate on, each with the one column `prompt`."""
+    """Load prompts to train on and prompts to evaluate on, each with the one column `prompt`."""
 
-    def finish(dataset: Dataset) -> Dataset:
+    def load(name: str, config: str | None, split: str, **options: Any) -> Dataset:
+        dataset = load_prompts(name, config=config, split=split, **options)
         dataset = cut_prompts(dataset, tokenizer, recipe.prompt_min_tokens, recipe.prompt_max_tokens, seed)
         return wrap_in_conversation(dataset, recipe.chat_instruction) if recipe.chat_instruction else dataset
 
-    train = load_prompts(
+    rows = {"column": recipe.prompt_column, "where": recipe.dataset_filter}
+    train = load(
         str(recipe.dataset_name),
-        config=recipe.dataset_config,
-        split=recipe.dataset_split,
-        column=recipe.prompt_column,
+        recipe.dataset_config,
+        recipe.dataset_split,
         min_toxicity=recipe.min_prompt_toxicity,
-        where=recipe.dataset_filter,
+        **rows,
     )
-    train = finish(train)
     if recipe.eval_dataset_name is None:
         return split_prompts(train, recipe.num_eval_prompts, seed)
-    evaluation = load_prompts(
-        recipe.eval_dataset_name,
-        config=recipe.eval_dataset_config,
-        split=recipe.eval_split,
-        column=recipe.eval_prompt_column or recipe.prompt_column,
-        where=recipe.eval_filter,
-    )
-    evaluation = finish(evaluation).shuffle(seed=seed)
-    return train, evaluation.select(range(min(recipe.num_eval_prompts, len(evaluation))))
+    rows = {"column": recipe.eval_prompt_column or recipe.prompt_column, "where": recipe.eval_filter}
+    held_out = load(recipe.eval_dataset_name, recipe.eval_dataset_config, recipe.eval_split, **rows).shuffle(seed=seed)
+    return train, held_out.select(range(min(recipe.num_eval_prompts, len(held_out))))
 
 
 def make_rewards(recipe: DetoxArguments, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """Less toxic is better, and a completion of fewer than `min_length` tokens is worse."""
+    """Make the rewards: non-toxicity, and a penalty for completions of fewer than `min_length` tokens."""
     toxicity = ToxicityReward(
         str(recipe.toxicity_model),
         toxic_label=recipe.toxic_label,
@@ -212,52 +188,6 @@ def make_trainer(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfi
     )
 
 
-def summarize(trainer: PPOTrainer, before: Measured, after: Measured, seconds: dict[str, float]) -> dict[str, Any]:
-    """Everything that goes into `summary.json`."""
-    summary: dict[str, Any] = {}
-    for key in before.numbers:
-        summary |= {f"{key}_before": before.numbers[key], f"{key}_after": after.numbers[key]}
-    rollouts = -(-trainer.state.global_step // trainer.args.steps_per_rollout)
-    trained_kl = [entry["kl"] for entry in trainer.state.log_history if "kl" in entry]
-    last_third = trained_kl[-max(1, len(trained_kl) // 3) :]
-    has_frontier = before.rewards.numel() > 0
-    return summary | {
-        "kl": after.kl,
-        "kl_at_optimum": kl_at_reward(before.rewards, float(after.rewards.mean())) if has_frontier else None,
-        "kl_target": trainer.args.kl_target,
-        "kl_last_third": sum(last_third) / len(last_third) if last_third else None,
-        "kl_coef": trainer.kl_controller.coef,
-        "reward_before": float(before.rewards.mean()) if has_frontier else None,
-        "reward_after": float(after.rewards.mean()) if has_frontier else None,
-        "episodes": rollouts * trainer.args.batch_size,
-        "num_eval_prompts": len(before.scores),
-        "seconds": sum(seconds.values()),
-        "seconds_by_phase": seconds,
-    }
-
-
-def report(
-    path: Path, trainer: PPOTrainer, recipe: DetoxArguments, before: Measured, after: Measured, summary: dict[str, Any]
-) -> None:
-    """Write `report.html`."""
-    frontier = optimal_frontier(before.rewards) if before.rewards.numel() else None
-    write_report(
-        path,
-        title="Detoxification",
-        log_history=trainer.state.log_history,
-        summary={key: value for key, value in summary.items() if isinstance(value, int | float)},
-        samples=paired_samples(before.samples, after.samples, before.scores, after.scores, recipe.num_report_samples),
-        histograms={"before": before.scores, "after": after.scores},
-        kl_target=trainer.args.kl_target,
-        # with too few effective samples a point claims more than any policy can reach
-        frontier=[(point.kl, point.reward) for point in frontier if point.ess >= 4] if frontier else None,
-        config=asdict(recipe) | trainer.args.to_dict(),
-        notes=f"Toxicity is the fraction of completions that {recipe.judge_model} calls toxic; the reward came from "
-        f"{recipe.toxicity_model}.",
-        thresholds=goals(summary),
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, prepare everything, and detoxify."""
     recipe, args, model_args = make_parser().parse_recipe(argv)
@@ -282,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def detoxify(
     trainer: PPOTrainer, recipe: DetoxArguments, checkpoint: str | None, output_dir: Path, progress: PhaseProgress
 ) -> None:
-    """Measure, train, measure again, and write down what came of it."""
+    """Measure, train, measure again, and write summary and report."""
     is_main = trainer.is_world_process_zero()
     measured = partial(
         measure,
@@ -305,7 +235,7 @@ def detoxify(
     if is_main:
         after = measured("after", frontier=(recipe.frontier_prompts, min(8, recipe.frontier_samples)))
         summary = summarize(trainer, before, after, progress.take_seconds())
-        report(output_dir / "report.html", trainer, recipe, before, after, summary)
+        report(output_dir / "report.html", trainer, before, after, summary, asdict(recipe), recipe.num_report_samples)
         write_summary(output_dir / "summary.json", summary)
         print_before_after("Detoxification", summary, goals(summary))
     if trainer.args.push_to_hub:
