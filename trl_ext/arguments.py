@@ -50,7 +50,7 @@ def check_arguments(
     """
     _check_model(model)
     _check_args(args)
-    # Without a configuration the trainer makes one of defaults; making one here would set up devices.
+    # The defaults alone, since a PPOConfig made here would set up devices.
     settings = args or SimpleNamespace(**{field.name: field.default for field in dataclasses.fields(PPOConfig)})
     functions = _check_rewards(reward_funcs, model, settings)
     _check_reward_tokenizers(reward_processing_classes, len(functions))

@@ -206,7 +206,7 @@ class PPOConfig(BaseConfig):
     def __post_init__(self) -> None:
         check_fields(self, get_type_hints(PPOConfig, include_extras=True), INHERITED_LIMITS)
         if getattr(self, "bf16", None) is None:
-            # TRL turns bf16 on everywhere; emulated it is slower than float32 and less exact.
+            # TRL turns bf16 on everywhere; emulated bf16 is slower than float32 and less exact.
             self.bf16 = not self.fp16 and has_bf16(use_cpu=self.use_cpu)
         choose_best_metric(self)
         check_engine(self)
@@ -232,7 +232,7 @@ class PPOConfig(BaseConfig):
     def to_dict(self) -> dict[str, Any]:
         """Return every setting as JSON types with secrets hidden, for files, loggers and reports."""
         own = copy.copy(self)
-        for name in MAPPINGS:  # transformers turns dtypes into text in the very dictionaries
+        for name in MAPPINGS:  # transformers writes dtypes as text into the dictionaries themselves
             setattr(own, name, redacted(getattr(self, name), name))
         return redacted(super(PPOConfig, own).to_dict())
 

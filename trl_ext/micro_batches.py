@@ -63,7 +63,7 @@ class MicroBatches:
         except RuntimeError as error:
             if self.fixed or tried < 2 or not should_reduce_batch_size(error):
                 raise
-        # Only here: while the exception lives, its traceback keeps the tensors of the failed attempt.
+        # After the `except` block, since the traceback keeps the tensors of the failed attempt alive.
         clear_device_cache(garbage_collection=True)
         self.size = max(1, tried // 2)
         logger.warning(

@@ -231,7 +231,7 @@ def run_identity(
         Strings and numbers by name, which are compared one by one.
     """
     own = {id(p) for p in model.parameters()}
-    # Checkpoints do not hold what is frozen: the base below adapters, the reference, reward adapters.
+    # Checkpoints hold no frozen weights: the base below adapters, the reference, reward adapters.
     frozen = [p for p in model.parameters() if not p.requires_grad]
     identity: dict[str, Any] = {
         "model": f"{type(model.causal_lm).__name__} {_weights_digest(frozen)}",

@@ -128,7 +128,7 @@ class PPOTrainer(BaseTrainer):
                 processing_class=parts.tokenizer,
                 callbacks=[*(callbacks or []), EpochSeed(lambda: self._sampler)],
                 optimizers=optimizers,
-                # transformers before 5.19 knows no `loss_is_scaled_for_ga` and asks whether this is set instead.
+                # transformers before 5.19 reads this in place of `loss_is_scaled_for_ga`.
                 compute_loss_func=_identity,
             )
         finally:
@@ -377,7 +377,7 @@ class PPOTrainer(BaseTrainer):
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         with together(f"Writing {folder}"):
             resuming.check_finite(self.model, self.optimizer, self.state.global_step)
-        # An older checkpoint may go only once this one counts.
+        # Older checkpoints are deleted only once this one is whole.
         with resuming.without_rotation(self.args) as limit, checkpoint.writing(folder, leader=self.args.should_save):
             super()._save_checkpoint(model, trial)
             if not self.args.save_only_model and self._rollout is not None:

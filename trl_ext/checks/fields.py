@@ -169,7 +169,7 @@ def _one_of(name: str, value: Any, choices: list[Any]) -> Any:
 
 
 def _is_number(value: Any, *, integral: bool) -> bool:
-    # NumPy registers its scalars with these classes. A bool is an int to Python, but no number to a user.
+    # NumPy registers its scalars with these classes. A bool is an int in Python, but no number for a user.
     return isinstance(value, numbers.Integral if integral else numbers.Real) and not isinstance(value, bool)
 
 

@@ -21,7 +21,7 @@ from .fields import AT_LEAST_0, AT_LEAST_1, Limits
 _POSITIVE = Limits(above=0)
 _BETA = Limits(at_least=0, below=1)
 
-# Ranges that transformers does not check, or answers without the name of the setting.
+# Ranges that transformers does not check, or refuses without naming the setting.
 INHERITED_LIMITS = {
     "learning_rate": AT_LEAST_0,
     "weight_decay": AT_LEAST_0,
@@ -50,7 +50,7 @@ INHERITED_LIMITS = {
     "data_seed": Limits(at_least=0, at_most=2**32 - 1),
 }
 
-# Values that are accepted, and why no other is.
+# Accepted values, and the reason why all others are refused.
 _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "neftune_noise_alpha": (
         (None,),
@@ -160,7 +160,7 @@ def choose_best_metric(args: Any) -> None:
     if args.load_best_model_at_end or args.save_strategy == "best":
         args.metric_for_best_model = args.metric_for_best_model or "eval_reward"
         if args.greater_is_better is None and args.metric_for_best_model.endswith("kl"):
-            args.greater_is_better = False  # transformers takes the smaller one for losses alone
+            args.greater_is_better = False  # transformers prefers the smaller value for losses alone
 
 
 def check_supported(args: TrainingArguments) -> None:
@@ -177,7 +177,7 @@ def check_supported(args: TrainingArguments) -> None:
     for name, (accepted, reason) in _DATA_LOADING.items():
         if (value := getattr(config, name)) not in accepted:
             raise ValueError(f"`accelerator_config` sets `{name}={value}`, which is not supported: {reason}.")
-    # Trainer writes 1 into this mapping.
+    # The Trainer writes 1 into this mapping.
     steps = (config.gradient_accumulation_kwargs or {}).get("num_steps", 1)
     if steps != 1:
         raise ValueError(

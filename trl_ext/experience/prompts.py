@@ -151,7 +151,7 @@ def _tokenized(
     try:
         return tokenize_prompts(columns["prompt"], tokenizer, chat_template_kwargs, columns)
     except Exception:
-        pass  # a template may raise anything; the row that it is about is found below
+        pass  # a template may raise anything; the loop below finds the row
     for i in range(len(columns["prompt"])):
         one = {column: [values[i]] for column, values in columns.items()}
         try:

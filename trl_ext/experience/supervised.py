@@ -95,7 +95,7 @@ class SupervisedData:
             fault = options_fault(row)
             for name in self.columns:
                 if name == "prompt" and row[name] == "":
-                    continue  # the completion is predicted from its second token on
+                    continue  # its completion is predicted from the second token on
                 fault = fault or value_fault(row[name], self.conversational, i, name)
                 if fault is None and self.conversational:
                     fault = conversation_fault(row[name], template)
@@ -145,7 +145,7 @@ class SupervisedData:
         tokens = []
         for (given, _), given_ids, ids in zip(texts, givens, wholes, strict=True):
             ids = self._with_one_eos(ids)[: self.max_length]
-            # What follows may change the last token of what is given: then that token is predicted, as in TRL.
+            # The predicted text may change the last given token; that token is then predicted too, as in TRL.
             first = max(1, _common(given_ids, ids)) if given else 1
             tokens.append((ids[:first], ids[first:]))
         return tokens

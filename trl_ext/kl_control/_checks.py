@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-# Bounds of a coefficient that a controller multiplies: from 0 it could never come back.
+# Bounds of a coefficient that a controller multiplies; a coefficient of 0 would stay 0.
 MIN_COEF, MAX_COEF = 1e-4, 1e2
 
 

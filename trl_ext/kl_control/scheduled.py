@@ -87,6 +87,6 @@ class ScheduledKL:
             coef = self.end + (self.start - self.end) * (1.0 + math.cos(math.pi * x)) / 2.0
         else:
             coef = self.start * (self.end / self.start) ** x
-        # Rounding may carry any of them past an end by the last bit.
+        # Rounding may carry the coefficient past an end by the last bit.
         coef = min(max(coef, min(self.start, self.end)), max(self.start, self.end))
         return self.end if x == 1.0 else coef

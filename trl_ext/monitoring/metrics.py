@@ -88,7 +88,7 @@ def finite(value: Any) -> float | None:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    # Beyond this, the arithmetic of plotting libraries on axis limits overflows.
+    # Axis limits beyond this overflow in plotting libraries.
     return number if abs(number) < 1e30 else None
 
 

@@ -51,7 +51,7 @@ class PhaseProgress:
         Yields:
             A function `advance(n=1)`: `n` more units are done.
         """
-        # disable=None is tqdm's own test for a terminal. The position is left to tqdm, which takes the first line that
+        # disable=None is tqdm's own test for a terminal. tqdm chooses the position itself, the first line that
         # is free: below the Trainer's training bar, or below its evaluation bar too when that is open.
         bar = tqdm(
             total=total,

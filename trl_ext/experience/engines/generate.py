@@ -26,7 +26,7 @@ from trl_ext.micro_batches import MicroBatches
 
 from .protocol import Completions, own_generation_config
 
-# Options of `generate` that shape the distribution after every processor of the caller's: `generate` must draw then.
+# Options of `generate` that shape the distribution after the caller's processors; with them `generate` draws itself.
 _APPLIED_LAST = {"typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "watermarking_config"}
 
 
@@ -190,10 +190,10 @@ class _Draw(LogitsProcessor):
             )
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        # In float32 the sum over a large vocabulary would swallow unlikely tokens; Apple's GPUs have nothing wider.
+        # A float32 sum over a large vocabulary rounds unlikely tokens away; Apple's GPUs have no wider type.
         dtype = torch.float32 if scores.device.type == "mps" else torch.float64
         cumulative = torch.softmax(scores, dim=-1, dtype=torch.float32).cumsum(-1, dtype=dtype)
-        # Collected on the device: asking at every token would wait for it.
+        # Collected on the device, since reading the flag at every token would wait for the device.
         broken = ~torch.isfinite(cumulative[:, -1])
         self._broken = broken if self._broken is None else self._broken | broken
         point = torch.rand(len(scores), 1, dtype=dtype, device=scores.device) * cumulative[:, -1:]
