@@ -141,22 +141,16 @@ def assemble(
 
 
 def build_collector(
-    args: PPOConfig,
-    parts: Parts,
-    *,
-    samples: SampleTable,
-    micro_batches: MicroBatches,
-    accelerator: Accelerator,
-    reduce: Reduce,
+    args: PPOConfig, parts: Parts, micro_batches: MicroBatches, accelerator: Accelerator, reduce: Reduce
 ) -> Collector:
-    """Return the collector of a trainer that has an accelerator; the arguments are those of [`Collector`]."""
+    """Return the collector of a trainer that has its accelerator; the arguments are those of [`Collector`]."""
     return Collector(
         parts.engine,
         parts.forward,
         parts.rewards,
         parts.tokenizer,
         parts.kl_controller,
-        samples,
+        SampleTable(args.num_completions_to_print),
         chat_template_kwargs=mapping(args.chat_template_kwargs),
         micro_batches=micro_batches,
         missing_eos_penalty=args.missing_eos_penalty,

@@ -34,6 +34,7 @@ from .micro_batches import MicroBatches
 from .monitoring import PhaseProgress, RunLog, SampleTable, log_samples
 from .objectives import masked_sum
 from .processes import reduction, together
+from .rewards import RewardRunner
 
 # For the model card.
 PAPER = {
@@ -140,16 +141,8 @@ class PPOTrainer(BaseTrainer):
         self._reduce = reduction(self.accelerator)
         several = self.accelerator.num_processes > 1
         self.micro_batches = MicroBatches(args.micro_batch_size, "per_device_train_batch_size", fixed=several)
-        self.samples = SampleTable(args.num_completions_to_print)
-        self.collector = build_collector(
-            args,
-            parts,
-            samples=self.samples,
-            micro_batches=self.micro_batches,
-            accelerator=self.accelerator,
-            reduce=self._reduce,
-        )
-        self.rewards, self.kl_controller, self.supervised = parts.rewards, parts.kl_controller, parts.supervised
+        self.collector = build_collector(args, parts, self.micro_batches, self.accelerator, self._reduce)
+        self.supervised = parts.supervised
         self.progress = PhaseProgress(enabled=self.is_world_process_zero() and not args.disable_tqdm)
         self.run_log = RunLog(self._reduce)
         self._configuration, self._reward_settings = parts.configuration, resuming.reward_settings(parts.rewards)
@@ -159,6 +152,21 @@ class PPOTrainer(BaseTrainer):
         self.model.add_model_tags(self._tag_names)
         # A seed per process, so that each samples other completions.
         set_seed(args.seed, device_specific=True)
+
+    @property
+    def rewards(self) -> RewardRunner:
+        """Runner of the reward functions."""
+        return self.collector.rewards
+
+    @property
+    def kl_controller(self) -> KLController:
+        """Controller of the KL coefficient."""
+        return self.collector.kl_controller
+
+    @property
+    def samples(self) -> SampleTable:
+        """Samples of the newest rollout of training."""
+        return self.collector.samples
 
     @property
     def generation_engine(self) -> GenerationEngine:
