@@ -45,7 +45,7 @@ class TransformersEngine:
         stop_strings: Texts that end a completion.
         batch_size: Prompts sampled at a time.
         return_logps: Also return the log-probabilities that were sampled from. They are collected token by token, so
-            that no step's scores outlive the next.
+            that no step's logits outlive the next.
         generation_kwargs: Further arguments of `GenerationConfig`.
     """
 
@@ -150,12 +150,12 @@ class _Ending(StoppingCriteria):
         self.prompt_length = prompt_length
         self.lengths: Tensor | None = None
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, logits: Any, **kwargs: Any) -> Tensor:
         if self.lengths is None:
             self.lengths = torch.zeros(len(input_ids), dtype=torch.long, device=input_ids.device)
         done = torch.zeros_like(self.lengths, dtype=torch.bool)
         for criterion in self.criteria:
-            done |= criterion(input_ids, scores, **kwargs)
+            done |= criterion(input_ids, logits, **kwargs)
         first = done & (self.lengths == 0)
         self.lengths[first] = input_ids.shape[1] - self.prompt_length
         return self.lengths > 0
@@ -169,19 +169,19 @@ class _Ending(StoppingCriteria):
 
 
 class _Draw(LogitsProcessor):
-    """Draws the next token, and sets the scores of all others to -inf, so that `generate` takes the drawn one.
+    """Draws the next token, and sets the logits of all others to -inf, so that `generate` takes the drawn one.
 
     `torch.multinomial` makes a random number for every token of the vocabulary; one for each sequence is enough.
     """
 
     def __init__(self) -> None:
-        self._broken: Tensor | None = None  # sequences whose scores were not finite at some step
+        self._broken: Tensor | None = None  # sequences whose logits were not finite at some step
 
     def check(self) -> None:
-        """Refuse tokens that were drawn from scores that are not finite.
+        """Refuse tokens that were drawn from logits that are not finite.
 
         Raises:
-            RuntimeError: when the scores of a sequence held NaN or infinity.
+            RuntimeError: when the logits of a sequence held NaN or infinity.
         """
         if self._broken is not None and (count := int(self._broken.sum())):
             raise RuntimeError(
@@ -189,29 +189,29 @@ class _Draw(LogitsProcessor):
                 "not finite, or its dtype is too narrow (use bf16 or float32)."
             )
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, logits: Tensor) -> Tensor:
         # A float32 sum over a large vocabulary rounds unlikely tokens away; Apple's GPUs have no wider type.
-        dtype = torch.float32 if scores.device.type == "mps" else torch.float64
-        cumulative = torch.softmax(scores, dim=-1, dtype=torch.float32).cumsum(-1, dtype=dtype)
+        dtype = torch.float32 if logits.device.type == "mps" else torch.float64
+        cumulative = torch.softmax(logits, dim=-1, dtype=torch.float32).cumsum(-1, dtype=dtype)
         # Collected on the device, since reading the flag at every token would wait for the device.
         broken = ~torch.isfinite(cumulative[:, -1])
         self._broken = broken if self._broken is None else self._broken | broken
-        point = torch.rand(len(scores), 1, dtype=dtype, device=scores.device) * cumulative[:, -1:]
-        token = torch.searchsorted(cumulative, point, right=True).clamp(max=scores.shape[1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+        point = torch.rand(len(logits), 1, dtype=dtype, device=logits.device) * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, point, right=True).clamp(max=logits.shape[1] - 1)
+        return torch.full_like(logits, -torch.inf).scatter_(1, token, 0.0)
 
 
 class _SampledLogprobs(LogitsProcessor):
-    """Collects the log-probability of every sampled token, holding one step's scores at a time."""
+    """Collects the log-probability of every sampled token, holding one step's logits at a time."""
 
     def __init__(self):
         self.log_probs: Tensor | None = None
         self.collected: list[Tensor] = []
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, logits: Tensor) -> Tensor:
         self._collect(input_ids)
-        self.log_probs = torch.log_softmax(scores.float(), dim=-1)
-        return scores
+        self.log_probs = torch.log_softmax(logits.float(), dim=-1)
+        return logits
 
     def _collect(self, sequences: Tensor) -> None:
         if self.log_probs is not None:
