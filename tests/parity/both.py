@@ -189,7 +189,7 @@ def our_update(
     made.generation_engine = engine
     steps = _count_steps(made.create_optimizer())
     made.train()
-    rollout, critic = made._experience.rollout, actor_critic.critic
+    rollout, critic = made._rollout, actor_critic.critic
     assert rollout is not None and critic is not None
     return Update(
         rollout={
