@@ -1,5 +1,9 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The choices of `critic`, in one table for options, checks, planner and README. Nothing heavy is imported here."""
+"""The choices of `critic`, in one table for options, checks, planner and README. Nothing heavy is imported here.
+
+To add one, write its line here and its trunk in `trl_ext.actor_critic.loading.load_critic`: every choice but "head" and
+"adapter" is a model with a trunk of its own.
+"""
 
 from typing import NamedTuple
 
