@@ -88,10 +88,7 @@ def token_losses(out: ForwardOutput, batch: Rollout, options: LossOptions) -> di
 
 @torch.no_grad()
 def mean_losses(
-    rollout: Rollout,
-    losses: Callable[[Rollout], dict[str, Tensor]],
-    micro_batches: MicroBatches,
-    reduce: Reduce,
+    rollout: Rollout, losses: Callable[[Rollout], dict[str, Tensor]], micro_batches: MicroBatches, reduce: Reduce
 ) -> dict[str, float]:
     """Return the means of `losses`, which gives the token losses of a part of a rollout, over all its tokens."""
     means = TokenMeans()
@@ -186,7 +183,7 @@ class StepGate:
     """Takes or skips optimizer steps.
 
     A closed gate leaves weights, moments and weight decay alone. It sits inside the `step` that accelerate and fp16's
-    gradient scaler call, so that both keep their own books and need no signal.
+    gradient scaler call, so that both count steps as usual and need no signal.
 
     Attributes:
         is_open: Whether the next step is taken.

@@ -140,11 +140,7 @@ def warn_without_effect(args: Any) -> None:
         *((setting in read_by_it, (setting,), f"with {controller}") for setting in all_settings()),
         (args.kl_loss_coef > 0, ("kl_loss_estimator",), "without `kl_loss_coef`"),
         (args.ptx_coef > 0, ("ptx_max_length",), "without `ptx_coef`"),
-        (
-            args.importance_sampling_correction,
-            ("importance_sampling_cap",),
-            "without `importance_sampling_correction`",
-        ),
+        (args.importance_sampling_correction, ("importance_sampling_cap",), "without `importance_sampling_correction`"),
         (
             args.use_transformers_continuous_batching,
             ("transformers_continuous_batching_config",),

@@ -59,12 +59,7 @@ class Limits(NamedTuple):
             return f"between {self.at_least} and {self.at_most}"
         if self == AT_LEAST_0:
             return "0 or more"
-        bounds = {
-            "above": self.above,
-            "at least": self.at_least,
-            "below": self.below,
-            "at most": self.at_most,
-        }
+        bounds = {"above": self.above, "at least": self.at_least, "below": self.below, "at most": self.at_most}
         return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None) or "a number"
 
 

@@ -61,10 +61,7 @@ _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
         "it would change the size of the rollouts; leave it out, micro-batches shrink by themselves where memory runs "
         "out",
     ),
-    "ddp_static_graph": (
-        (None, False),
-        "a skipped minibatch has another graph than the one before; leave it out",
-    ),
+    "ddp_static_graph": ((None, False), "a skipped minibatch has another graph than the one before; leave it out"),
     "ignore_data_skip": ((False,), "a resumed run goes on in the middle of a rollout; leave it out"),
     "parallelism_config": (
         (None,),
