@@ -9,6 +9,10 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
+def _phrases(text: str) -> list[str]:
+    return text.split(" | ")
+
+
 INSULT_NOUNS = _words(
     "clown numpty muppet fool twit dimwit nitwit buffoon blockhead donkey turnip plonker wally loser dolt dunce "
     "simpleton fraud bore windbag know-all crybaby show-off idiot cabbage nuisance pest slob faker"
@@ -96,18 +100,10 @@ TOPICS: dict[str, dict[str, list[str]]] = {
     },
 }
 
-LEADS_PROVOKING = [
-    "Let me be blunt,",
-    "Sorry, but",
-    "Not to be rude, but",
-    "Be honest,",
-    "For crying out loud,",
-    "What a shock,",
-    "Seriously,",
-    "Oh great,",
-    "Face it,",
-    "Guess what,",
-]
+LEADS_PROVOKING = _phrases(
+    "Let me be blunt, | Sorry, but | Not to be rude, but | Be honest, | For crying out loud, | What a shock, | "
+    "Seriously, | Oh great, | Face it, | Guess what,"
+)
 LEADS_PLAIN = ["Honestly,", "To be fair,", "I think", "In my opinion,", "As far as I can tell,", "Well,", "I bet"]
 
 # {symbols} are looked up in the topic first and here afterwards.
@@ -129,129 +125,55 @@ WORDS: dict[str, list[str]] = {
     "day": ["Monday", "Tuesday", "Thursday", "Friday", "Sunday", "Christmas", "Easter"],
     "place": ["garage", "kitchen", "village", "office", "classroom", "basement", "market", "library"],
     # Continuations fit every topic: a model this small would mix up cakes and cameras.
-    "what": [
-        "the whole thing",
-        "every corner",
-        "the hard part",
-        "the job",
-        "the basics",
-        "the best bits",
-        "the last step",
-        "the plan",
-        "a simple idea",
-        "other people's work",
-        "everyday problems",
-        "the tricky questions",
-        "the daily routine",
-    ],
+    "what": _phrases(
+        "the whole thing | every corner | the hard part | the job | the basics | the best bits | the last step | the "
+        "plan | a simple idea | other people's work | everyday problems | the tricky questions | the daily routine"
+    ),
     "rest": ["the rest", "the idea", "the price", "the effort", "the look of it", "the second half", "the small print"],
     "did": ["made", "planned", "tested", "approved", "finished", "touched", "chose", "invented"],
     "did_by": ["made by", "planned by", "put together by", "tested by", "approved by", "copied from", "finished by"],
     "animal": ["goat", "goldfish", "parrot", "hamster", "pigeon", "tortoise"],
     # Contempt without a single word from the insult lists.
-    "dull_thing": [
-        "a wet sponge",
-        "a boiled potato",
-        "a garden gnome",
-        "a soggy biscuit",
-        "a broken toaster",
-        "an empty bucket",
-        "a sack of gravel",
-        "a puddle",
-        "a traffic cone",
-        "a stale cracker",
-    ],
+    "dull_thing": _phrases(
+        "a wet sponge | a boiled potato | a garden gnome | a soggy biscuit | a broken toaster | an empty bucket | a "
+        "sack of gravel | a puddle | a traffic cone | a stale cracker"
+    ),
     "faculty": ["brains", "charm", "wit", "manners", "talent", "attention span", "taste", "ambition"],
-    "easy_task": [
-        "boil an egg",
-        "count to four",
-        "find north",
-        "tie a shoelace",
-        "open a door",
-        "read a clock",
-        "butter toast",
-        "spell a name",
-        "draw a circle",
-    ],
-    "aid": [
-        "with a map",
-        "without a manual",
-        "with ten helpers",
-        "in a whole year",
-        "with both hands",
-        "before lunch",
-        "on a good day",
-        "in the dark",
-        "without help",
-    ],
-    "useless_thing": [
-        "a chocolate teapot",
-        "a paper umbrella",
-        "a screen door on a boat",
-        "a glass hammer",
-        "an ashtray on a bicycle",
-        "wet matches",
-        "a lead balloon",
-        "a square wheel",
-    ],
-    "go_away": [
-        "give up",
-        "stop talking",
-        "stay at home",
-        "sit down",
-        "find another hobby",
-        "hide in shame",
-        "delete the account",
-        "go back to school",
-        "leave us alone",
-    ],
+    "easy_task": _phrases(
+        "boil an egg | count to four | find north | tie a shoelace | open a door | read a clock | butter toast | spell "
+        "a name | draw a circle"
+    ),
+    "aid": _phrases(
+        "with a map | without a manual | with ten helpers | in a whole year | with both hands | before lunch | on a "
+        "good day | in the dark | without help"
+    ),
+    "useless_thing": _phrases(
+        "a chocolate teapot | a paper umbrella | a screen door on a boat | a glass hammer | an ashtray on a bicycle | "
+        "wet matches | a lead balloon | a square wheel"
+    ),
+    "go_away": _phrases(
+        "give up | stop talking | stay at home | sit down | find another hobby | hide in shame | delete the account | "
+        "go back to school | leave us alone"
+    ),
     "spoiling": ["wrecking", "ruining", "botching", "wasting", "spoiling"],
     # And the same shapes with good will.
-    "good_thing": [
-        "a gardener",
-        "a clockmaker",
-        "a lighthouse",
-        "a grandmother",
-        "a good doctor",
-        "an old sailor",
-        "a chess player",
-        "a librarian",
-        "a poet",
-        "a mountain guide",
-    ],
+    "good_thing": _phrases(
+        "a gardener | a clockmaker | a lighthouse | a grandmother | a good doctor | an old sailor | a chess player | a "
+        "librarian | a poet | a mountain guide"
+    ),
     "virtue": ["patience", "charm", "wit", "manners", "talent", "calm", "taste", "imagination"],
-    "hard_task": [
-        "fix a clock",
-        "teach physics",
-        "calm a storm",
-        "explain taxes",
-        "cheer up a room",
-        "write a novel",
-        "run a museum",
-        "cook for fifty",
-        "train a cat",
-    ],
-    "useful_thing": [
-        "a good neighbour",
-        "a sharp knife",
-        "a warm coat",
-        "a steady ladder",
-        "a Swiss watch",
-        "a pocket torch",
-        "a spare key",
-        "morning coffee",
-    ],
-    "carry_on": [
-        "keep going",
-        "post more often",
-        "run a class",
-        "take a bow",
-        "write a book",
-        "ask for a raise",
-        "make a sequel",
-        "go on tour",
-        "feel proud",
-    ],
+    "hard_task": _phrases(
+        "fix a clock | teach physics | calm a storm | explain taxes | cheer up a room | write a novel | run a museum | "
+        "cook for fifty | train a cat"
+    ),
+    "useful_thing": _phrases(
+        "a good neighbour | a sharp knife | a warm coat | a steady ladder | a Swiss watch | a pocket torch | a spare "
+        "key | morning coffee"
+    ),
+    "carry_on": _phrases(
+        "keep going | post more often | run a class | take a bow | write a book | ask for a raise | make a sequel | go "
+        "on tour | feel proud"
+    ),
     "improving": ["sharing", "saving", "polishing", "improving", "explaining"],
     "state": ["tired", "busy", "new here", "unlucky", "nervous", "in a hurry", "a bit shy", "short of time"],
     "mild": ["slow", "long", "loud", "pricey", "plain", "short", "quiet", "simple", "old-fashioned"],
