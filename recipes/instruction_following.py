@@ -1,12 +1,12 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 # ruff: noqa: E402
-"""Teach a language model to follow instructions, in InstructGPT's three steps, and measure what came of it.
+"""Teach a language model to follow instructions in InstructGPT's three steps, and compare it with the SFT model.
 
 Supervised fine-tuning (`sft`), a reward model from preference pairs (`reward`), PPO against it (`ppo`), and a
 comparison by a judge that training never saw (`eval`). Without arguments everything is made here, small and offline.
 
-Each stage works in a folder of its own in the output directory. What is done with the same configuration is skipped,
-and what was interrupted goes on. The comparison leaves `summary.json` (its path is printed last) and `report.html`.
+Each stage works in a folder of its own in the output directory. A stage that was done with the same configuration is
+skipped, an interrupted stage goes on. The comparison leaves `report.html` and `summary.json`; its path is printed last.
 """
 
 import os

@@ -36,7 +36,7 @@ def replace(folder: Path, target: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Finish what a kill inside `remove` or `replace` left in `folder`, a folder of such folders."""
+    """Finish every `remove` and `replace` that a kill interrupted in `folder`, a folder of such folders."""
     for doomed in folder.glob(".removed-*"):
         shutil.rmtree(doomed, ignore_errors=True)
     for kept in folder.glob(".replaced-*"):
@@ -66,19 +66,19 @@ def _drop_replaced(folder: Path) -> None:
 
 
 def step_of(folder: Path) -> int | None:
-    """The optimizer step in the name of a checkpoint; None for every other name."""
+    """Return the optimizer step in the name of a checkpoint; None for every other name."""
     match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
     return int(match.group(1)) if match else None
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
-    """The folders named `checkpoint-<step>`, by step, whole or not."""
+    """Return the folders named `checkpoint-<step>`, by step, whole or not."""
     steps = {folder: step_of(folder) for folder in output_dir.glob("checkpoint-*") if folder.is_dir()}
     return sorted((f for f, step in steps.items() if step is not None), key=lambda f: (steps[f], f.name))
 
 
 def is_being_written(folder: Path) -> bool:
-    """Whether a living process writes this checkpoint; a process that died has lost its lock."""
+    """Return whether a living process writes this checkpoint; a process that died has lost its lock."""
     marker = folder / WRITING
     if not marker.is_file():
         return False
@@ -92,7 +92,7 @@ def is_being_written(folder: Path) -> bool:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a checkpoint that must not be resumed from; of those set aside earlier none is kept."""
+    """Rename a checkpoint that must not be resumed from, and delete those that were renamed before."""
     aside = folder.with_name(f"incomplete-{folder.name}")
     for earlier in folder.parent.glob("incomplete-checkpoint-*"):
         if earlier.is_dir():
@@ -102,7 +102,7 @@ def set_aside(folder: Path) -> Path:
 
 
 def set_aside_incomplete(output_dir: Path, *, leader: bool = True) -> None:
-    """Rename half-written checkpoints, so that nobody takes one for whole; the newest of them is kept.
+    """Rename half-written checkpoints, so that none is taken for whole; the newest of them is kept.
 
     A checkpoint that a living process is writing is left alone, and so are other trainers' checkpoints. File sizes are
     compared, not contents.
@@ -126,12 +126,12 @@ def _set_aside_incomplete(output_dir: Path) -> None:
 
 
 def _is_foreign(folder: Path) -> bool:
-    """Whether another trainer wrote this checkpoint: `trainer_state.json` comes late, but after the critic."""
+    """Return whether another trainer wrote this checkpoint: `trainer_state.json` is written after the critic."""
     return (folder / "trainer_state.json").is_file() and not any((folder / mark).exists() for mark in _MARKS)
 
 
 def newest_whole(output_dir: Path) -> Path | None:
-    """The newest checkpoint whose files are all as they were written; damaged ones are set aside on the way to it.
+    """Return the newest checkpoint whose files are as they were written, and set newer, damaged ones aside.
 
     Checkpoints that a living process is writing, and other trainers', are passed over.
     """

@@ -34,7 +34,7 @@ _HASHING_THREADS = 8
 
 
 def digest(path: Path) -> str:
-    """BLAKE2b digest of a file's content, 128 bits in hexadecimal."""
+    """Return the BLAKE2b digest of a file's content, 128 bits in hexadecimal."""
     found = hashlib.blake2b(digest_size=16)
     with open(path, "rb", buffering=0) as file:
         while block := file.read(_BLOCK):

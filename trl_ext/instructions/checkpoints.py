@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints of TRL's trainers that are whole or do not count."""
+"""Checkpoints of TRL's own trainers, with the manifests of [`trl_ext.folders`]."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ KEPT = 2
 
 
 class CommitCheckpoints(TrainerCallback):
-    """Declares every checkpoint complete once it is, and only then deletes older ones."""
+    """Declares each checkpoint complete when it is written, and then deletes older ones."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Commit the checkpoint of this step."""
@@ -25,7 +25,7 @@ class CommitCheckpoints(TrainerCallback):
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that was declared complete, is as it was then and has weights; newer ones are removed."""
+    """Return the newest whole checkpoint that has weights, and delete newer, damaged ones."""
     if folder.is_dir():
         recover(folder)
     for checkpoint in reversed(checkpoints(folder)):
@@ -40,7 +40,7 @@ def train(trainer: Trainer, name: str = "") -> None:
 
     Args:
         trainer: One that keeps all of its checkpoints (`save_total_limit` None), in a directory of its own.
-        name: Of what is trained, for the message after Ctrl-C.
+        name: Name of the model in training, for the message after Ctrl-C.
     """
     newest = newest_whole(Path(str(trainer.args.output_dir)))
     trainer.remove_callback(PrinterCallback)

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What the stages learn from: demonstrations, preference pairs and prompts."""
+"""Data of the stages: demonstrations, preference pairs and prompts."""
 
 import json
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ class StageData:
 
     @cached_property
     def prompts(self) -> tuple[Dataset, Dataset]:
-        """Prompts of PPO and others to evaluate on, with the columns that the embedded judge reads where there are."""
+        """Prompts of PPO and prompts to evaluate on, in the embedded example with the columns that the judge reads."""
         given, most = self._ppo, self._num_eval_prompts
         if given.dataset_name is None:
             train, held_out = self.pairs
@@ -124,7 +124,7 @@ class StageData:
 
 
 def load_demonstrations(name: str, split: str) -> Dataset:
-    """Demonstrations by name.
+    """Load demonstrations by name.
 
     Raises:
         ValueError: for columns or a row that cannot be learned from.

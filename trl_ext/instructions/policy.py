@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The PPO stage: what it trains on, with which rewards, and who watches."""
+"""The PPO stage: rewards, calibration, monitor and training."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def make_trainer(
     ptx_dataset: Dataset | None,
     folder: Path,
 ) -> tuple[PPOTrainer, Dataset, RewardHackingMonitor]:
-    """Put the policy, its rewards and the data together.
+    """Put policy, rewards, data and monitor together.
 
     Args:
         policy: Folder or name of the model to start from.
@@ -46,9 +46,9 @@ def make_trainer(
         max_length: Tokens of a text that a reward model reads.
         prompts: Column `prompt`, and others that the gold reward reads.
         eval_prompts: The same, held out.
-        gold: Reward function that watches.
+        gold: Reward function of the monitor.
         ptx_dataset: Texts of PPO-ptx; used where `ptx_coef` is above 0.
-        folder: Of the PPO run.
+        folder: Folder of the PPO run.
 
     Returns:
         The trainer, which watches `num_monitor_prompts` of `eval_prompts`, and all of those, with every column that the
@@ -98,7 +98,7 @@ def make_trainer(
 
 
 def _reward_folders(stage: PPOStage, names: list[str], folder: Path) -> list[str]:
-    """The reward models that count: all, the first, or one with averaged weights."""
+    """Return the reward models that `aggregation` needs: all, the first, or one with averaged weights."""
     if stage.aggregation == "first" or len(names) == 1:
         return names[:1]
     if stage.aggregation != "warm":
@@ -119,7 +119,7 @@ def _calibrate(
     datasets: tuple[Dataset, Dataset],
     options: dict[str, Any],
 ) -> tuple[Dataset, Dataset]:
-    """Centre the rewards on completions of the initial policy, which with PAR also become a column of the prompts."""
+    """Calibrate the rewards on completions of the initial policy, which PAR also needs as a column of the prompts."""
 
     def answers(prompts: list[Any]) -> list[Any]:
         return as_completions(prompts, sample_answers(policy, tokenizer, prompts, args, args.seed, options))

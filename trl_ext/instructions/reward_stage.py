@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The reward stage: pairs, reward models, and how good they are."""
+"""The reward stage: pairs, reward models and their accuracy."""
 
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,14 @@ def work(
     """Make or read the pairs, train the models that are not there yet, and measure all of them on held-out pairs.
 
     Args:
-        folder: Where everything goes.
-        start: Model that they start from.
-        data: Where the pairs are read; without any, they are sampled for the embedded prompts and ranked by the
-            embedded judge.
+        folder: Folder of the stage.
+        start: Model that the reward models start from.
+        data: Data of the stage; pairs that it lacks are sampled for the embedded prompts and ranked by the embedded
+            judge.
         loading: `init_kwargs` and `peft_config`.
 
     Returns:
-        `models` (folders or names) and what `describe_reward_model` says about their mean.
+        `models` (folders or names) and the report of `evaluate_reward_models`.
     """
     if data.preferences.preference_dataset is not None:
         pairs, held_out = (keep_last_turns(part, tokenizer, stage.reward_max_length) for part in data.pairs)
@@ -79,7 +79,7 @@ def sampled_pairs(
     data: StageData,
     init_kwargs: dict[str, Any],
 ) -> tuple[Dataset, Dataset]:
-    """Noisy pairs to train on and clean ones to measure on, sampled from the policy; kept in the folder."""
+    """Sample noisy pairs to train on and clean pairs to measure on from the policy, or read those in the folder."""
     parts = []
     names = ("pairs_train.jsonl", "pairs_eval.jsonl")
     sizes = ((stage.num_preference_pairs, stage.label_noise), (data.preferences.num_preference_eval, 0.0))

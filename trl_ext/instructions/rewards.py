@@ -18,7 +18,7 @@ from .options import PPOStage
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a reward model is a LoRA adapter that needs its base."""
+    """Return whether a reward model is a LoRA adapter that needs its base."""
     return (Path(name) / "adapter_config.json").is_file()
 
 
@@ -31,7 +31,7 @@ def load_rewards(
     max_length: int | None,
     init_kwargs: dict[str, Any],
 ) -> list[PreferenceReward]:
-    """Reward models for use without a policy; LoRA adapters share one base.
+    """Load reward models without a policy; LoRA adapters share one base.
 
     Args:
         names: Folders or names of reward models, all whole or all adapters.
@@ -56,7 +56,7 @@ def with_reward_adapters(
     quantization_config: BitsAndBytesConfig | None,
     max_length: int | None,
 ) -> tuple[ActorCritic, list[PreferenceReward]]:
-    """A policy with LoRA, and reward models that are further adapters on its base.
+    """Load a policy with LoRA, and reward models that are further adapters on its base.
 
     The trainer does not add their scores up: they become members of an ensemble.
     """
@@ -102,7 +102,7 @@ def _on_base(
 
 
 def combine(members: Sequence[PreferenceReward], stage: PPOStage, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """The reward function that PPO maximizes: ensemble, then length, then a bound."""
+    """Return the reward function that PPO maximizes: ensemble, length debiasing, bound."""
     reward: Any = members[0]
     if len(members) > 1 and stage.aggregation not in ("first", "warm"):
         reward = Ensemble(members, stage.aggregation, k=stage.aggregation_k)
@@ -117,7 +117,7 @@ def combine(members: Sequence[PreferenceReward], stage: PPOStage, tokenizer: Pre
 
 
 def calibrate(members: Sequence[PreferenceReward], prompts: Sequence[Text], completions: Sequence[Any]) -> None:
-    """Mean 0 and deviation 1 on completions of the initial policy (detail 9), each model by itself."""
+    """Give each reward mean 0 and deviation 1 on completions of the initial policy (detail 9)."""
     for member in members:
         member.calibrate(prompts, completions)
 

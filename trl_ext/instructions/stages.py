@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Stages that leave a record, so that what is done is not done again and what was interrupted goes on."""
+"""Stages that leave a record: a finished stage is skipped, an interrupted stage goes on."""
 
 import hashlib
 import json
@@ -21,12 +21,12 @@ _RECORD, _STARTED = "stage.json", "started.json"
 
 
 class Record(NamedTuple):
-    """What a finished stage left.
+    """The record of a finished stage.
 
     Attributes:
-        fingerprint: Of its settings and of everything it was made from.
-        settings: Those settings.
-        seconds: How long it took, over all interruptions.
+        fingerprint: Digest of the settings and of the stages before.
+        settings: Settings of the stage, without secrets.
+        seconds: Duration, over all interruptions.
         result: Numbers and paths for later stages and the summary.
     """
 
@@ -36,20 +36,20 @@ class Record(NamedTuple):
     result: dict[str, Any]
 
     def missing(self, folder: Path) -> list[str]:
-        """The models that the stage has made in `folder` and that are no longer there, or only a part of them."""
+        """Return the models that the stage made in `folder` and that are missing or damaged."""
         named = [self.result.get("model"), *self.result.get("models", ())]
         made = [Path(name) for name in named if name is not None and Path(name).is_relative_to(folder)]
         return [str(model) for model in made if not is_whole_model(model)]
 
 
 def fingerprint(settings: Mapping[str, Any], upstream: Iterable[str] = ()) -> str:
-    """Changes with the settings of a stage and with what it is made from, but not with a password."""
+    """Return a digest of the settings of a stage and of the stages before it; passwords do not count."""
     text = json.dumps([redacted(dict(settings)), list(upstream)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of a finished stage, if there is one."""
+    """Return the record of a finished stage, if there is one."""
     try:
         return Record(**json.loads((folder / _RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -57,7 +57,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def require(folder: Path, stage: str, needed_by: str, expected: str, remedy: str = "") -> Record:
-    """The record of an earlier stage that is not part of this call.
+    """Return the record of an earlier stage that is not part of this call.
 
     Raises:
         ValueError: if it has not been done, or with other settings (`expected` is the fingerprint it should have).
@@ -88,17 +88,17 @@ def run_stage(
     upstream: Iterable[str],
     work: Callable[[Path], dict[str, Any]],
 ) -> Record:
-    """Do a stage, or skip it if it is done with these settings.
+    """Run a stage, or skip it if it is done with these settings.
 
     A folder that was left by other settings is renamed, so that nothing in it is lost; one that was left half done by
     the same settings is given to `work` as it is.
 
     Args:
-        name: Of the stage, for the messages.
-        folder: Where it works.
-        settings: Everything its result depends on.
-        upstream: Fingerprints of the stages it builds on.
-        work: Called with the folder; returns what later stages need to know, JSON-able.
+        name: Name of the stage, for messages.
+        folder: Folder of the stage.
+        settings: Settings that the result depends on.
+        upstream: Fingerprints of the stages before.
+        work: Function of the folder; returns numbers and paths for later stages, as JSON types.
 
     Raises:
         ValueError: if the folder holds files that no stage has made.
@@ -128,7 +128,7 @@ def run_stage(
 
 
 def _begin(name: str, folder: Path, key: str, settings: dict[str, Any]) -> float:
-    """Make the folder ready; the seconds that an interrupted attempt with the same settings has spent in it."""
+    """Make the folder ready, and return the seconds that an interrupted attempt with the same settings has spent."""
     try:
         started = json.loads((folder / _STARTED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -142,7 +142,7 @@ def _begin(name: str, folder: Path, key: str, settings: dict[str, Any]) -> float
             raise ValueError(f"'{folder}' is not empty and was not made by stage `{name}`; choose another folder.")
         changed = _changed(started.get("settings", {}), settings)
         print(f"Stage {name}: {changed}; its earlier folder is now '{set_aside(folder)}', and the stage is done again.")
-    # With the file that says whose it is, in one step: a folder without it would be taken for somebody else's.
+    # In one step with the file that names the stage: a folder without it would be taken for foreign files.
     fresh = folder.with_name(f".{folder.name}.fresh")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -152,7 +152,7 @@ def _begin(name: str, folder: Path, key: str, settings: dict[str, Any]) -> float
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Which settings differ, in words."""
+    """Return the names of settings that differ, in words."""
     names = [f"`{name}`" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     what = f" ({', '.join(names[:4])}{more})" if names and before else ""

@@ -113,8 +113,8 @@ def train_reward_model(
     A model that is there and whole is not trained again.
 
     Args:
-        folder: For checkpoints; those of each model lie in a folder of its own.
-        seed: Of the head and of the order of the pairs.
+        folder: Folder of the checkpoints; each model has a folder of its own in it.
+        seed: Seed of the head and of the order of the pairs.
     """
     own = folder / CHECKPOINTS / output.name
     if is_whole_model(output):
@@ -145,7 +145,7 @@ def train_reward_model(
 
 
 def load_reward_model(model_name: str, init_kwargs: dict[str, Any]) -> PreTrainedModel:
-    """A language model with a scalar head drawn from N(0, 1 / sqrt(d + 1)), as in lm-human-preferences (detail 8)."""
+    """Load a model with a scalar head drawn from N(0, 1 / sqrt(d + 1)), as in lm-human-preferences (detail 8)."""
     init_kwargs = dict(init_kwargs)
     quantization: BitsAndBytesConfig | None = init_kwargs.get("quantization_config")
     if quantization is not None:

@@ -1,2 +1,2 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What a training run needs in memory."""
+"""Memory of a training run, planned from a model's configuration."""

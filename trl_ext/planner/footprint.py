@@ -1,9 +1,9 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""How much memory the parts of a PPO run take, from a model's configuration alone.
+"""Activations of the phases of PPO, measured on a model without weights.
 
 Weights, gradients and optimizer state are counted on the model itself, built on PyTorch's meta device, where tensors
 have sizes and no memory. Activations follow no formula either: a few layers of the model go through each phase of
-PPO there, in the code that training uses, while [`Meter`] adds up what is alive; the other layers are extrapolated.
+PPO there, in the code that training uses, while [`Meter`] adds up living tensors; the other layers are extrapolated.
 """
 
 import copy
@@ -30,11 +30,11 @@ from .weights import linear_layers, meta_model, states_width
 
 _DEPTHS = (1, 2)  # layers of the dry run, times the length of the pattern in which kinds of layers take turns
 
-Parts = dict[str, int]  # bytes by what takes them
+Parts = dict[str, int]  # bytes by the name of the part
 
 
 class Meter(TorchDispatchMode):
-    """Adds up the bytes of all tensors that are made while it is on and are alive.
+    """Adds up the bytes of living tensors that were made while the meter was on.
 
     Args:
         vocab_size: Tensors with as many columns count as logits, all others as activations.
@@ -78,14 +78,14 @@ class Meter(TorchDispatchMode):
 
     @contextmanager
     def moment(self, name: str) -> Iterator[None]:
-        """Measure a block; what is alive from before it counts too."""
+        """Measure a block; tensors that are alive from before count too."""
         self._peak = dict(self.now)
         yield
         self.peaks[name] = self._peak
 
 
 class _Product(autograd.Function):
-    """What bitsandbytes allocates around the product with a quantized weight."""
+    """The tensors that bitsandbytes allocates around the product with a quantized weight."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: "QuantizedStandIn") -> Tensor:
@@ -142,7 +142,7 @@ def _as_on_a_gpu() -> Iterator[None]:
 
 
 def _with_adapters(model: PreTrainedModel, quantization: str, ranks: dict[str, int], dtype: torch.dtype) -> PeftModel:
-    """`model` with stand-ins for quantized layers and with LoRA, as `ActorCritic` trains it."""
+    """Return `model` with stand-ins for quantized layers and with LoRA, as `ActorCritic` trains it."""
     for name, (module, inputs, outputs) in linear_layers(model).items() if quantization != "none" else ():
         layer = QuantizedStandIn(inputs, outputs, module.bias is not None, device="meta", dtype=dtype)
         layer.is_int8 = quantization == "int8"
@@ -160,7 +160,7 @@ def _with_adapters(model: PreTrainedModel, quantization: str, ranks: dict[str, i
 
 
 def _period(config: Any) -> int:
-    """After how many layers the kinds of layers repeat."""
+    """Return the number of layers after which the kinds of layers repeat."""
     kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or ["one"]
     return next(n for n in range(1, len(kinds) + 1) if kinds[n:] == kinds[: len(kinds) - n])
 
@@ -175,10 +175,10 @@ class DryRun:
         quantization: "nf4", "int8" or "none".
         critic: "head", "adapter" or "copy".
         prompt, completion: Tokens of every prompt and every completion.
-        rank, critic_rank: Of the LoRA on every linear layer but the head; rank 0 trains the model itself.
+        rank, critic_rank: Ranks of the LoRA on every linear layer but the head; rank 0 trains the model itself.
         logits_chunk_size: As in `PPOConfig`.
         gradient_checkpointing: Whether activations are recomputed in the backward pass.
-        dtype: What is computed in.
+        dtype: Dtype of the computation.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class DryRun:
             self._models[layers] = policy, trunk
 
     def learn(self, batch: int) -> dict[str, Parts]:
-        """Forward and backward pass of a micro-batch."""
+        """Run the forward and backward pass of a micro-batch."""
         peaks = {layers: self._run(layers, self._learn, batch, training=True) for layers in self._models}
         few, many = min(peaks), max(peaks)
         growth = (self.num_layers - many) / max(1, many - few)
@@ -229,11 +229,11 @@ class DryRun:
         }
 
     def evaluate(self, batch: int) -> dict[str, Parts]:
-        """Log-probabilities and values of a micro-batch; its forward pass alone is that of a reward adapter too."""
+        """Compute log-probabilities and values of a micro-batch; a reward adapter has the same forward pass."""
         return self._run(max(self._models), self._evaluate, batch)
 
     def generate(self, batch: int) -> dict[str, Parts]:
-        """Sampling of a batch: reading the prompts, and the last token. Layers leave only keys and values behind."""
+        """Sample a batch: the prompts, then the last token. Of each layer only keys and values stay."""
         growth, moments = self.num_layers / max(self._models), self._run(max(self._models), self._generate, batch)
         return {name: parts | {"KV cache": int(growth * parts["KV cache"])} for name, parts in moments.items()}
 
@@ -287,7 +287,7 @@ class DryRun:
             peak |= {"KV cache": kept, "activations": peak["activations"] - kept}
 
     def _states(self, trunk: nn.Module, batch: int, new: int | None = None, cache: Any = None) -> Tensor:
-        """Hidden states of `trunk` for `new` tokens behind those in `cache`, as training and `generate` call it."""
+        """Return hidden states of `trunk` for `new` tokens after those in `cache`."""
         new = new or self.prompt + self.completion
         # A decoding step's mask is broadcast: layers with a sliding window hold fewer keys than there are tokens.
         mask = torch.empty(batch, 1, new, new if new > 1 else 1, dtype=self.dtype, device="meta")

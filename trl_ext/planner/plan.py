@@ -35,8 +35,8 @@ class Footprint:
     """Memory of a run in bytes, as `torch.cuda.max_memory_allocated` counts them.
 
     Attributes:
-        resident: What every phase holds: weights by role, optimizer state.
-        phases: What each phase adds at its peak, by part.
+        resident: Bytes that every phase holds: weights by role, optimizer state.
+        phases: Bytes that each phase adds at its peak, by part.
         generation_batch, reward_batch: Sequences sampled, and texts scored, at a time.
     """
 
@@ -46,7 +46,7 @@ class Footprint:
     reward_batch: int
 
     def phase_peak(self, phase: str) -> int:
-        """Bytes at the peak of one phase."""
+        """Return the bytes at the peak of one phase."""
         return sum(self.resident.values()) + sum(self.phases[phase].values())
 
     @property
@@ -55,16 +55,16 @@ class Footprint:
         return max(map(self.phase_peak, self.phases))
 
     def fits(self, card: float) -> bool:
-        """Whether a card of so many GiB takes it, CUDA's context and gaps between blocks included."""
+        """Return whether a card of so many GiB holds the run, CUDA's context and gaps between blocks included."""
         return self.peak + CUDA_CONTEXT <= card * GIB * USABLE_FRACTION
 
 
 def plan(config: PretrainedConfig, setup: Setup) -> Footprint:
-    """The memory of a PPO run.
+    """Plan the memory of a PPO run.
 
     Args:
         config: Configuration of the policy.
-        setup: Everything else.
+        setup: Settings of the run.
 
     Raises:
         ValueError: when the model is no causal LM, or one whose layers need values to run and not only sizes.
@@ -73,7 +73,7 @@ def plan(config: PretrainedConfig, setup: Setup) -> Footprint:
 
 
 def largest_micro_batch(config: PretrainedConfig, setup: Setup, cards: Iterable[float]) -> dict[float, int | None]:
-    """For every card (GiB), the largest power of two up to the rollout that fits as micro-batch; None: not even 1."""
+    """Return for every card (GiB) the largest power of two that fits as micro-batch; None: not even 1."""
     largest: dict[float, int | None] = dict.fromkeys(cards)
     sizes = [2**i for i in range(setup.rollout.bit_length())]
     for size, footprint in zip(sizes, _plans(config, setup, sizes), strict=False):
@@ -85,7 +85,7 @@ def largest_micro_batch(config: PretrainedConfig, setup: Setup, cards: Iterable[
 
 
 def largest_model(setup: Setup, cards: Iterable[float]) -> dict[float, str | None]:
-    """For every card (GiB), the largest of `SHAPES` that fits; None: not even the smallest."""
+    """Return for every card (GiB) the largest of `SHAPES` that fits; None: not even the smallest."""
     largest: dict[float, str | None] = dict.fromkeys(cards)
     for name in SHAPES:
         footprint = plan(load_config(name), setup)
@@ -94,7 +94,7 @@ def largest_model(setup: Setup, cards: Iterable[float]) -> dict[float, str | Non
 
 
 def _plans(config: PretrainedConfig, setup: Setup, micro_batches: list[int]) -> Iterable[Footprint]:
-    """A plan for every micro-batch, made when it is asked for."""
+    """Yield a plan for every micro-batch."""
     dtype = getattr(torch, setup.dtype)
     model = meta_model(config, dtype)
     resident, trained = _resident(model, setup)
@@ -102,8 +102,7 @@ def _plans(config: PretrainedConfig, setup: Setup, micro_batches: list[int]) -> 
     options = {name: getattr(setup, name) for name in names}
     dry_run = DryRun(config, critic_rank=setup.critic_rank or setup.rank, dtype=dtype, **options)
     gradients = {"gradients": sum(n * itemsize for n, itemsize in trained)}
-    # Autocast keeps what it has taken down to `dtype` of every trained matrix while it is on, and the
-    # backward pass keeps it on.
+    # Autocast keeps the copies in `dtype` of every trained matrix while it is on, and the backward pass keeps it on.
     held = sum(n for n, _ in trained[1:]) * dtype.itemsize if dtype.itemsize < 4 else 0
     copies = {"autocast copies": held}
     step = {"optimizer step": sum(step_bytes(n, itemsize, setup.optimizer) for n, itemsize in trained)}
@@ -126,7 +125,7 @@ def _plans(config: PretrainedConfig, setup: Setup, micro_batches: list[int]) -> 
 
 
 def _forward(dry_run: DryRun, batch: int) -> dict[str, Parts]:
-    """What a reward adapter takes to score a batch."""
+    """Return the memory in which a reward adapter scores a batch."""
     return {"forward": dry_run.evaluate(batch)["forward"]}
 
 
@@ -135,7 +134,7 @@ def _largest(moments: Iterable[Parts]) -> Parts:
 
 
 def _affordable(phase: Any, batch: int | None, most: int, free: int) -> tuple[int, Parts]:
-    """A phase with the batch asked for, or with the largest one up to `most` that takes no more than `free` bytes."""
+    """Plan a phase with `batch`, or with the largest batch up to `most` that takes no more than `free` bytes."""
     if batch is not None:
         return batch, _largest(phase(batch).values())
     sizes = {1: _largest(phase(1).values())}
@@ -148,7 +147,7 @@ def _affordable(phase: Any, batch: int | None, most: int, free: int) -> tuple[in
 
 
 def _resident(model: PreTrainedModel, setup: Setup) -> tuple[Parts, list[tuple[int, int]]]:
-    """What is always there, by role; and number and bytes of the parameters that are trained.
+    """Return resident memory by role, and number and bytes of the parameters that are trained.
 
     Whatever is trained is float32, with its gradients and moments; autocast computes in `setup.dtype`.
     """
@@ -179,7 +178,7 @@ def _resident(model: PreTrainedModel, setup: Setup) -> tuple[Parts, list[tuple[i
 
 
 def advise(config: PretrainedConfig, setup: Setup, peak: int) -> list[tuple[str, int]]:
-    """What to change, and the bytes that each change saves at the peak, the most first."""
+    """Return changes and the bytes that each saves at the peak, the most first."""
     changes: list[dict[str, Any]] = [{"quantization": q} for q in ("nf4", "int8")] if setup.rank else []
     changes += [{"rank": 16, "critic": "adapter" if setup.critic == "copy" else "head"}] if setup.rank == 0 else []
     changes += [{"critic": "head"}, {"gradient_checkpointing": True}, {"optimizer": "paged_adamw_8bit"}]
@@ -197,7 +196,7 @@ def advise(config: PretrainedConfig, setup: Setup, peak: int) -> list[tuple[str,
 
 
 def load_config(name: str) -> PretrainedConfig:
-    """A configuration by name in `SHAPES`, file, folder or hub name; raises ValueError where there is none."""
+    """Load a configuration by name in `SHAPES`, file, folder or hub name."""
     if name in SHAPES:
         shape = dict(SHAPES[name])
         return AutoConfig.for_model(shape.pop("model_type"), **shape)

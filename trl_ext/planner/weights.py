@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The memory that lasts through a run: weights, adapters and optimizer state, counted on a model without weights."""
+"""Resident memory of a run: weights, adapters and optimizer state, counted on a model without weights."""
 
 import copy
 from typing import Any
@@ -20,12 +20,12 @@ _BYTES_OF_STATE = {"adamw_8bit": 2, "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, 
 def meta_model(
     config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16, layers: int | None = None
 ) -> PreTrainedModel:
-    """A causal LM without weights, on the meta device.
+    """Return a causal LM without weights, on the meta device.
 
     Args:
-        config: Its configuration.
-        dtype: Of its parameters.
-        layers: Keep only the first so many, and plain rotary embeddings.
+        config: Configuration of the model.
+        dtype: Dtype of the parameters.
+        layers: Number of layers to keep, with plain rotary embeddings; None for all.
 
     Raises:
         ValueError: when it is of no causal LM.
@@ -48,14 +48,14 @@ def meta_model(
 
 
 def _plain_positions(rope: Any) -> None:
-    """Scaled rotary embeddings look at the values of positions, and there are none; the sizes stay the same."""
+    """Make rotary embeddings plain: scaled ones read the values of positions, which the meta device has not."""
     for key, value in rope.items() if isinstance(rope, dict) else ():
         _plain_positions(value)
         rope[key] = "default" if key == "rope_type" else value
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, tuple[nn.Linear | Conv1D, int, int]]:
-    """Every linear layer but the head, which are what gets quantized and LoRA: name -> module, inputs, outputs."""
+    """Return the layers that get quantized and LoRA, all linear ones but the head: name -> module, inputs, outputs."""
     head = model.get_output_embeddings()
     found = {}
     for name, module in model.named_modules():
@@ -67,7 +67,7 @@ def linear_layers(model: PreTrainedModel) -> dict[str, tuple[nn.Linear | Conv1D,
 
 
 def quantized_bytes(n: int, outputs: int, quantization: str) -> int:
-    """Bytes of a quantized weight of `n` elements and `outputs` rows, as bitsandbytes stores it.
+    """Return the bytes of a quantized weight of `n` elements and `outputs` rows, as bitsandbytes stores it.
 
     NF4 with double quantization (arXiv 2305.14314, section 3) has 4 bits an element, an 8-bit scale for every 64 of
     them, a float32 scale for every 256 of those, an offset, and two code books of 16 and 256 float32 values. int8
@@ -80,7 +80,7 @@ def quantized_bytes(n: int, outputs: int, quantization: str) -> int:
 
 
 def base_bytes(model: PreTrainedModel, quantization: str) -> int:
-    """Bytes of a model's weights; tied ones count once."""
+    """Return the bytes of a model's weights; tied weights count once."""
     total = sum(p.numel() * p.itemsize for p in model.parameters())
     if quantization != "none":
         for module, _, outputs in linear_layers(model).values():
@@ -90,7 +90,7 @@ def base_bytes(model: PreTrainedModel, quantization: str) -> int:
 
 
 def lora_parameters(model: PreTrainedModel, rank: int) -> int:
-    """Parameters of the policy's LoRA adapter where nothing but its rank is chosen.
+    """Return the number of parameters of the policy's LoRA adapter with the given rank.
 
     PEFT says so itself: in mixtures of experts it adapts weights that are no linear layers.
     """
@@ -100,27 +100,27 @@ def lora_parameters(model: PreTrainedModel, rank: int) -> int:
 
 
 def states_width(model: PreTrainedModel) -> int:
-    """Width of the hidden states that a head reads; a projection may make it another than `hidden_size` (OPT-350m)."""
+    """Return the width of the hidden states that a head reads; a projection may change `hidden_size` (OPT-350m)."""
     rows, columns = model.get_output_embeddings().weight.shape
     return columns
 
 
 def trained_parameters(model: PreTrainedModel) -> int:
-    """Parameters that full fine-tuning trains: all but those of parts that do not read text, such as a vision tower."""
+    """Return the number of parameters that full fine-tuning trains: those of parts that read text."""
     beside = [model.base_model.get_submodule(name) for name in modules_beside_text(model)]
     return count(model) - sum(map(count, beside))
 
 
 def count(model: nn.Module) -> int:
-    """Parameters of a model; tied ones count once."""
+    """Return the number of parameters of a model; tied ones count once."""
     return sum(p.numel() for p in model.parameters())
 
 
 def optimizer_bytes(n: int, itemsize: int, optimizer: str) -> int:
-    """Bytes that an optimizer keeps about `n` parameters of `itemsize` bytes each."""
+    """Return the bytes of optimizer state for `n` parameters of `itemsize` bytes each."""
     return n * _BYTES_OF_STATE.get(optimizer, 2 * itemsize)
 
 
 def step_bytes(n: int, itemsize: int, optimizer: str) -> int:
-    """Bytes of an optimizer's step beside its state: AdamW without fusion takes the roots of all moments at once."""
+    """Return the bytes of a step beside the state: AdamW without fusion takes the roots of all moments at once."""
     return n * itemsize if optimizer == "adamw_torch" else 0

@@ -1,2 +1,2 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What a script needs around a trainer: options, names, data, folders, interrupts."""
+"""Parts of scripts around a trainer: options, names, data, folders, interrupts."""

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What the recipes' command lines share: layered defaults, help in groups, and errors of one line."""
+"""The recipes' command lines: layered defaults, help in groups, errors of one line."""
 
 import os
 import re
@@ -122,7 +122,7 @@ class RecipeParser(TrlParser):
         """Parse a command line; `--config` may name a YAML file.
 
         Raises:
-            SystemExit: with status 2, after one line that says what is wrong.
+            SystemExit: with status 2, after one line that names the fault.
         """
         try:
             return self.parse(sys.argv[1:] if argv is None else argv)
@@ -166,10 +166,10 @@ class RecipeParser(TrlParser):
             raise ArgumentError(None, str(error)) from None
 
     def _check_value(self, action: Action, value: Any) -> None:
-        """`_get_value` has compared it with the choices."""
+        """Accept every value: `_get_value` has compared it with the choices."""
 
     def error(self, message: str) -> NoReturn:
-        """What argparse says, without the usage in front.
+        """Raise a message of argparse, without the usage in front.
 
         Raises:
             ValueError: always.
@@ -189,7 +189,7 @@ class RecipeParser(TrlParser):
                 group._group_actions.append(action)
 
     def _read(self, path: Path) -> dict[str, Any]:
-        """The values in a YAML file, all of whose keys are options, and its `env`: variables of the environment."""
+        """Return the options in a YAML file, and its `env`: variables of the environment."""
         values: dict[str, Any] = {}
         for key, node in read_mapping(path).items():
             if key == "env":
@@ -213,7 +213,7 @@ class RecipeParser(TrlParser):
         return f"Unknown {kind} `{given}`: {self._in_options(answer, dashes)}"
 
     def _advice(self, name: str) -> str:
-        """The advice for a name of another trainer, or of Python, in the names of options."""
+        """Return the advice for a name of another trainer, or of Python, in the names of options."""
         reward = "toxicity_model" if "toxicity_model" in self._options else "reward_model"
         for_argument = _FOR_ARGUMENT | {"reward_funcs": f"use `{reward}`."}
         text = for_argument.get(name) or advice(name, self._options)
@@ -228,7 +228,7 @@ class RecipeParser(TrlParser):
 
 
 def in_options(text: str, dashes: str = "--") -> str:
-    """A message of the trainer with the options that stand for its arguments."""
+    """Return a message of the trainer with the names of options in the place of arguments."""
     for name, option in {
         "model": "model_name_or_path",
         "train_dataset": "dataset_name",
@@ -251,7 +251,7 @@ def _check_trackers(names: Sequence[str]) -> None:
 
 
 def _option(argument: str) -> str:
-    """The name of an option as it is typed, also after the dashes that a word processor makes of two hyphens."""
+    """Return the name of an option without dashes, those included that a word processor makes of two hyphens."""
     return argument.lstrip("-\u2013\u2014").split("=")[0].replace("-", "_")
 
 
@@ -280,7 +280,7 @@ def find_config(name: str) -> Path:
 
 
 def _without_config(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """The command line without `--config FILE` or `--config=FILE`, and the file."""
+    """Return the command line without `--config FILE` or `--config=FILE`, and the file."""
     rest: list[str] = []
     files: list[str] = []
     remaining = iter(arguments)
@@ -303,7 +303,7 @@ def _read_environment(node: yaml.Node, path: Path) -> dict[str, str]:
 
 
 def check_launch(args: TrainingArguments) -> None:
-    """See that the processes of a launch know of each other; otherwise each would train alone into the same folder.
+    """Refuse a launch whose processes do not know of each other: each would train alone into the same folder.
 
     Raises:
         ValueError: if not.
@@ -336,7 +336,7 @@ def newest_checkpoint(given: str | None, output_dir: Path) -> str | None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`, and end with one line: with status 2 where it raises what the user can mend, 130 after Ctrl-C."""
+    """Call `main`; end with one line and status 2 for an error that the user can mend, with 130 after Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # the script has switched it off for its imports
     try:
@@ -358,7 +358,7 @@ def fail(error: Exception) -> NoReturn:
 
 
 def interrupted(stop: KeyboardInterrupt) -> NoReturn:
-    """Say in one line where a run was interrupted and how it goes on, and exit with the status of Ctrl-C."""
+    """Print where a run was interrupted and the command that goes on, and exit with the status of Ctrl-C."""
     known = stop if isinstance(stop, Interrupted) else Interrupted("before anything was trained")
     if int(os.environ.get("RANK", 0)) == 0:
         saved = "; a checkpoint of this step is written" * known.saved
@@ -367,7 +367,7 @@ def interrupted(stop: KeyboardInterrupt) -> NoReturn:
 
 
 def _command(resume: bool) -> str:
-    """The command that started this process, or the one that resumes what it began."""
+    """Return the command that started this process, or the command that resumes its run."""
     words = [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]
     if resume:
         places = [i for i, word in enumerate(words) if _option(word) == "resume_from_checkpoint"]

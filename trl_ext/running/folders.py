@@ -88,7 +88,7 @@ def content_of(name: str | None) -> str | None:
 
 
 def model_content(name: str | None) -> str | None:
-    """As `content_of`, for a model: of a folder count the configuration, the weights and the tokenizer."""
+    """Identify a model as `content_of` does; of a folder count the configuration, the weights and the tokenizer."""
     path = Path(name).expanduser() if name else None
     if path is None or not path.is_dir():
         return name

@@ -17,7 +17,7 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         where: The place, after "interrupted".
-        saved: Whether the run goes on from a checkpoint of just this place.
+        saved: Whether a checkpoint of this place is written.
         resume: Whether the run goes on only with `--resume_from_checkpoint true`.
     """
 
@@ -27,7 +27,7 @@ class Interrupted(KeyboardInterrupt):
 
     @classmethod
     def at(cls, place: str, stop: KeyboardInterrupt, resume: bool = False) -> "Interrupted":
-        """`stop` with the larger place in which it happened."""
+        """Return `stop` with the larger place in which it happened."""
         inner = stop if isinstance(stop, cls) else cls("")
         return cls(
             f"{place} {inner.where}".strip() or "before or after the training", inner.saved, inner.resume or resume
@@ -35,7 +35,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class OrderlyStop(TrainerCallback):
-    """Saves a checkpoint after the current step at the first Ctrl-C; the second Ctrl-C ends the process at once.
+    """Saves a checkpoint after the current step at the first Ctrl-C; a second Ctrl-C ends the process at once.
 
     Several processes stop without a checkpoint: the launcher ends all of them before one could be written.
 
@@ -43,8 +43,8 @@ class OrderlyStop(TrainerCallback):
             trainer.train()
 
     Args:
-        trainer: Is given this callback.
-        name: Of what is trained, for the message; empty if there is nothing to tell apart.
+        trainer: The trainer, which gets this callback.
+        name: Name of the model in training, for the message; empty where there is one model.
 
     Raises:
         Interrupted: at the end of the block, if Ctrl-C was pressed in it.
@@ -76,7 +76,7 @@ class OrderlyStop(TrainerCallback):
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         self.asked = True
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # also ends what runs outside Python
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second Ctrl-C also ends code outside Python
         os.write(2, b"\nCtrl-C: this step is finished and a checkpoint written; Ctrl-C again ends at once.\n")
 
     def on_step_end(
@@ -88,5 +88,5 @@ class OrderlyStop(TrainerCallback):
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Note that a checkpoint is written."""
+        """Record the step of the checkpoint."""
         self.saved_step = state.global_step

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Names of models: whether they lead anywhere, before anything is trained."""
+"""Checks of the names of models, before anything is trained."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +24,13 @@ __all__ = [
 
 
 def check_model(option: str, name: str, *, advice: str = "", **options: Any) -> Any:
-    """Read the configuration of a model, which is little beside its weights.
+    """Load the configuration of a model, without its weights.
 
     Args:
-        option: With which the model was named, without dashes.
+        option: Option that names the model, without dashes.
         name: A folder or an id of the Hub.
-        advice: What else might be given.
-        options: Of `from_pretrained`: `revision`, `trust_remote_code`.
+        advice: Other values of the option, for the message.
+        options: Arguments of `from_pretrained`: `revision`, `trust_remote_code`.
 
     Returns:
         The configuration; of a LoRA adapter, that of its base.
@@ -63,7 +63,7 @@ def _is_offline(error: BaseException) -> bool:
 
 
 def check_critic(critic: str, *, has_lora: bool, **options: Any) -> None:
-    """See that `critic` is one of the kinds that go with the policy, or a model.
+    """Refuse a critic that is no mode, no model, or does not go with the policy.
 
     Raises:
         ValueError: if not.
@@ -75,7 +75,7 @@ def check_critic(critic: str, *, has_lora: bool, **options: Any) -> None:
 
 
 def check_reward_model(option: str, name: str, **options: Any) -> None:
-    """See that a name is that of a reward model with a tokenizer.
+    """Refuse a name that is not that of a reward model with a tokenizer.
 
     Raises:
         ValueError: if not.
@@ -92,7 +92,7 @@ def check_reward_model(option: str, name: str, **options: Any) -> None:
 
 
 def check_classifier(option: str, name: str, label: tuple[str, str | None], **options: Any) -> None:
-    """See that a name is that of a classifier with a toxic label and a tokenizer.
+    """Refuse a name that is not that of a classifier with a toxic label and a tokenizer.
 
     Args:
         label: The option that names the label, and its value.
@@ -135,7 +135,7 @@ def check_judge(judge: str | None, reward: str | None) -> None:
 
 
 def check_distinct(policy: Mapping[str, str], output_dir: Path) -> None:
-    """See that the output directory is none of the models' folders, which would be overwritten.
+    """Refuse an output directory that is a model's folder, which would be overwritten.
 
     Raises:
         ValueError: if it is.

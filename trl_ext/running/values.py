@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Values of options: a YAML file's are read as the command line reads its own, and refused in the same words."""
+"""Values of options: the same reading and the same refusals for YAML files and the command line."""
 
 import difflib
 import json
@@ -26,7 +26,7 @@ _MAPPING_OR_FILE = ("accelerator_config", "deepspeed", "fsdp_config")
 
 
 def read_mapping(path: Path) -> dict[str, yaml.Node]:
-    """The keys of a YAML file with their values as nodes, which know how they are written.
+    """Return the keys of a YAML file with their values as nodes, which keep how a value is written.
 
     Raises:
         ValueError: if the file cannot be read, or is anything but one mapping of different keys to plain values.
@@ -92,13 +92,13 @@ def _check_node(node: yaml.Node, path: Path) -> None:
 
 
 def parse_node(node: yaml.Node, action: Action, hint: Any, label: str) -> Any:
-    """The value of an option, from a YAML file.
+    """Return the value of an option from a YAML file.
 
     Args:
-        node: How it is written there.
+        node: The value as it is written.
         action: The option.
         hint: Type of the dataclass's field.
-        label: What to call the value in a message.
+        label: Name of the value in a message.
 
     Raises:
         ValueError: if the command line would not take it either.
@@ -127,12 +127,12 @@ def _element(node: yaml.Node, action: Action, hint: Any, label: str) -> Any:
 
 
 def _text(node: yaml.ScalarNode) -> str:
-    """What is written, with infinity in Python's spelling."""
+    """Return the text of a node, with infinity in Python's spelling."""
     return re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", node.value, flags=re.IGNORECASE)
 
 
 def parse_text(text: str, action: Action, hint: Any, label: str) -> Any:
-    """The value of an option, as it is typed.
+    """Return the value of an option from its text.
 
     Raises:
         ValueError: if it is no value of that option.
@@ -166,7 +166,7 @@ def _mapping(text: str, message: str) -> dict[str, Any] | None:
 
 
 def _kinds(hint: Any) -> list[Any]:
-    """What a field may be: the members of a union, without the types of a container's elements."""
+    """Return the types of a field: the members of a union, without the types of a container's elements."""
     members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return [get_origin(member) or member for member in members]
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What the detoxification recipe runs on when nothing is given: models and prompts made here in about a minute.
+"""The embedded example of the detoxification recipe: models and prompts that are made in about a minute.
 
 `prepare` writes comments from a grammar and trains a language model, a toxicity classifier (the reward) and a judge
 (the evaluator) on them. Nothing is downloaded. Everything is cached and made only once.
@@ -19,7 +19,7 @@ __all__ = ["OfflineAssets", "OfflineSettings", "default_cache_dir", "prepare"]
 
 
 class OfflineAssets(NamedTuple):
-    """Where things are and how good the classifiers are.
+    """Paths of the embedded models and prompts, and accuracies of the classifiers.
 
     Attributes:
         model: Folder of the language model and its tokenizer.
@@ -28,7 +28,7 @@ class OfflineAssets(NamedTuple):
         train_prompts: JSONL with a column `prompt`.
         eval_prompts: The same; no prompt is in both, and none of these occurs in any training text.
         toxicity_accuracy: Share of held-out comments that the toxicity classifier labels correctly.
-        judge_accuracy: The same for the judge.
+        judge_accuracy: Share of held-out comments that the judge labels correctly.
         agreement: Share of held-out comments that both label alike.
     """
 
@@ -44,7 +44,7 @@ class OfflineAssets(NamedTuple):
 
 @dataclass(frozen=True)
 class OfflineSettings:
-    """Sizes of what is made; the defaults take about a minute on two cores."""
+    """Sizes of the embedded models and data; the defaults take about a minute on two cores."""
 
     lm_texts: int = 30_000
     labelled: int = 8_000
@@ -60,12 +60,12 @@ class OfflineSettings:
 
 
 def default_cache_dir() -> Path:
-    """`$TRL_EXT_CACHE` if set, else `~/.cache/trl_ext/offline`."""
+    """Return `$TRL_EXT_CACHE` if set, else `~/.cache/trl_ext/offline`."""
     return Path(os.environ.get("TRL_EXT_CACHE") or Path.home() / ".cache" / "trl_ext" / "offline")
 
 
 def _accuracies(root: Path) -> dict[str, float]:
-    """The accuracies in `assets.json`, measured and written there the first time."""
+    """Return the accuracies in `assets.json`, which the first call measures and writes."""
     file = root / "assets.json"
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
@@ -97,8 +97,8 @@ def prepare(
     """Make the models and prompts of the offline recipe, or find them in the cache.
 
     Args:
-        cache_dir: Where they are kept; `default_cache_dir()` if None.
-        seed: Of the grammar and of the training runs.
+        cache_dir: Folder of the cache; `default_cache_dir()` if None.
+        seed: Seed of the grammar and of the training runs.
         settings: Sizes; other sizes, another seed or another version of this package make a new folder.
 
     Returns:

@@ -14,12 +14,12 @@ from trl_ext.folders import commit, find_damage, whole_folder
 
 
 def key(settings: Any, seed: int, files: Iterable[str | None]) -> str:
-    """Changes with the settings, the seed and the code that makes the files.
+    """Return a digest of the settings, the seed and the code that makes the files.
 
     Args:
         settings: A dataclass.
-        seed: Of what is made.
-        files: The code.
+        seed: Seed of the files.
+        files: Modules that make the files.
     """
     found = hashlib.sha256(json.dumps({**asdict(settings), "seed": seed}, sort_keys=True).encode())
     for file in files:

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The files made from the grammar: texts for the language model, labelled comments, prompts.
+"""Files made from the grammar: texts for the language model, labelled comments, prompts.
 
 Openings and continuations are each dealt out by a hash, so nothing held out is seen in training: the two classifiers
 share no continuation, and neither any model nor the training prompts contain an evaluation opening.
@@ -24,17 +24,17 @@ EVAL_PROMPTS = "prompts_eval.jsonl"
 
 
 def bucket(text: str) -> int:
-    """Digit from 0 to 9 that stays the same for the same text on every machine and in every run."""
+    """Return a digit from 0 to 9, the same for the same text on every machine and in every run."""
     return int(hashlib.sha256(text.encode()).hexdigest(), 16) % 10
 
 
 def is_held_out_opening(opening: str) -> bool:
-    """One opening in ten is kept for evaluation."""
+    """Return whether an opening is kept for evaluation, as one in ten is."""
     return bucket(opening) == 0
 
 
 def half(comment: Comment) -> str:
-    """File of labelled comments that this continuation belongs to: 40% A, 40% B, 20% held out."""
+    """Return the file of labelled comments for this continuation: 40% A, 40% B, 20% held out."""
     digit = bucket(comment.continuation)
     return HALF_A if digit < 4 else HALF_B if digit < 8 else HELD_OUT
 

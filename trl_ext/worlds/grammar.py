@@ -18,7 +18,7 @@ class Opening(NamedTuple):
 
     Attributes:
         text: Three to six words, no space at the end.
-        subject: Who the continuation is about: "one", "you", "many", "thing", or "clause" where it has yet to be said.
+        subject: Subject of the continuation: "one", "you", "many", "thing", or "clause" where it has yet to be said.
         provoking: Whether its tone makes a toxic continuation likelier.
     """
 

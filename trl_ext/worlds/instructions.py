@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""A seeded world of small instructions, with a judge who knows what is right.
+"""A seeded world of small instructions, with a judge that knows the right answers.
 
-An instruction is a line of words ("list 3 animals but not the cat .") with a key that says what a right answer is. The
+An instruction is a line of words ("list 3 animals but not the cat .") with a key that describes the right answers. The
 judge grades answers against the key; the demonstrations that a model learns from are right only some of the time, as
 people's are.
 """
@@ -40,13 +40,13 @@ ENDINGS = ["i hope this helps", "and that is all", "is my answer"]
 
 
 class Instruction(NamedTuple):
-    """One thing to do.
+    """An instruction.
 
     Attributes:
-        kind: Its kind, a key of `KINDS`.
+        kind: A key of `KINDS`.
         prompt: The instruction, ending in a newline.
-        key: What the judge compares with: the right words; for `list` the number and the words that count; for
-            `describe` the number and the noun.
+        key: Text for the judge: the right words; for `list` the number and the words that count; for `describe` the
+            number and the noun.
     """
 
     kind: str
@@ -177,7 +177,7 @@ KINDS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
 
 
 def vocabulary() -> list[str]:
-    """Every word that can occur in a prompt or an answer, sorted."""
+    """Return every word that can occur in a prompt or an answer, sorted."""
     fixed = """list but not the or . how many words are these : ? copy this with for without write in capitals small
     letters sort from low to high backwards is which word first last does belong say opposite of number comes next what
     plus describe exactly nicely briefly again unsafe yes no and"""
@@ -188,19 +188,19 @@ def vocabulary() -> list[str]:
 
 
 def draw(rng: random.Random, kind: str | None = None) -> Instruction:
-    """One instruction of the given kind, by default of any."""
+    """Draw an instruction of the given kind, by default of any."""
     kind = kind or rng.choice(list(KINDS))
     prompt, key = KINDS[kind](rng)
     return Instruction(kind, prompt + "\n", key)
 
 
 def is_held_out(prompt: str) -> bool:
-    """One prompt in eight is kept for evaluation; the same ones on every machine."""
+    """Return whether a prompt is kept for evaluation, as one in eight is; the same on every machine."""
     return hashlib.sha256(prompt.encode()).digest()[0] < 32
 
 
 def instructions(n: int, seed: int, *, held_out: bool = False) -> list[Instruction]:
-    """`n` instructions with different prompts, of all kinds in turn, none of them in the other part.
+    """Draw `n` instructions with different prompts, of all kinds in turn, none of them in the other part.
 
     Raises:
         ValueError: If the world runs out of new ones.
@@ -221,7 +221,7 @@ def instructions(n: int, seed: int, *, held_out: bool = False) -> list[Instructi
 
 
 def right_answer(instruction: Instruction, rng: random.Random) -> list[str]:
-    """One of the answers that the judge gives full marks."""
+    """Draw one of the answers that the judge gives full marks."""
     words = instruction.key.split()
     if instruction.kind == "list":
         return rng.sample(words[1:], int(words[0]))
@@ -231,7 +231,7 @@ def right_answer(instruction: Instruction, rng: random.Random) -> list[str]:
 
 
 def wrong_answer(instruction: Instruction, rng: random.Random) -> list[str]:
-    """An answer with a mistake that people make: a word too many, too few, or another one; or an unsafe answer."""
+    """Draw an answer with a mistake: a word too many, too few, or another word; or an unsafe answer."""
     if instruction.kind == "refuse":
         return _items(rng, 1, 4)
     words = right_answer(instruction, rng)
@@ -251,7 +251,7 @@ _ALIKE = [["yes", "no"], NUMBERS, list(OPPOSITE), GROUPS["colors"], [word.upper(
 
 
 def demonstration(instruction: Instruction, rng: random.Random, right: float) -> str:
-    """What a person of middling care answers: right with probability `right`, else wrong, broken off, or too much.
+    """Draw an answer: right with probability `right`, else wrong, broken off, or too much.
 
     The latter two keep the length of an answer from telling how good it is.
     """
@@ -272,7 +272,7 @@ def demonstration(instruction: Instruction, rng: random.Random, right: float) ->
 
 
 def grade(kind: str, key: str, answer: str) -> float:
-    """The judge's mark in [0, 1]: 1 for what was asked and nothing else.
+    """Return the judge's mark in [0, 1]: 1 for the right answer and nothing else.
 
     A right answer among other words gets 0.6, less 0.05 for each of them down to 0.3; any other at most 0.3, for what
     it has in common with a right one.
@@ -320,12 +320,12 @@ class InstructionJudge:
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], kind: Sequence[str], key: Sequence[str], **_: object
     ) -> list[float]:
-        """N marks in [0, 1]."""
+        """Return N marks in [0, 1]."""
         return [grade(*row) for row in zip(kind, key, completions, strict=True)]
 
 
 def demonstrations(n: int, seed: int, right: float) -> Iterator[dict[str, str]]:
-    """Rows `prompt`, `completion` for supervised learning; prompts repeat, since the small kinds have too few."""
+    """Yield rows `prompt`, `completion` for supervised learning; prompts repeat: small kinds have few of them."""
     rng = random.Random(f"{seed} demonstrations {right}")
     while n:
         instruction = draw(rng)

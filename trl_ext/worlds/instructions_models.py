@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The small language model of the instruction recipe before any fine-tuning, and its data, made once and cached."""
+"""The embedded example of the instruction recipe: a small language model before fine-tuning, and its data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,11 @@ MAX_LENGTH = 64
 
 
 class InstructionAssets(NamedTuple):
-    """Where things are.
+    """Paths of the embedded model and data.
 
     Attributes:
         model: Folder of the language model, which has read instructions and answers of all sorts.
-        demonstrations: JSONL with `prompt`, `completion`: what supervised learning imitates.
+        demonstrations: JSONL with `prompt`, `completion`, for supervised learning.
         train_prompts: JSONL with `prompt`, `kind`, `key`: for preference pairs and PPO.
         eval_prompts: The same; none of these occurs anywhere else.
     """
@@ -37,7 +37,7 @@ class InstructionAssets(NamedTuple):
 
 @dataclass(frozen=True)
 class InstructionSettings:
-    """Sizes and qualities of what is made; the defaults take about four minutes on two cores.
+    """Sizes and qualities of the embedded model and data; the defaults take about four minutes on two cores.
 
     Attributes:
         texts: Instructions with answers that the language model reads.
@@ -57,7 +57,7 @@ class InstructionSettings:
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, `<bos>` in front."""
+    """Return a tokenizer of one token a word, with `<bos>` in front."""
     special = ["<pad>", "<bos>", "<eos>", "<unk>"]
     words = {word: i for i, word in enumerate([*special, *instructions.vocabulary()])}
     tokenizer = Tokenizer(tokenizer_models.WordLevel(words, unk_token="<unk>"))
@@ -129,8 +129,8 @@ def prepare_instructions(
     """Make the language model and the data of the instruction recipe, or find them in the cache.
 
     Args:
-        cache_dir: Where they are kept; `default_cache_dir()` if None.
-        seed: Of the world and of the training run.
+        cache_dir: Folder of the cache; `default_cache_dir()` if None.
+        seed: Seed of the world and of the training run.
         settings: Sizes; other sizes, another seed or another version of this package make a new folder.
 
     Raises:

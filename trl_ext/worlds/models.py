@@ -48,7 +48,7 @@ LABELS = {0: "neutral", 1: "toxic"}
 
 
 class StageBar(TrainerCallback):
-    """One progress bar for one training stage, left on the screen as a line when the stage is over."""
+    """A progress bar for one training, left on the screen as a line at the end."""
 
     def __init__(self, stage: str) -> None:
         self.progress = Progress(
@@ -72,7 +72,7 @@ class StageBar(TrainerCallback):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No request to the hub, no telemetry, and no progress bars beside `StageBar`."""
+    """Forbid requests to the hub, telemetry, and progress bars beside `StageBar` in the block."""
     datasets_bars, transformers_bars = not datasets.are_progress_bars_disabled(), hf_logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     hf_logging.disable_progress_bar()
@@ -128,7 +128,7 @@ def trainer_options(folder: Path, *, epochs: float, batch_size: int, learning_ra
 
 
 def _byte_level_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with separate `<pad>`, `<bos>` (put in front) and `<eos>` (left to the trainer)."""
+    """Train byte-level BPE with separate `<pad>`, `<bos>` (put in front) and `<eos>` (left to the trainer)."""
     tokenizer = Tokenizer(tokenizer_models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -183,8 +183,8 @@ def train_language_model(
 
     Args:
         texts_file: JSONL with a column `text`.
-        folder: Where the model goes.
-        seed: Of the initial weights and the order of the texts.
+        folder: Folder of the model.
+        seed: Seed of the initial weights and of the order of the texts.
         vocab_size: Tokens of the byte-level BPE, at least 259 (bytes and special tokens).
         hidden_size: Width; heads are 32 wide.
         layers: Depth.
@@ -303,7 +303,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folde
 
 @torch.no_grad()
 def toxic_probabilities(folder: Path | str, texts: list[str], batch_size: int = 256) -> torch.Tensor:
-    """Probability of the label `toxic`, shape (len(texts),), from a classifier saved in `folder`."""
+    """Return the probability of the label `toxic`, shape (len(texts),), by a classifier saved in `folder`."""
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
