@@ -9,7 +9,7 @@ import torch
 
 from tests.bad_inputs.case import Case, check, table
 from trl_ext.evaluation.judges import EndpointJudge, RewardJudge
-from trl_ext.instructions.arguments import InstructArguments
+from trl_ext.instructions.options import RunOptions
 from trl_ext.rewards import Clipped, Ensemble, LogSigmoid, RewardRunner, RunningNormalization, WeightedSum, check_reward
 from trl_ext.rewards.base import RewardTypeError, RewardValueError
 
@@ -263,7 +263,7 @@ CASES = [
     *(
         Case(
             f"PPO folder {name!r}",
-            lambda name=name: InstructArguments(ppo_folder=name),  # type: ignore[misc]
+            lambda name=name: RunOptions(ppo_folder=name),  # type: ignore[misc]
             ValueError,
             f"`ppo_folder` must be a plain name other than sft and reward, got '{name}'.",
         )
@@ -271,7 +271,7 @@ CASES = [
     ),
     Case(
         "compare with another place",
-        lambda: InstructArguments(compare_with="../../elsewhere"),
+        lambda: RunOptions(compare_with="../../elsewhere"),
         ValueError,
         "`compare_with` must be the plain name of a `ppo_folder` in the output directory, got '../../elsewhere'.",
     ),
