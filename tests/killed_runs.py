@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from tests import scripted
-from trl_ext import AdaptiveKL, PPOTrainer, checkpoint
+from trl_ext import AdaptiveKL, PPOTrainer, checkpoint, folders
+from trl_ext import trainer as trainer_module
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
 from trl_ext.rewards import Ensemble, LengthDebiased, RunningNormalization
 
@@ -141,12 +142,13 @@ def make_trainer(folder: Path, kind: str, points: Points) -> PPOTrainer:
 
 def add_points(points: Points) -> None:
     """Points before every call that changes the disk while a checkpoint is written, and within rotation."""
-    for name in ("_begin", "commit", "digest", "_drop_replaced"):
-        setattr(checkpoint, name, points.before("save", getattr(checkpoint, name)))
+    saving = [(checkpoint, name) for name in ("_begin", "commit", "_drop_replaced")]
+    saving += [(folders, "digest"), (folders, "write_json"), (trainer_module, "write_json")]
+    for module, name in saving:
+        setattr(module, name, points.before("save", getattr(module, name)))
     for name in ("_save", "_save_optimizer_and_scheduler", "_save_rng_state", "_ppo_state"):
         setattr(PPOTrainer, name, points.before("save", getattr(PPOTrainer, name)))
     PPOTrainer._learn = points.before("learn", PPOTrainer._learn)  # type: ignore[method-assign]
-    checkpoint.write_json = points.before("save", checkpoint.write_json)
     checkpoint.remove = points.before("rotate", checkpoint.remove)
     rmtree = checkpoint.shutil.rmtree
     checkpoint.shutil.rmtree = points.before("rotate", rmtree)  # type: ignore[assignment]

@@ -13,6 +13,7 @@ from tests import scripted
 from tests.tiny_models import tiny_causal_lm, tiny_classifier, tiny_tokenizer
 from trl_ext import checkpoint
 from trl_ext.actor_critic import ActorCritic
+from trl_ext.files import write_json
 from trl_ext.resuming import check_checkpoint, check_finite, read_state, reward_settings, run_identity
 from trl_ext.rewards import Ensemble, PreferenceReward, RewardRunner, RunningNormalization
 
@@ -24,7 +25,7 @@ def saved(folder: Path) -> Path:
     for name in ("scheduler.pt", "rollout_0.safetensors", "rng_state.pth"):
         (folder / name).write_bytes(b"content")
     (folder / "trainer_state.json").write_text("{}")
-    checkpoint.write_json(folder / checkpoint.STATE, {"configuration": CONFIGURATION, "kl_controller": {"coef": 0.5}})
+    write_json(folder / checkpoint.STATE, {"configuration": CONFIGURATION, "kl_controller": {"coef": 0.5}})
     checkpoint.commit(folder)
     return folder
 

@@ -59,7 +59,7 @@ UNKNOWN = [
     unknown("data_collator", "leave it out, prompts of a rollout are tokenized and padded by the trainer."),
     unknown(
         "compute_metrics",
-        "write a reward function; with a weight of 0 it is measured and not learned from.",
+        "write a reward function; with a weight of 0 it is logged and not learned from.",
     ),
     unknown("response_length", "in PPOConfig, use `max_completion_length`.", 53),
     unknown("learning_rate", "give it to PPOConfig.", 1e-5),
