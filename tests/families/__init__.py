@@ -8,23 +8,22 @@ Every builder writes a folder once per process and returns its path, so that a t
     classifier("qwen2")                       a toxicity classifier with three labels
     reward_model("deepseek_v3", "float32")    a scalar reward model, trained by TRL's RewardTrainer to rank EXAMPLES
     reward_adapter("deepseek_v3", "bfloat16")  the same as LoRA on that base, as RewardTrainer saves it
-    load_tokenizer("phi3")                    the tokenizer alone
+    real_tokenizer("phi3")                    the tokenizer alone
 
 `FAMILIES` says which names there are. Nobody writes into these folders: the next test reads them too.
 """
 
 from tests.families.bases import FAMILIES, Family, base, sft_adapter
 from tests.families.rewards import EXAMPLES, classifier, reward_adapter, reward_model
-from tests.families.tokenizers import chat_template, load_tokenizer
+from tests.real_tokenizers import real_tokenizer
 
 __all__ = [
     "EXAMPLES",
     "FAMILIES",
     "Family",
     "base",
-    "chat_template",
     "classifier",
-    "load_tokenizer",
+    "real_tokenizer",
     "reward_adapter",
     "reward_model",
     "sft_adapter",

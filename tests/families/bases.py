@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from tests.families.tokenizers import load_tokenizer
+from tests.real_tokenizers import real_tokenizer
 
 
 class Family(NamedTuple):
@@ -74,7 +74,7 @@ def config(family: str, hidden_size: int = 16, **changes: Any) -> PretrainedConf
         hidden_size: A multiple of 16; 4-bit layers need 64.
         changes: Fields with other values.
     """
-    tokenizer = load_tokenizer(family)
+    tokenizer = real_tokenizer(family)
     sizes: dict[str, Any] = {
         "vocab_size": -(-(len(tokenizer) + 1) // 64) * 64,
         "hidden_size": hidden_size,
@@ -120,7 +120,7 @@ def base(family: str, dtype: str = "bfloat16", *, hidden_size: int = 16, stop_ev
     if folder.is_dir():
         return str(folder)
     settings = config(family, hidden_size)
-    tokenizer = load_tokenizer(family)
+    tokenizer = real_tokenizer(family)
     with torch.random.fork_rng(devices=[]):
         model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
     spread(model)
@@ -151,5 +151,5 @@ def sft_adapter(family: str, dtype: str = "bfloat16", *, hidden_size: int = 16, 
             if "lora_" in name:
                 p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
     model.save_pretrained(folder)
-    load_tokenizer(family).save_pretrained(folder)
+    real_tokenizer(family).save_pretrained(folder)
     return str(folder)

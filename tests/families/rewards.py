@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
 from tests.families.bases import base, config, folder_for, spread
-from tests.families.tokenizers import load_tokenizer
+from tests.real_tokenizers import real_tokenizer
 
 # The easy feature that the trained reward models rank by: the last word of the answer.
 _PROMPTS = ["Is it far to the river?", "Did she read the book", "Can you help me with it?", "Are they at home now"]
@@ -34,7 +34,7 @@ def classifier(family: str = "qwen2", dtype: str = "float32") -> str:
         model = AutoModelForSequenceClassification.from_config(settings, dtype=torch.float32)
     spread(model)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
-    load_tokenizer(family).save_pretrained(folder)
+    real_tokenizer(family).save_pretrained(folder)
     return str(folder)
 
 
@@ -69,7 +69,7 @@ def _train(family: str, dtype: str, folder: Any, peft_config: LoraConfig | None,
         bf16=False,
         seed=0,
     )
-    tokenizer = load_tokenizer(family)
+    tokenizer = real_tokenizer(family)
     with torch.random.fork_rng(devices=[]):
         trainer = RewardTrainer(model, args, train_dataset=pairs(), processing_class=tokenizer, peft_config=peft_config)
         trainer.train()

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from tests import families
-from tests.families.tokenizers import _package
+from tests.real_tokenizers import package
 
 TEXT = "Hello, my  dog is\nquite ünïcode."
 CHAT = [{"role": "user", "content": "Hello there"}]
@@ -21,7 +21,7 @@ CHAT = [{"role": "user", "content": "Hello there"}]
 
 @pytest.fixture(scope="module")
 def tokenizers() -> dict[str, PreTrainedTokenizerBase]:
-    return {name: families.load_tokenizer(name) for name in families.FAMILIES}
+    return {name: families.real_tokenizer(name) for name in families.FAMILIES}
 
 
 def ids_of(tokenizer, text: str) -> torch.Tensor:
@@ -67,7 +67,7 @@ def test_templates_that_write_bos_and_tokenizers_that_write_another(tokenizers):
 
 
 def test_the_vocabulary_of_llama_2_is_read_as_sentencepiece_reads_it(tokenizers):
-    processor = SentencePieceProcessor(model_file=str(_package("mistral_common") / "data" / "tokenizer.model.v1"))
+    processor = SentencePieceProcessor(model_file=str(package("mistral_common") / "data" / "tokenizer.model.v1"))
     tokenizer = tokenizers["llama"]
     assert tokenizer(TEXT)["input_ids"] == [1, *processor.encode(TEXT)]
     assert tokenizer(TEXT, add_special_tokens=False)["input_ids"] == processor.encode(TEXT)

@@ -10,8 +10,8 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
-from tests.families import EXAMPLES, base, load_tokenizer, reward_adapter, reward_model
-from trl_ext import PPOConfig, PPOTrainer, trainer
+from tests.families import EXAMPLES, base, real_tokenizer, reward_adapter, reward_model
+from trl_ext import PPOConfig, PPOTrainer, assembly
 from trl_ext.actor_critic import load_reward_ensemble
 from trl_ext.evaluation.judges import RewardJudge
 from trl_ext.evaluation.reward_models import evaluate_reward_models
@@ -78,7 +78,7 @@ def test_an_adapter_by_name_and_on_the_policys_base_read_alike(family):
 @pytest.mark.parametrize("family", ["llama", "mistral", "phi3", "gemma3", "qwen2", "qwen3", "deepseek_v3", "gpt_neox"])
 def test_tokens_are_those_of_reward_trainer(family, tmp_path):
     """For plain text and for conversations, BOS and EOS included."""
-    tokenizer = load_tokenizer(family)
+    tokenizer = real_tokenizer(family)
     folder = base(family, "float32")
     rows: list[dict[str, Any]] = [{"prompt": p, "chosen": good, "rejected": bad} for p, good, bad in EXAMPLES[:3]]
     rows.append({"prompt": "No EOS twice: ", "chosen": "end" + tokenizer.eos_token, "rejected": ""})
@@ -95,7 +95,7 @@ def test_tokens_are_those_of_reward_trainer(family, tmp_path):
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
         args = RewardConfig(str(tmp_path), report_to=[], use_cpu=True, bf16=False)
         trainer = RewardTrainer(model, args, train_dataset=Dataset.from_list(some), processing_class=tokenizer)
-        reward = PreferenceReward(model, tokenizer=load_tokenizer(family), batch_size=1)
+        reward = PreferenceReward(model, tokenizer=real_tokenizer(family), batch_size=1)
         seen: list[list[int]] = []
         model.register_forward_pre_hook(
             lambda _, a, k, seen=seen: seen.append(k["input_ids"][0].tolist()), with_kwargs=True
@@ -108,7 +108,7 @@ def test_tokens_are_those_of_reward_trainer(family, tmp_path):
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "phi3", "gemma3", "qwen2", "qwen3", "deepseek_v3"])
 def test_templates_that_write_bos_get_no_second_one_and_a_begun_turn_is_one(family):
-    tokenizer = load_tokenizer(family)
+    tokenizer = real_tokenizer(family)
     model = AutoModelForSequenceClassification.from_pretrained(base(family, "float32"), num_labels=1)
     reward = PreferenceReward(model, tokenizer=tokenizer)
     seen: list[list[int]] = []
@@ -121,7 +121,7 @@ def test_templates_that_write_bos_get_no_second_one_and_a_begun_turn_is_one(fami
 
 
 def test_a_trainer_finds_a_misspelt_reward_model_before_it_loads_the_policy(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "build_actor_critic", lambda *a, **k: pytest.fail("the policy was loaded"))
+    monkeypatch.setattr(assembly, "build_actor_critic", lambda *a, **k: pytest.fail("the policy was loaded"))
     args = PPOConfig(output_dir=str(tmp_path), report_to="none")
     for reward in ("no/such-model", PreferenceReward("no/such-model"), [ToxicityReward("no/such-model")]):
         with pytest.raises(ValueError, match="'no/such-model' cannot be loaded as a sequence-classification model"):
