@@ -188,6 +188,7 @@ def test_ci_runs_what_a_contributor_runs() -> None:
         (None, {"D103"}),
         ("\n    Return 1.\n    ", {"D200", "D212"}),
         ("Return 1", {"D415"}),
+        ("Returns 1.", {"D401"}),
         ("Return one number,\n    which is 1.\n    ", {"D205"}),
         ("Return 1.", set[str]()),
     ],

@@ -64,7 +64,7 @@ def together(what: str) -> Iterator[None]:
 
 
 def _exchange(failure: Exception | None) -> list[str]:
-    """The failures of all processes, in words; a collective if torch.distributed runs."""
+    """Return the failures of all processes, in words. A collective if torch.distributed runs."""
     text = None if failure is None else " ".join(f"{type(failure).__name__}: {failure}".split())
     return [f"process {rank} ({text})" for rank, text in enumerate(gather(text)) if text is not None]
 
