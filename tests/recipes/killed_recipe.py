@@ -119,7 +119,7 @@ def interrupt_at(part: str, step: int | None) -> None:
         mock.patch.object(Trainer, "train", interrupted).start()
         return
     module, name = {
-        "reward": ("trl_ext.instructions.reward_stage", "sample"),
+        "reward": ("trl_ext.instructions.reward_stage", "sample_answers"),
         "eval": ("trl_ext.instructions.comparison", "measure"),
     }[part]
     target = sys.modules[module]
