@@ -23,7 +23,8 @@ __all__ = ["footprint_table", "main", "setup_from", "setup_parser"]
 
 SUMMARY = "plan the memory of a run for a model and a card"
 DESCRIPTION = """Plan the memory of a PPO run from a model's configuration, without its weights: by role and by phase,
-the largest micro-batch for every card, and what to change where it does not fit. Without --model: the largest model."""
+the largest micro-batch for every card, and the settings to change where it does not fit. Without --model: the largest
+model."""
 CARDS = (8.0, 12.0, 16.0, 24.0)  # GiB
 
 

@@ -84,7 +84,7 @@ def sample(
 
 
 class Likelihoods(NamedTuple):
-    """How likely N samples are; float64, shape (N,) each.
+    """Log-likelihoods of N samples; float64, shape (N,) each.
 
     Attributes:
         kls: log pi(completion) - log ref(completion) at the sampling temperature, nats.

@@ -34,7 +34,7 @@ from .rollout import Rollout, collate
 
 
 class Experience(NamedTuple):
-    """A rollout that is ready to be learned from, and what is known about it.
+    """A rollout that is ready to be learned from, with its texts, scores and metrics.
 
     Attributes:
         rollout: The tensors.

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""What a person watches: metrics, sample tables, progress and the report of a run."""
+"""Metrics, progress, sample tables and alarms of a run while it goes on."""
 
 from .metrics import MetricBuffer
 from .progress import PhaseProgress

@@ -11,7 +11,7 @@ from .token_means import TokenMeans
 
 
 class Speed(NamedTuple):
-    """How fast a rollout was made.
+    """Speed of making a rollout.
 
     Attributes:
         tokens: Completion tokens over all processes.
