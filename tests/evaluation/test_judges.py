@@ -2,6 +2,7 @@
 """Judges, the endpoint's against a server in this process."""
 
 import json
+import pickle
 import re
 import threading
 import time
@@ -220,6 +221,14 @@ def test_no_message_shows_a_secret_or_what_the_server_repeats(status, serve, mon
     # but both reach the server
     assert requests[0]["path"] == "/v1/chat/completions?key=k3y&api-version=2"
     assert requests[0]["headers"]["Authorization"] == "Basic bWU6cHc="
+
+
+def test_an_endpoint_can_be_pickled(serve, monkeypatch):
+    """Reward functions are picklable, also those that ask an endpoint."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    url, _ = serve(fair)
+    stored = pickle.dumps(endpoint(url))
+    assert b"sk-secret" not in stored and pickle.loads(stored)(PROMPTS, ANSWERS, BASELINES) == [1, -1, 0, 1]
 
 
 def test_wrong_urls_are_refused_without_what_is_secret_in_them():

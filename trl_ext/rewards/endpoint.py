@@ -29,6 +29,7 @@ T = TypeVar("T")
 _TEMPORARY = (408, 409, 425, 429)
 _NO_JSON = (json.JSONDecodeError, UnicodeDecodeError)
 _LARGEST_REPLY = 2**20  # bytes
+_LOCK = threading.Lock()  # of the counts of failures; an endpoint without one can be pickled
 
 
 class ChatEndpoint:
@@ -82,8 +83,7 @@ class ChatEndpoint:
         self.retries, self.timeout, self.backoff = retries, timeout, backoff
         self.concurrency, self.give_up_after = concurrency, give_up_after
         self.last_failure = ""
-        self._failed_in_a_row, self._lock = 0, threading.Lock()
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._failed_in_a_row = 0
 
     def ask(self, questions: Sequence[str], read: Callable[[str], T | None]) -> list[T | None]:
         """Ask N questions, and return the result of `read` for each reply, in their order.
@@ -122,7 +122,7 @@ class ChatEndpoint:
             try:
                 found = read(self._ask(question))
                 if found is not None:
-                    with self._lock:
+                    with _LOCK:
                         self._failed_in_a_row = 0
                     return found
                 failure = "no verdict in the reply"
@@ -137,7 +137,7 @@ class ChatEndpoint:
                 failure = f"HTTP {error.code}"
             except (OSError, http.client.HTTPException, TypeError, LookupError, *_NO_JSON) as error:
                 failure = _kind(error)
-            with self._lock:
+            with _LOCK:
                 self._failed_in_a_row += 1
                 self.last_failure = failure
         return None
@@ -157,7 +157,7 @@ class ChatEndpoint:
 
     def _send(self, request: urllib.request.Request) -> bytes:
         deadline = time.monotonic() + self.timeout
-        with self._opener.open(request, timeout=self.timeout) as response:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=self.timeout) as response:
             reply = b""
             while chunk := response.read1(2**16):
                 reply += chunk
