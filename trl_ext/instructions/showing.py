@@ -18,11 +18,7 @@ from trl_ext.reports.reward_model import reward_model_plots
 
 from .comparison import Measured
 
-GOALS = {
-    "gold_win_rate": (">=", 0.65),
-    "gold_win_rate_low": (">=", 0.55),
-    "reward_model_accuracy": (">=", 0.8),
-}
+GOALS = {"gold_win_rate": (">=", 0.65), "gold_win_rate_low": (">=", 0.55), "reward_model_accuracy": (">=", 0.8)}
 
 
 def print_reward(result: Mapping[str, Any]) -> None:

@@ -350,13 +350,7 @@ class RewardHackingMonitor(TrainerCallback):
 
 
 def observe_rollout(
-    callbacks: Iterable[Any],
-    batch: Batch,
-    scores: Scores,
-    metrics: Mapping[str, float],
-    *,
-    state: Any,
-    training: bool,
+    callbacks: Iterable[Any], batch: Batch, scores: Scores, metrics: Mapping[str, float], *, state: Any, training: bool
 ) -> dict[str, float]:
     """Show a scored batch to the callbacks that have an `on_rollout`, and return the metrics they add.
 

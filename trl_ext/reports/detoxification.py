@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from trl_ext.evaluation.detoxification import Measured, goals
-from trl_ext.evaluation.frontier import kl_at_reward, optimal_frontier
+from trl_ext.evaluation.frontier import MIN_ESS, kl_at_reward, optimal_frontier
 from trl_ext.trainer import PPOTrainer
 
 from .report import paired_samples, write_report
 
 __all__ = ["report", "summarize"]
-
-_MIN_ESS = 4  # with fewer effective samples a point of the frontier claims more than any policy can reach
 
 
 def summarize(trainer: PPOTrainer, before: Measured, after: Measured, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -76,7 +74,7 @@ def report(
         samples=paired_samples(before.samples, after.samples, before.scores, after.scores, num_samples),
         histograms={"before": before.scores, "after": after.scores},
         kl_target=trainer.args.kl_target,
-        frontier=[(point.kl, point.reward) for point in frontier if point.ess >= _MIN_ESS] if frontier else None,
+        frontier=[(point.kl, point.reward) for point in frontier if point.ess >= MIN_ESS] if frontier else None,
         config={**options, **trainer.args.to_dict()},
         notes=f"Toxicity is the fraction of completions that {options['judge_model']} calls toxic; the reward came "
         f"from {options['toxicity_model']}.",

@@ -77,11 +77,7 @@ def _columns(dataset: Dataset) -> list[str]:
 
 
 def cut_prompts(
-    dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    min_tokens: int | None,
-    max_tokens: int | None,
-    seed: int = 0,
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, min_tokens: int | None, max_tokens: int | None, seed: int = 0
 ) -> Dataset:
     """Cut each text, prompt and continuation together, to a random number of tokens between the bounds.
 
