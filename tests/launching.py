@@ -3,9 +3,11 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 # The processes of a job find each other by ports of this machine, which other tests use at the same time. None of these
 # errors comes from a script's own code.
@@ -15,10 +17,18 @@ _NOT_CONNECTED = re.compile(
 
 
 def torchrun(script: Path, *arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run a script on gloo processes of one thread each."""
+    """Run a script on gloo processes of one thread each; a job that hangs is ended with all its processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path()}
-    return subprocess.run([*command, script, *map(str, arguments)], env=environment, capture_output=True, text=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    words = [*command, str(script), *map(str, arguments)]
+    with subprocess.Popen(words, env=environment, start_new_session=True, **pipes) as job:
+        try:
+            out, errors = job.communicate(timeout=240)
+        except BaseException:
+            os.killpg(job.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(words, job.returncode, out, errors)
 
 
 def run_whole(script: Path, *arguments: object, processes: int = 2) -> None:

@@ -81,7 +81,7 @@ CASES = [
         "fields.csv",
         "prompt,x\na,1\nb,2,3\n",
         "The dataset 'fields.csv' cannot be read as csv: Error tokenizing data. C error: Expected 2 fields in line 3, "
-        "saw 3",
+        "saw 3.",
     ),
     row(
         "nonsense.parquet",

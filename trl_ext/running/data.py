@@ -9,6 +9,8 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
+from trl_ext.messages.printable import first_line
+
 from .faults import find_fault
 
 __all__ = ["cut_prompts", "load_prompts", "looks_like_path", "split_prompts", "wrap_in_conversation"]
@@ -156,8 +158,8 @@ def load_dataset_by_name(name: str, config: str | None, split: str) -> Dataset:
         return load_dataset(str(path) if path.is_dir() else name, config, split=split)
     except (OSError, ValueError, DatasetGenerationError) as error:
         where = "folder" if path.is_dir() else "file or folder, and on the Hub"
-        reason = _first_line(error.__cause__ or error)
-        raise ValueError(f"The dataset '{name}' cannot be loaded ({where}): {reason}") from error
+        reason = first_line(error.__cause__ or error)
+        raise ValueError(f"The dataset '{name}' cannot be loaded ({where}): {reason}.") from error
 
 
 def _load_file(path: Path, split: str) -> Dataset:
@@ -174,12 +176,12 @@ def _load_file(path: Path, split: str) -> Dataset:
     except (OSError, ValueError, DatasetGenerationError) as error:
         if fault := find_fault(path):
             raise ValueError(f"{fault} of '{path}'; mend or remove it.") from error
-        reason = _first_line(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
         if "corresponds to no data" in reason:
             raise ValueError(f"The dataset '{path}' has no row in the split '{split}'; give one with rows.") from error
         if "instruction format" in reason or "Split name" in reason:
             raise ValueError(f"'{split}' is no split; write 'train', or a slice such as 'train[:100]'.") from error
-        raise ValueError(f"The dataset '{path}' cannot be read as {path.suffix[1:]}: {reason}") from error
+        raise ValueError(f"The dataset '{path}' cannot be read as {path.suffix[1:]}: {reason}.") from error
 
 
 def _load_saved(path: Path, split: str) -> Dataset:
@@ -237,7 +239,3 @@ def _prompt_of(value: Any, where: str, column: str) -> Any:
     if not prompt.strip():
         raise ValueError(f"{where} has an empty '{column}'; remove it from the dataset.")
     return prompt
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
