@@ -18,8 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from trl_ext.running.policy import policy_of
-
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load needs no traceback; `run` takes over
 
@@ -46,6 +44,7 @@ from trl_ext.running.cli import RecipeParser, check_output_dir, run
 from trl_ext.running.folders import locked
 from trl_ext.running.interrupts import Interrupted
 from trl_ext.running.models import init_kwargs, load_tokenizer, training_options
+from trl_ext.running.policy import policy_of
 from trl_ext.trainer import PPOTrainer
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "instruction_following"

@@ -162,6 +162,15 @@ def imported_libraries(*folders: str) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
+@pytest.mark.parametrize("script", ["detoxification.py", "instruction_following.py"])
+def test_a_recipe_imports_the_package_only_where_a_clone_can_be_found(script: str) -> None:
+    """Without an installation the package is found by the lines that put the clone on the path."""
+    body = ast.parse((ROOT / "recipes" / script).read_text(encoding="utf-8")).body
+    found = [i for i, node in enumerate(body) if isinstance(node, ast.If) and "find_spec" in ast.unparse(node)]
+    imports = [i for i, node in enumerate(body) if "trl_ext" in ast.unparse(node) and isinstance(node, ast.ImportFrom)]
+    assert len(found) == 1 and imports and found[0] < imports[0]
+
+
 def test_everything_imported_is_declared() -> None:
     declared = {canonicalize_name(Requirement(item).name) for item in [*PROJECT["dependencies"], *OPTIONAL]}
     distributions = importlib.metadata.packages_distributions()
