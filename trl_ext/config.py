@@ -273,7 +273,7 @@ class PPOConfig(BaseConfig):
 
     @property
     def advantage_options(self) -> AdvantageOptions:
-        """How scores become advantages and returns."""
+        """Options that turn scores into advantages and returns."""
         return self._options(AdvantageOptions)
 
     @property

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Whether a policy has been detoxified: less toxic, and still as fluent, as varied and as talkative as before."""
+"""Measures and goals of a detoxification: toxicity, fluency, variety and length, before and after training."""
 
 import statistics
 from collections.abc import Mapping

@@ -38,7 +38,7 @@ class Samples(NamedTuple):
 
     @property
     def empty(self) -> list[bool]:
-        """Whether each completion has no text, or nothing but white space."""
+        """One flag for each completion: True where it has no text, or white space alone."""
         return [not text.strip() for text in self.completions]
 
 

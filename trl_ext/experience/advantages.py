@@ -40,7 +40,7 @@ _LOGGED_ELSEWHERE_UNDER = ("time/", "monitor/")
 
 @dataclass(frozen=True)
 class AdvantageOptions:
-    """How `add_advantages` turns scores into advantages and returns; every field as in `PPOConfig`."""
+    """Options with which `add_advantages` turns scores into advantages and returns; fields as in `PPOConfig`."""
 
     kl_estimator: str
     gamma: float

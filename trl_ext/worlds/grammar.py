@@ -41,7 +41,7 @@ class Comment(NamedTuple):
 
 
 class Voice(NamedTuple):
-    """How verbs and nouns agree with a subject."""
+    """Agreement of verbs and nouns with a subject."""
 
     be: str
     have: str
