@@ -21,7 +21,7 @@ WITHOUT_TRL := $(addprefix --ignore=tests/,objectives kl_control monitoring plan
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo instruct test test-trl-1.12 quality format clean
+.PHONY: help demo instruct test test-trl-1.12 quality docs format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -43,12 +43,16 @@ quality: $(VENV)/.dev-installed  ## Check format, lint, docstrings and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
+docs: $(VENV)/.dev-installed  ## Build the documentation into site/; a warning is an error
+	@$(OFFLINE) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo site/index.html
+
 format: $(VENV)/.dev-installed  ## Apply the formatter and the safe lint fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 clean:  ## Remove the virtual environment and the caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:

@@ -73,7 +73,8 @@ class PPOTrainer(BaseTrainer):
         quantization_config: How to quantize a policy given by name.
         kl_controller: Moves the KL coefficient; by default made of `args.kl_controller`.
         ptx_dataset: Texts of PPO-ptx, whose loss `args.ptx_coef` weighs, in a format of TRL's `SFTTrainer`.
-        callbacks, optimizers: As in `transformers.Trainer`.
+        callbacks: As in `transformers.Trainer`.
+        optimizers: Optimizer and schedule, as in `transformers.Trainer`.
 
     Raises:
         ValueError, TypeError: for input that cannot work, naming what to change.

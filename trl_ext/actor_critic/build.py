@@ -30,7 +30,9 @@ def build_actor_critic(
 
     Args:
         model: Name, folder or object; an `ActorCritic` is returned unchanged.
-        critic, reward_adapters, sum_reward_models: As in `ActorCritic`.
+        critic: As in `ActorCritic`.
+        reward_adapters: As in `ActorCritic`.
+        sum_reward_models: As in `ActorCritic`.
         peft_config: Configuration of the policy's new adapter.
         quantization_config: Quantization of a policy given by name.
         critic_lora_rank: Rank of the critic's adapter; None: the actor's.

@@ -356,7 +356,11 @@ def observe_rollout(
 
     Args:
         callbacks: The trainer's.
-        batch, scores, metrics, state, training: As in [`RewardHackingMonitor.on_rollout`].
+        batch: As in [`RewardHackingMonitor.on_rollout`].
+        scores: As in [`RewardHackingMonitor.on_rollout`].
+        metrics: As in [`RewardHackingMonitor.on_rollout`].
+        state: As in [`RewardHackingMonitor.on_rollout`].
+        training: As in [`RewardHackingMonitor.on_rollout`].
 
     Returns:
         Metrics to log with those of the batch.

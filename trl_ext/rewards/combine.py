@@ -103,7 +103,9 @@ class WeightedSum(Combination):
         ValueError: the number of weights is not that of the members, or a weight is not finite.
     """
 
-    def __init__(self, members: Sequence[Callable], weights: Sequence[float] | None = None, *, name="weighted_sum"):
+    def __init__(
+        self, members: Sequence[Callable], weights: Sequence[float] | None = None, *, name: str = "weighted_sum"
+    ):
         super().__init__(members, name)
         self.weights = [1.0] * len(self.members) if weights is None else check_weights("weights", weights)
         if len(self.weights) != len(self.members):
@@ -133,7 +135,9 @@ class Clipped(Combination):
         ValueError: no limit, or low above high.
     """
 
-    def __init__(self, reward: Callable, low: float | None = None, high: float | None = None, *, name=None):
+    def __init__(
+        self, reward: Callable, low: float | None = None, high: float | None = None, *, name: str | None = None
+    ):
         super().__init__([reward], name or f"clipped_{reward_name(reward)}")
         self.low = float("-inf") if low is None else low
         self.high = float("inf") if high is None else high
