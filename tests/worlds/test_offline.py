@@ -384,3 +384,10 @@ def test_toxic_probability_is_that_of_the_toxic_label(tiny: tuple[Path, OfflineA
         logits = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in texts]
     expected = torch.stack([torch.sigmoid(each[1] - each[0]) for each in logits])
     torch.testing.assert_close(batched, expected)
+
+
+def test_the_judges_tokenizer_is_the_same_every_time(tiny: tuple[Path, OfflineAssets]) -> None:
+    """tokenizers' WordPiece trainer numbers pieces in the order of a hash map, and the judge's figures with them."""
+    texts = [" ".join(comment) for comment in zip(*[sorted(VETTED)[i::3] for i in range(3)], strict=False)]
+    first, *others = [offline_models._lower_case_tokenizer(texts, 120)._tokenizer.to_str() for _ in range(4)]
+    assert len(texts) > 15 and others == [first] * 3

@@ -152,15 +152,14 @@ def _byte_level_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokeni
     )
 
 
-def _word_piece_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(tokenizer_models.WordPiece(unk_token="[UNK]"))
+def _lower_case_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train BPE over lower-cased words; tokenizers' WordPiece trainer gives another vocabulary in every process."""
+    tokenizer = Tokenizer(tokenizer_models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer.train_from_iterator(
-        texts,
-        tokenizer_trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False),
+        texts, tokenizer_trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
     )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
@@ -247,9 +246,9 @@ def train_toxicity_classifier(
 def train_judge(
     labelled_file: Path, folder: Path, *, seed: int, vocab_size: int, hidden_size: int, epochs: int
 ) -> None:
-    """Train the evaluator: a three-layer DistilBERT over lower-cased word pieces, same labels, never a reward."""
+    """Train the evaluator: a three-layer DistilBERT over lower-cased BPE, same labels, never a reward."""
     rows = read_json_lines(labelled_file)
-    tokenizer = _word_piece_tokenizer([row["text"] for row in rows], vocab_size)
+    tokenizer = _lower_case_tokenizer([row["text"] for row in rows], vocab_size)
     set_seed(seed + 1)
     model = DistilBertForSequenceClassification(
         DistilBertConfig(
