@@ -1,0 +1,66 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Completions of a policy at one time, with the reward of each function."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from trl_ext.rewards import RewardRunner
+from trl_ext.text.decoding import as_completions
+
+from .sampling import Policy, Samples
+
+
+class Scored(NamedTuple):
+    """A policy at one time, on N prompts.
+
+    Attributes:
+        samples: One completion for each prompt.
+        kl: KL to the reference, in nats per completion.
+        rewards: Unweighted rewards by function, N numbers each; None where a function does not apply.
+        totals: Their weighted sums, as in training, N numbers; None where no function applies.
+    """
+
+    samples: Samples
+    kl: float
+    rewards: dict[str, list[float | None]]
+    totals: list[float | None]
+
+
+def score_policy(
+    policy: Policy,
+    rewards: RewardRunner,
+    columns: Mapping[str, list[Any]],
+    *,
+    seed: int,
+    missing_eos_penalty: float | None = None,
+    on_progress: Callable[[int], Any] | None = None,
+) -> Scored:
+    """Sample one completion for each prompt from a policy as it is now, and score it with the training reward.
+
+    Args:
+        policy: The policy, for instance `policy_of(trainer)`.
+        rewards: The training reward, for instance `trainer.rewards`; its state stays as it is.
+        columns: `prompt`, N texts or conversations, and the other columns that the reward functions read, such as
+            `trainer.eval_dataset[:]`.
+        seed: The same seed gives the same completions.
+        missing_eos_penalty: As in training.
+        on_progress: Called with the number of completions finished since the last call.
+    """
+    prompts = columns["prompt"]
+    samples = policy.sample(prompts, seed, on_progress)
+    others = {name: list(values) for name, values in columns.items() if name != "prompt"}
+    completions = as_completions(prompts, samples.completions)
+    scores = rewards(prompts, completions, samples.completion_ids, others, update_state=False)
+    totals = scores.total.double().cpu()
+    if missing_eos_penalty is not None:
+        totals = totals - missing_eos_penalty * (~torch.tensor(samples.terminated)).double()
+    by_function = dict(zip(rewards.names, scores.per_function.double().cpu().T.tolist(), strict=True))
+    return Scored(
+        samples,
+        policy.likelihoods(samples).kl,
+        {name: [None if math.isnan(value) else value for value in values] for name, values in by_function.items()},
+        [value if valid else None for value, valid in zip(totals.tolist(), scores.valid.tolist(), strict=True)],
+    )
