@@ -266,6 +266,10 @@ class PPOConfig(BaseConfig):
         """Optimizer steps taken on each rollout."""
         return self.num_ppo_epochs * self.num_mini_batches
 
+    def episodes_at(self, step: int) -> int:
+        """Return the completions sampled over all processes once `step` optimizer steps are taken."""
+        return -(-step // self.steps_per_rollout) * self.batch_size
+
     @property
     def engine(self) -> str:
         """Name in `ENGINES` of the engine that samples."""

@@ -364,7 +364,7 @@ class PPOTrainer(BaseTrainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add PPO's metrics to the Trainer's, and show samples."""
-        self.run_log.complete(logs)
+        self.run_log.complete(logs, self.args.episodes_at(self.state.global_step))
         if "learning_rate" in logs and self.args.log_completions and self.is_world_process_zero():
             self.samples.print()
             log_samples(self.samples, self.args.report_to, self.state.global_step, self.callback_handler.callbacks)

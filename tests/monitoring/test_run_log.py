@@ -21,7 +21,7 @@ def step(log: RunLog, loss: float, seconds: float = 1.0, skipped: bool = False) 
 
 def line(log: RunLog, **given: float) -> dict[str, float]:
     made = {"loss": -1.0, "learning_rate": 0.1, **given}
-    log.complete(made)
+    log.complete(made, episodes=64)
     return made
 
 
@@ -31,8 +31,8 @@ def test_a_line_of_training_by_hand():
     step(log, 1.0)
     step(log, 5.0, skipped=True)
     expected = {"reward": 2.0, "loss": 1.0, "skipped_minibatches": 0.5, "time/learn": 1.0, "tokens_per_second": 5.0}
-    assert line(log) == {"learning_rate": 0.1, **expected}
-    assert line(log) == {"learning_rate": 0.1}, "nothing is logged twice"
+    assert line(log) == {"learning_rate": 0.1, **expected, "episodes": 64}
+    assert line(log) == {"learning_rate": 0.1, "episodes": 64}, "nothing is logged twice"
     assert log.take_step() == {}
 
 
@@ -72,5 +72,5 @@ def test_samples_per_second_count_completions_of_this_call_of_train():
     log.begin_run()
     log.begin_rollout({}, Speed(1.0, 1.0), episodes=8)
     last = {"train_samples_per_second": 99.0, "train_runtime": 4.0}
-    log.complete(last)
+    log.complete(last, episodes=64)
     assert last["train_samples_per_second"] == 2.0

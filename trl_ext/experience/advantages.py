@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from trl_ext.monitoring.glossary import GLOSSARY
 from trl_ext.objectives import (
     explained_variance,
     gae,
@@ -27,13 +28,7 @@ from .rollout import Rollout
 
 # Names that PPOTrainer and the Hugging Face Trainer log beside `describe`'s, some later and not in every line.
 _LOGGED_ELSEWHERE = frozenset(
-    {
-        *("kl_coef", "importance_weight", "tokens_per_second", "skipped_minibatches"),
-        *("policy_loss", "value_loss", "ptx_loss", "entropy", "approx_kl", "clip_fraction", "value_clip_fraction"),
-        *("ratio/mean", "ratio/max", "loss", "grad_norm", "learning_rate", "epoch", "step", "total_flos"),
-        *("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_input_tokens_seen"),
-        *("train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second"),
-    }
+    {metric.name for metric in GLOSSARY if "*" not in metric.name} | {"num_input_tokens_seen"}
 )
 _LOGGED_ELSEWHERE_UNDER = ("time/", "monitor/")
 

@@ -82,14 +82,20 @@ class RunLog:
         )
         self._training.add("tokens_per_second", speed)
 
-    def complete(self, line: dict[str, float]) -> None:
-        """Add the metrics since the last line to one of the Trainer's, in place."""
+    def complete(self, line: dict[str, float], episodes: int) -> None:
+        """Add the metrics since the last line to one of the Trainer's, in place.
+
+        Args:
+            line: The line.
+            episodes: Completions sampled in the whole run so far, over all processes.
+        """
         if "train_samples_per_second" in line:
             # The Trainer counts every pass over a rollout as new samples.
             line["train_samples_per_second"] = round(self._episodes / line["train_runtime"], 3)
         if "learning_rate" in line:
             line.pop("loss", None)  # absent where no minibatch was learned from
             line.update(self._training.flush())
+        line["episodes"] = episodes
 
     # ---- evaluation ----
 
