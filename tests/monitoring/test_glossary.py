@@ -53,7 +53,7 @@ def test_every_entry_is_logged(logged: set[str]):
 
 
 def test_every_setting_that_the_table_names_exists():
-    of_other_parts = ["ptx_dataset", "max_kl", "stop_on_alarm", "mean_minus_std"]
+    of_other_parts = ["train", "ptx_dataset", "max_kl", "stop_on_alarm", "mean_minus_std"]
     names = [*PPOConfig.__dataclass_fields__, *of_other_parts]
     for metric in GLOSSARY:
         for quoted in re.findall(r"`([a-z]\w+)(?:=\w+)?`", " ".join(metric[4:])):

@@ -80,8 +80,8 @@ GLOSSARY: tuple[Metric, ...] = (
         "Mean over completions of the summed log-probability under the policy less that under the reference (k1, which "
         "is unbiased and can come out a little below 0).",
         "Begins at 0, grows and levels off; with `kl_target` its mean over ten rollouts is within 25% of the target.",
-        "Too high: raise `kl_coef`, set `kl_target` with a `kl_controller`, or lower `learning_rate`. Near 0 to the end: "
-        "raise `learning_rate` or lower `kl_coef`.",
+        "Too high: raise `kl_coef`, set `kl_target` with a `kl_controller`, or lower `learning_rate`. Near 0 to the "
+        "end: raise `learning_rate` or lower `kl_coef`.",
     ),
     Metric(
         "kl_k3", KL, "KL to the reference (k3)", "nats per completion",
