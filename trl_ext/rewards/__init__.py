@@ -2,8 +2,10 @@
 """Reward functions in TRL's signature, their combinations, and the runner that calls them."""
 
 from .base import RewardFunction, completion_text, prompt_text, reward_name
+from .by_name import check_reward_name, reward_by_name
 from .check import RewardCheck, check_reward
 from .combine import PAR, Clipped, Combination, Ensemble, LogSigmoid, RunningNormalization, WeightedSum
+from .http import HTTPReward
 from .length_debias import LengthDebiased
 from .preference import PreferenceReward
 from .rules import KeywordReward, LengthReward, RegexReward, RepetitionReward, SentenceEndReward
@@ -15,6 +17,7 @@ __all__ = [
     "Clipped",
     "Combination",
     "Ensemble",
+    "HTTPReward",
     "KeywordReward",
     "LengthDebiased",
     "LengthReward",
@@ -32,7 +35,9 @@ __all__ = [
     "WeightedSum",
     "check_reward",
     "check_reward_models",
+    "check_reward_name",
     "completion_text",
     "prompt_text",
+    "reward_by_name",
     "reward_name",
 ]

@@ -2,6 +2,7 @@
 """Calls of reward functions, in this thread, in another or on the event loop, with their failures as results."""
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import signal
@@ -66,6 +67,30 @@ def start(call: Callable[[], T]) -> Callable[[float | None], T]:
         return outcome["result"]
 
     return wait
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Return the result of `call`, or raise its exception, from a thread that does not keep the process alive.
+
+    `asyncio.to_thread` would: the process waits for its threads at the end, also after Ctrl-C.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(method: Callable[[Any], None], value: Any) -> None:
+        if not future.done():  # it is after a timeout
+            method(value)
+
+    def target() -> None:
+        try:
+            outcome: tuple[Callable[[Any], None], Any] = future.set_result, call()
+        except BaseException as error:
+            outcome = future.set_exception, _not_pressed(error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=target, daemon=True, name="trl_ext-reward-call").start()
+    return await future
 
 
 @functools.cache

@@ -1,19 +1,10 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""A language model behind an OpenAI-compatible HTTP endpoint.
+"""A language model behind an OpenAI-compatible HTTP endpoint."""
 
-`huggingface_hub.InferenceClient(base_url=...)` is not used: it follows redirects, reads replies of any size, limits the
-seconds between two bytes only, writes `/v1` into the path, and its errors repeat the URL and the server's text.
-"""
-
-import base64
-import http.client
 import json
-import os
 import threading
 import time
 import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -22,13 +13,10 @@ from tqdm.auto import tqdm
 
 from trl_ext.messages.printable import one_line
 
-from .calling import start
+from .service import NO_REPLY, TEMPORARY, Service, failure_kind
 
 T = TypeVar("T")
 
-_TEMPORARY = (408, 409, 425, 429)
-_NO_JSON = (json.JSONDecodeError, UnicodeDecodeError)
-_LARGEST_REPLY = 2**20  # bytes
 _LOCK = threading.Lock()  # of the counts of failures; an endpoint without one can be pickled
 
 
@@ -69,14 +57,8 @@ class ChatEndpoint:
         concurrency: int = 8,
         give_up_after: int = 10,
     ):
-        parts = urllib.parse.urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        self.url = one_line(f"{parts.scheme}://{host}{parts.path.rstrip('/')}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"The judge's URL is '{self.url}'; it must begin with http:// or https:// and a host.")
-        path = f"{parts.path.rstrip('/')}/chat/completions"
-        self._address = urllib.parse.urlunsplit((parts.scheme, host, path, parts.query, ""))
-        self._user = (parts.username, parts.password)
+        self._service = Service(url, "/chat/completions", api_key_env=api_key_env, owner="The judge's URL")
+        self.url = self._service.url
         self.model, self.api_key_env = model, api_key_env
         fields = {"temperature": 0, "max_tokens": 1024} | dict(options or {})
         self.options = {key: value for key, value in fields.items() if value is not None}
@@ -128,15 +110,15 @@ class ChatEndpoint:
                 failure = "no verdict in the reply"
             except urllib.error.HTTPError as error:
                 error.close()
-                if error.code < 500 and error.code not in _TEMPORARY:
+                if error.code < 500 and error.code not in TEMPORARY:
                     # The server's text and the error may repeat the request with its key.
                     raise ValueError(
                         f"The judge at {self.url} refuses requests with HTTP {error.code}; check the URL, the model's "
                         f"name and the key in ${self.api_key_env}."
                     ) from None
                 failure = f"HTTP {error.code}"
-            except (OSError, http.client.HTTPException, TypeError, LookupError, *_NO_JSON) as error:
-                failure = _kind(error)
+            except (*NO_REPLY, TypeError, LookupError) as error:
+                failure = failure_kind(error)
             with _LOCK:
                 self._failed_in_a_row += 1
                 self.last_failure = failure
@@ -144,44 +126,5 @@ class ChatEndpoint:
 
     def _ask(self, question: str) -> str:
         body = {"model": self.model, "messages": [{"role": "user", "content": question}], **self.options}
-        headers = {"Content-Type": "application/json"}
-        if os.environ.get(self.api_key_env):
-            headers["Authorization"] = f"Bearer {os.environ[self.api_key_env]}"
-        elif self._user[0] is not None:
-            user = ":".join(urllib.parse.unquote(part or "") for part in self._user)
-            headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
-        request = urllib.request.Request(self._address, json.dumps(body).encode(), headers, method="POST")
-        # Sockets limit the seconds between two bytes; a thread limits those of the whole reply.
-        reply = json.loads(start(lambda: self._send(request))(self.timeout))
+        reply = self._service.post(json.dumps(body).encode(), self.timeout)
         return str(reply["choices"][0]["message"]["content"])
-
-    def _send(self, request: urllib.request.Request) -> bytes:
-        deadline = time.monotonic() + self.timeout
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=self.timeout) as response:
-            reply = b""
-            while chunk := response.read1(2**16):
-                reply += chunk
-                if len(reply) > _LARGEST_REPLY:
-                    raise _TooLarge(f"the reply is larger than {_LARGEST_REPLY} bytes")
-                if time.monotonic() > deadline:  # the caller has given up
-                    raise TimeoutError
-        return reply
-
-
-class _TooLarge(OSError):
-    """A reply of more than `_LARGEST_REPLY` bytes."""
-
-
-def _kind(error: BaseException) -> str:
-    """Return the kind of a failure; the error's message may repeat the server's text or the URL."""
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    known: dict[type, str] = {TimeoutError: "timeout", _TooLarge: f"a reply of more than {_LARGEST_REPLY} bytes"}
-    reason = known.get(type(cause)) or (os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else "")
-    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects, which would send the API key to another host."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
