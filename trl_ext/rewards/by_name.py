@@ -28,7 +28,7 @@ from typing import Any
 from trl_ext.messages.printable import error_text, one_line
 from trl_ext.messages.suggestion import suggestion
 
-from .base import RewardFunction, is_async
+from .base import is_async
 from .http import HTTPReward
 from .preference import PreferenceReward
 from .toxicity import ToxicityReward
@@ -57,7 +57,7 @@ def check_reward_name(spec: str) -> None:
             _find(spec)
 
 
-def reward_by_name(spec: str) -> RewardFunction:
+def reward_by_name(spec: str) -> Callable:
     """Return the reward function of that name; its own name in logs is that of the function, or of the model.
 
     Models are loaded at the first use, or when a trainer is made.
