@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"trl_ext"}),
     frozenset({"reports", "worlds"}),
     frozenset({"running"}),
-    frozenset({"instructions"}),
+    frozenset({"instructions", "chatting", "comparing"}),
     frozenset({"commands"}),
     frozenset({"recipes", "eval", "__main__"}),
 )

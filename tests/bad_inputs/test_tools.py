@@ -205,7 +205,7 @@ def bad_merges(root: Path) -> list[Case]:
             lambda: merge(recorded, out),
             ValueError,
             f"'{recorded}/quantization_config.json' cannot be read (Expecting property name enclosed in double quotes: "
-            "line 1 column 2 (char 1)); remove it to merge into the original weights instead.",
+            "line 1 column 2 (char 1)); remove it to use the base's original weights instead.",
         ),
     ]
 

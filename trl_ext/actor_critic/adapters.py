@@ -17,7 +17,7 @@ from peft import (
 )
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from trl_ext.messages.printable import first_line
 
@@ -178,6 +178,23 @@ def load_adapter(name: str, base: PreTrainedModel, *, quantized: bool, **options
             f"({foreign[0]}); it belongs to another base."
         )
     return policy
+
+
+def saved_quantization(folder: Path) -> BitsAndBytesConfig | None:
+    """Read how the base of an adapter was quantized in training; None where it was not.
+
+    Raises:
+        ValueError: when the record in `folder` cannot be read.
+    """
+    record = folder / QUANTIZATION_FILE
+    if not record.is_file():
+        return None
+    try:
+        return BitsAndBytesConfig.from_dict(json.loads(record.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"'{record}' cannot be read ({error}); remove it to use the base's original weights instead."
+        ) from error
 
 
 def _is_embedding(key: str) -> bool:

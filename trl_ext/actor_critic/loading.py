@@ -70,6 +70,7 @@ def load_policy(
     *,
     trained: bool = False,
     device: torch.device | None = None,
+    base_model: str | None = None,
     **init_kwargs: Any,
 ) -> PreTrainedModel | PeftModel:
     """Load the policy: a causal LM, or a LoRA adapter on one, by name, folder or object.
@@ -79,6 +80,7 @@ def load_policy(
         trained: Whether the model's own weights are to be trained. A model by name is then loaded in float32, and
             otherwise in the checkpoint's dtype.
         device: Device for a model by name, unless `device_map` or its quantization decides.
+        base_model: Name or folder of the base of an adapter by name, where it has moved.
         init_kwargs: Keyword arguments of `from_pretrained`.
 
     Raises:
@@ -87,7 +89,7 @@ def load_policy(
         ImportError: when the model is to be quantized and bitsandbytes is not installed.
     """
     if isinstance(model, str):
-        policy = _policy_by_name(model, trained, device, init_kwargs)
+        policy = _policy_by_name(model, trained, device, base_model, init_kwargs)
         keep_differentiable(policy)
         return policy
     if not isinstance(model, (PreTrainedModel, PeftModel)):
@@ -103,10 +105,10 @@ def load_policy(
 
 
 def _policy_by_name(
-    name: str, trained: bool, device: torch.device | None, init_kwargs: dict[str, Any]
+    name: str, trained: bool, device: torch.device | None, base_model: str | None, init_kwargs: dict[str, Any]
 ) -> PreTrainedModel | PeftModel:
     """Load a causal LM, or a LoRA adapter on one, whose base is frozen."""
-    source = find_policy(name, init_kwargs)
+    source = find_policy(name, init_kwargs, base_model=base_model)
     quantization = init_kwargs.get("quantization_config") or getattr(source.config, "quantization_config", None)
     check_quantization_library(quantization)
     trained = trained and source.adapter is None

@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Merge a trained LoRA policy into its base: a plain model that needs neither PEFT nor bitsandbytes."""
 
-import json
 import os
 import warnings
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from trl_ext.folders import whole_folder
 from trl_ext.messages.printable import one_line
 
-from .adapters import ADAPTER_WEIGHTS, QUANTIZATION_FILE, resize_for_adapter
+from .adapters import ADAPTER_WEIGHTS, resize_for_adapter, saved_quantization
 from .names import first_tokenizer
 
 
@@ -55,7 +54,7 @@ def merge(
     base = base_model or config.base_model_name_or_path
     if not base:
         raise ValueError(f"The adapter in '{folder}' names no base model; give it as `base_model` (`--base_model`).")
-    quantization = _quantization(folder)
+    quantization = saved_quantization(folder)
     if original_base and quantization is None:
         warnings.warn(
             f"`original_base` has no effect: the base of '{folder}' was not quantized in training.", stacklevel=2
@@ -115,19 +114,6 @@ def _check_output(output: Path) -> None:
         raise ValueError(f"'{output}' is a file; give a folder for the merged model.")
     if output.is_dir() and any(output.iterdir()):
         raise ValueError(f"The folder '{output}' is not empty; choose another.")
-
-
-def _quantization(folder: Path) -> BitsAndBytesConfig | None:
-    """Read how the base was quantized in training."""
-    record = folder / QUANTIZATION_FILE
-    if not record.is_file():
-        return None
-    try:
-        return BitsAndBytesConfig.from_dict(json.loads(record.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"'{record}' cannot be read ({error}); remove it to merge into the original weights instead."
-        ) from error
 
 
 def _tokenizer(folder: Path, base: str) -> Any:

@@ -45,32 +45,50 @@ def hub_options(init_kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: init_kwargs[name] for name in _HUB_OPTIONS if name in init_kwargs}
 
 
-def find_policy(name: str, init_kwargs: dict[str, Any]) -> PolicySource:
+def find_policy(
+    name: str,
+    init_kwargs: dict[str, Any],
+    *,
+    option: str = "model",
+    base_model: str | None = None,
+    base_option: str | None = None,
+) -> PolicySource:
     """Find the causal LM, or the LoRA adapter with its base, under `name`.
+
+    Args:
+        name: Name on the Hub, or folder.
+        init_kwargs: Keyword arguments of `from_pretrained`; those that say where files come from are used.
+        option: Option or argument that gives `name`, for messages.
+        base_model: Base of the adapter, where it is not the one that the adapter names; ignored for a whole model.
+        base_option: Option that gives `base_model`, for messages.
 
     Raises:
         ValueError: when no model is found, or one that generates no text.
     """
-    subject, adapter = f"`model` {name!r}", _find_adapter(name, init_kwargs, "model")
+    subject, adapter = f"`{option}` {name!r}", _find_adapter(name, init_kwargs, option)
     if adapter is None:
         config = find_config(name, init_kwargs, subject, "a causal language model or of a LoRA adapter")
         check_generates(config, subject)
         return PolicySource(name, config, None)
-    base = adapter.base_model_name_or_path
+    base = base_model or adapter.base_model_name_or_path
     task = getattr(adapter.task_type, "value", adapter.task_type)
     if task not in (None, "CAUSAL_LM"):
         raise ValueError(
             f"{subject} is an adapter for the task {task}, not for a causal language model (CAUSAL_LM); a reward "
             "adapter belongs in `reward_adapters`."
         )
-    where = f"`base_model_name_or_path` of its `{ADAPTER_CONFIG}`"
+    where = f"`{base_option}`" if base_option else f"`base_model_name_or_path` of its `{ADAPTER_CONFIG}`"
     if not base:
-        raise ValueError(f"{subject} is an adapter that does not name its base; write the base's folder into {where}.")
+        raise ValueError(
+            f"{subject} is an adapter that does not name its base; {'give' if base_option else 'write'} "
+            f"the base's folder {'with' if base_option else 'into'} {where}."
+        )
     subject = f"The base {base!r} of the adapter {name!r}"
     options = {key: value for key, value in init_kwargs.items() if key != "revision"}  # which is the adapter's
     if _find_adapter(base, options, "model") is not None:
         raise ValueError(f"{subject} is an adapter itself; merge it into its own base first (`trl_ext merge`).")
-    config = find_config(base, options, subject, f"a causal language model in {where}")
+    preposition = "with" if base_option else "in"
+    config = find_config(base, options, subject, f"a causal language model {preposition} {where}")
     check_generates(config, subject)
     return PolicySource(base, config, adapter)
 
@@ -143,8 +161,12 @@ def check_quantization_library(quantization: Any) -> None:
         raise ImportError("Quantization needs bitsandbytes; install it with `pip install 'trl_ext[quantization]'`.")
 
 
-def load_tokenizer(name: str, init_kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, init_kwargs: dict[str, Any], *, base_model: str | None = None
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer saved with a policy, or with the base of a LoRA adapter.
+
+    `base_model` is the base of an adapter, where it has moved.
 
     Raises:
         ValueError: when no tokenizer can be loaded.
@@ -152,8 +174,9 @@ def load_tokenizer(name: str, init_kwargs: dict[str, Any]) -> PreTrainedTokenize
     options, trust = hub_options(init_kwargs), bool(init_kwargs.get("trust_remote_code"))
     names = [name]
     adapter = _find_adapter(name, options, "model")
-    if adapter is not None and adapter.base_model_name_or_path:
-        names = [name] * _has_tokenizer(name) + [adapter.base_model_name_or_path]
+    base = adapter and (base_model or adapter.base_model_name_or_path)
+    if base:
+        names = [name] * _has_tokenizer(name) + [base]
     problem = ""
     for source in names:
         try:

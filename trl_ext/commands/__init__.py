@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from trl_ext import __version__
 from trl_ext.messages.suggestion import suggestion
 
-from . import average, detox, instruct, merge, plan, worlds
+from . import average, chat, detox, instruct, merge, plan, worlds
 from .parser import CommandParser
 
 __all__ = ["COMMANDS", "main"]
@@ -22,6 +22,7 @@ COMMANDS = {
     "detox": detox,
     "instruct": instruct,
     "plan": plan,
+    "chat": chat,
     "merge": merge,
     "average": average,
     "worlds": worlds,

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Sampling with transformers' `generate`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -42,11 +42,13 @@ class TransformersEngine:
         eos_token_ids: Tokens that end a completion.
         max_new_tokens: Length limit in tokens.
         temperature, top_p, top_k, min_p, repetition_penalty: The sampling distribution; by default the model's own.
+            Temperature 0 takes the most likely token every time.
         stop_strings: Texts that end a completion.
         batch_size: Prompts sampled at a time.
         return_logps: Also return the log-probabilities that were sampled from. They are collected token by token, so
             that no step's logits outlive the next.
         generation_kwargs: Further arguments of `GenerationConfig`.
+        stopping_criteria: Further ends of a completion; each is called after every token.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class TransformersEngine:
         batch_size: int = 64,
         return_logps: bool = False,
         generation_kwargs: dict[str, Any] | None = None,
+        stopping_criteria: Sequence[StoppingCriteria] = (),
     ):
         self.tokenizer = tokenizer
         self.batches = MicroBatches(batch_size, "local_rollout_forward_batch_size")
@@ -72,7 +75,8 @@ class TransformersEngine:
         self.processors: list[LogitsProcessor] = []
         if repetition_penalty != 1.0:
             self.processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty))
-        if temperature != 1.0:
+        greedy = temperature == 0
+        if temperature != 1.0 and not greedy:
             self.processors.append(TemperatureLogitsWarper(temperature))
         if top_k > 0:
             self.processors.append(TopKLogitsWarper(top_k))
@@ -80,13 +84,14 @@ class TransformersEngine:
             self.processors.append(TopPLogitsWarper(top_p))
         if min_p is not None:
             self.processors.append(MinPLogitsWarper(min_p))
-        self.draws = _APPLIED_LAST.isdisjoint(generation_kwargs or {})
+        self.draws = not greedy and _APPLIED_LAST.isdisjoint(generation_kwargs or {})
         self.endings: list[StoppingCriteria] = [EosTokenCriteria(eos_token_ids)] if eos_token_ids else []
         if stop_strings:
             self.endings.append(StopStringCriteria(tokenizer, stop_strings))
+        self.endings.extend(stopping_criteria)
         self.generation_config = GenerationConfig(
             max_new_tokens=max_new_tokens,
-            do_sample=not self.draws,
+            do_sample=not (greedy or self.draws),
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
