@@ -161,9 +161,7 @@ def check_quantization_library(quantization: Any) -> None:
         raise ImportError("Quantization needs bitsandbytes; install it with `pip install 'trl_ext[quantization]'`.")
 
 
-def load_tokenizer(
-    name: str, init_kwargs: dict[str, Any], *, base_model: str | None = None
-) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, init_kwargs: dict[str, Any], *, base_model: str | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer saved with a policy, or with the base of a LoRA adapter.
 
     `base_model` is the base of an adapter, where it has moved.

@@ -109,7 +109,7 @@ def plan(
         adapter_off,
         tuple(rewards),
         weights,
-        tuple([*notes, *told]),
+        (*notes, *told),
     )
 
 
@@ -129,7 +129,8 @@ def _check_template(
     """Refuse a system message without a chat template, or one that the template refuses."""
     if not conversational:
         if system is not None:
-            reason = "--plain continues texts" if tokenizer.chat_template is not None else f"'{name}' has no chat template"
+            has_template = tokenizer.chat_template is not None
+            reason = "`--plain` continues texts" if has_template else f"'{name}' has no chat template"
             raise ValueError(f"`--system` is a message of a conversation, and {reason}; leave it out.")
         return
     messages = [] if system is None else [{"role": "system", "content": system}]
@@ -137,7 +138,9 @@ def _check_template(
         render([*messages, {"role": "user", "content": "a"}], tokenizer, sampling.chat_template_kwargs)
     except Exception as error:  # a template may raise anything
         remedy = "leave out `--system`" if messages else "use `--plain`"
-        raise ValueError(f"The chat template of '{name}' refuses the conversation ({first_line(error)}); {remedy}.") from None
+        raise ValueError(
+            f"The chat template of '{name}' refuses the conversation ({first_line(error)}); {remedy}."
+        ) from None
 
 
 def _baseline(
@@ -178,10 +181,10 @@ def load(plan: Plan, *, seed: int = 0, **options: Any) -> Talk:
         ValueError, TypeError, OSError: when weights cannot be read.
     """
     model = load_finished(plan.name, plan.source, plan.tokenizer, **options)
-    speakers = [_speaker(plan, plan.name, model)]
+    speakers = [_speaker(plan, _short(plan.name), model)]
     if plan.adapter_off:
         assert isinstance(model.model, PeftModel)
-        title = f"baseline {plan.source.base}"
+        title = f"baseline {_short(plan.source.base)}"
         speakers.append(_speaker(plan, title, model, switched=model.model.disable_adapter))
     elif plan.baseline is not None:
         name, source = plan.baseline
@@ -189,7 +192,7 @@ def load(plan: Plan, *, seed: int = 0, **options: Any) -> Talk:
         if plan.conversational and tokenizer.chat_template is None:
             tokenizer.chat_template = plan.tokenizer.chat_template
         other = load_finished(name, source, tokenizer, **options)
-        speakers.append(_speaker(plan, f"baseline {name}", other))
+        speakers.append(_speaker(plan, f"baseline {_short(name)}", other))
     rewards = None
     if plan.rewards:
         functions = [reward_by_name(spec) for spec in plan.rewards]
@@ -204,9 +207,15 @@ def load(plan: Plan, *, seed: int = 0, **options: Any) -> Talk:
     return Talk(speakers, rewards, seed=seed)
 
 
+def _short(name: str, limit: int = 40) -> str:
+    """Return a name that fits over a column; the end of a path tells more than its beginning."""
+    line = one_line(name)
+    return line if len(line) <= limit else f"…{line[1 - limit :]}"
+
+
 def _speaker(plan: Plan, title: str, loaded: Finished, switched: Callable[[], Any] = nullcontext) -> Speaker:
     return Speaker(
-        one_line(title, 100),
+        title,
         loaded.causal_lm,
         loaded.tokenizer,
         plan.sampling,

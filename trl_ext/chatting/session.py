@@ -34,6 +34,7 @@ class Stop:
         self._pressed = False
 
     def __call__(self) -> bool:
+        """Return whether Ctrl-C was pressed since the last question."""
         pressed, self._pressed = self._pressed, False
         return pressed
 

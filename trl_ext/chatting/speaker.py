@@ -135,7 +135,9 @@ class Speaker:
             made = sample(self.model, self.tokenizer, engine, [prompt], seed=seed, chat_template_kwargs=options)
         on_text(made.completions[0])
         terminated = made.terminated[0] and not listener.stopped
-        return Answer(prompt, made.completions[0], made.completion_ids[0], made.lengths[0], terminated, listener.stopped)
+        return Answer(
+            prompt, made.completions[0], made.completion_ids[0], made.lengths[0], terminated, listener.stopped
+        )
 
     def _limit(self, used: int, context: int | None) -> int:
         """Return how many tokens the answer may have after a prompt of `used` tokens."""

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The beginning of a chat: what is loaded, what the user is told, and where lines are read from."""
 
+import contextlib
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from transformers.utils import logging
 from trl_ext.messages.printable import one_line
 
 from .opening import Plan, load, plan
-from .screen import PlainScreen, screen_for
+from .screen import screen_for
 from .session import Session, turn
 from .talk import Talk
 
@@ -52,7 +53,7 @@ def chat(*, model: str, **options: Any) -> None:
     if sys.stdin.isatty():
         how = "Write a message" if planned.conversational else "Write the beginning of a text"
         screen.say(f"{how}. /help lists the commands, /quit ends the chat.")
-    Session(talk, screen, _reader(screen)).run()
+    Session(talk, screen, _reader()).run()
 
 
 def _open(model: str, options: dict[str, Any]) -> tuple[Talk, Plan]:
@@ -84,13 +85,11 @@ def _tell(message: str) -> None:
     print(one_line(message, 1000), file=sys.stderr, flush=True)
 
 
-def _reader(screen: Any) -> Callable[[], str]:
+def _reader() -> Callable[[], str]:
     """Return a function that reads a line of the user, with editing and history where there is a keyboard."""
     if not sys.stdin.isatty():
         return input
-    try:
+    with contextlib.suppress(ImportError):  # Windows has none
         import readline  # noqa: F401  gives `input` its editing and history
-    except ImportError:  # as on Windows
-        pass
 
     return lambda: input("> ")

@@ -4,6 +4,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from trl_ext.rewards import RewardRunner
@@ -12,6 +13,10 @@ from trl_ext.text.decoding import as_completions
 from .speaker import Answer, Speaker
 
 __all__ = ["Rewarded", "Talk", "rewarded"]
+
+
+def _silent(number: int, text: str) -> None:
+    pass
 
 
 class Rewarded(NamedTuple):
@@ -48,7 +53,7 @@ class Talk:
         return self.speakers[0].conversational
 
     def answers(
-        self, said: str, *, on_text: Callable[[int, str], None] | None = None, stop: Callable[[], bool] = lambda: False
+        self, said: str, *, on_text: Callable[[int, str], None] = _silent, stop: Callable[[], bool] = lambda: False
     ) -> list[Answer]:
         """Let each model answer a text and remember it; an answer that was stopped is remembered as far as it went.
 
@@ -62,8 +67,7 @@ class Talk:
         """
         made: list[Answer] = []
         for number, speaker in enumerate(self.speakers):
-            show = (lambda text: None) if on_text is None else (lambda text, n=number: on_text(n, text))
-            made.append(speaker.answer(said, seed=self.seed, on_text=show, stop=stop))
+            made.append(speaker.answer(said, seed=self.seed, on_text=partial(on_text, number), stop=stop))
         self.seed += 1
         for speaker, answer in zip(self.speakers, made, strict=True):
             speaker.remember(answer)
@@ -83,9 +87,7 @@ class Talk:
 
     def unscored(self, answers: Sequence[Answer]) -> list[Rewarded]:
         """Return the answers without rewards."""
-        return [
-            rewarded(speaker.title, answer, None) for speaker, answer in zip(self.speakers, answers, strict=True)
-        ]
+        return [rewarded(speaker.title, answer, None) for speaker, answer in zip(self.speakers, answers, strict=True)]
 
     def reset(self) -> None:
         """Let every model forget the conversation."""

@@ -10,9 +10,9 @@ from trl_ext.messages.refusal import refusing
 from .parser import CommandParser
 
 SUMMARY = "talk to a model, beside its base and with rewards"
-DESCRIPTION = """Talk to the result of a run, or to any causal language model, in the terminal: its answers stream beside
-those of a baseline, with the rewards of each. A model with a chat template holds a conversation; any other continues each
-text. Without options it samples as its run did. In the chat, /help lists the commands."""
+DESCRIPTION = """Talk to the result of a run, or to any causal language model, in the terminal: its answers stream
+beside those of a baseline, with the rewards of each. A model with a chat template holds a conversation; any other
+continues each text. Without options it samples as its run did. In the chat, /help lists the commands."""
 EPILOG = """A folder of a LoRA run is compared with its base without a second copy: the adapter is switched off. The
 answer to --prompt is written without control sequences where the output is no terminal; without baseline and rewards it
 is the answer alone."""
@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> CommandParser:
     parser = CommandParser("trl_ext chat", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("model", metavar="DIR", help="output folder or checkpoint of a run, or any model's folder or name")
+    parser.add_argument(
+        "model", metavar="DIR", help="output folder or checkpoint of a run, or any model's folder or name"
+    )
     parser.add_argument("--prompt", help="answer this text and end; - reads it from the standard input")
     parser.add_argument("--baseline", help="model that answers beside it (the base recorded with the run)")
     parser.add_argument("--no_baseline", action="store_true", help="let the model answer alone")

@@ -16,7 +16,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenize
 
 from trl_ext.actor_critic.adapters import saved_quantization
 from trl_ext.actor_critic.loading import load_policy
-from trl_ext.actor_critic.names import PolicySource, check_quantization_library, find_policy, load_tokenizer
+from trl_ext.actor_critic.names import PolicySource, check_quantization_library
 from trl_ext.experience.engines import TransformersEngine, eos_token_ids
 from trl_ext.text.tokens import set_padding
 
@@ -174,7 +174,9 @@ def check_loading(name: str, source: PolicySource, *, load_in_4bit: bool, device
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ValueError(f"`--device {device}` is not a device of this machine; leave it out, or give cpu.") from error
+            raise ValueError(
+                f"`--device {device}` is not a device of this machine; leave it out, or give cpu."
+            ) from error
     if load_in_4bit:
         check_quantization_library(_nf4(None))
 

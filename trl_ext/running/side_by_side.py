@@ -45,8 +45,10 @@ def side_by_side(columns: Sequence[Column], width: int) -> RenderableType:
     if len(columns) == 1:
         return Group(_text(columns[0]), *_note(columns[0]))
     if width < len(columns) * LEAST_WIDTH:
-        parts = [(Rule(_title(c), align="left", style="dim"), _text(c), *_note(c)) for c in columns]
-        return Group(*(line for part in parts for line in part))
+        lines: list[RenderableType] = []
+        for column in columns:
+            lines += [Rule(_title(column), align="left", style="dim"), _text(column), *_note(column)]
+        return Group(*lines)
     table = Table(box=None, expand=True, show_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(_title(column), ratio=1, overflow="fold", header_style="bold")
