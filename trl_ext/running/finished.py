@@ -173,7 +173,7 @@ def check_loading(name: str, source: PolicySource, *, load_in_4bit: bool, device
     if device is not None:
         try:
             torch.empty(0, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
+        except (RuntimeError, AssertionError) as error:
             raise ValueError(
                 f"`--device {device}` is not a device of this machine; leave it out, or give cpu."
             ) from error
