@@ -39,7 +39,7 @@ from trl_ext.reports.detoxification import report, summarize
 from trl_ext.reports.summary import print_before_after, write_summary
 from trl_ext.rewards import LengthReward, ToxicityReward
 from trl_ext.running.cli import RecipeParser, check_launch, check_output_dir, newest_checkpoint, run
-from trl_ext.running.data import cut_prompts, load_prompts, split_prompts, wrap_in_conversation
+from trl_ext.running.data import cut_prompts, load_prompts, rename_prompts, split_prompts, wrap_in_conversation
 from trl_ext.running.folders import locked, set_aside_run
 from trl_ext.running.interrupts import Interrupted, OrderlyStop
 from trl_ext.running.models import init_kwargs, load_tokenizer
@@ -69,11 +69,12 @@ examples:
 class DetoxArguments(CheckedOptions):
     """Prompts, reward and judge of a detoxification."""
 
-    dataset_name: str | None = option(None, "Prompts: .jsonl, .json, .parquet, .csv or .txt file, folder, Hub id.")
+    dataset_name: str | None = option(
+        None, "Prompts: a .jsonl, .json, .parquet, .csv, .tsv or .txt file (also with .gz), a folder, or a Hub id."
+    )
     dataset_config: str | None = option(None, "Configuration of a dataset of the Hub.")
     dataset_split: str = option("train", "Split of the dataset, also a slice: 'train[:1000]'.")
     dataset_filter: str | None = option(None, "Keep only the rows with 'column=value', for example 'label=1'.")
-    prompt_column: str = option("prompt", "Column of texts, conversations, or dictionaries with 'text' and 'toxicity'.")
     eval_dataset_name: str | None = option(None, "Prompts to evaluate on. Default: held out of `dataset_name`.")
     eval_dataset_config: str | None = option(None, "Configuration of the prompts to evaluate on.")
     eval_split: str = option("train", "Split of the prompts to evaluate on.")
@@ -133,7 +134,9 @@ def resolve_names(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConf
     check_classifier("judge_model", str(recipe.judge_model), ("judge_toxic_label", recipe.judge_toxic_label))
 
 
-def load_datasets(recipe: DetoxArguments, tokenizer: PreTrainedTokenizerBase, seed: int) -> tuple[Dataset, Dataset]:
+def load_datasets(
+    recipe: DetoxArguments, tokenizer: PreTrainedTokenizerBase, prompt_column: str, seed: int
+) -> tuple[Dataset, Dataset]:
     """Load prompts to train on and prompts to evaluate on, each with the one column `prompt`."""
 
     def load(name: str, config: str | None, split: str, **options: Any) -> Dataset:
@@ -141,7 +144,7 @@ def load_datasets(recipe: DetoxArguments, tokenizer: PreTrainedTokenizerBase, se
         dataset = cut_prompts(dataset, tokenizer, recipe.prompt_min_tokens, recipe.prompt_max_tokens, seed)
         return wrap_in_conversation(dataset, recipe.chat_instruction) if recipe.chat_instruction else dataset
 
-    rows = {"column": recipe.prompt_column, "where": recipe.dataset_filter}
+    rows = {"column": prompt_column, "where": recipe.dataset_filter}
     train = load(
         str(recipe.dataset_name),
         recipe.dataset_config,
@@ -151,7 +154,7 @@ def load_datasets(recipe: DetoxArguments, tokenizer: PreTrainedTokenizerBase, se
     )
     if recipe.eval_dataset_name is None:
         return split_prompts(train, recipe.num_eval_prompts, seed)
-    rows = {"column": recipe.eval_prompt_column or recipe.prompt_column, "where": recipe.eval_filter}
+    rows = {"column": recipe.eval_prompt_column or prompt_column, "where": recipe.eval_filter}
     held_out = load(recipe.eval_dataset_name, recipe.eval_dataset_config, recipe.eval_split, **rows).shuffle(seed=seed)
     return train, held_out.select(range(min(recipe.num_eval_prompts, len(held_out))))
 
@@ -174,7 +177,8 @@ def make_trainer(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfi
     """Load model and data, and put the trainer together."""
     tokenizer = load_tokenizer(model_args, trust_remote_code=args.trust_remote_code)
     with args.main_process_first(desc="prompts"):
-        train_dataset, eval_dataset = load_datasets(recipe, tokenizer, args.seed)
+        datasets = load_datasets(recipe, tokenizer, args.prompt_column, args.seed)
+        train_dataset, eval_dataset = (rename_prompts(dataset, args.prompt_column) for dataset in datasets)
     args.model_init_kwargs = init_kwargs(model_args) | (args.model_init_kwargs or {})  # type: ignore[operator]
     return PPOTrainer(
         model=str(model_args.model_name_or_path),
@@ -217,7 +221,7 @@ def detoxify(
     measured = partial(
         measure,
         policy_of(trainer),
-        trainer.eval_dataset["prompt"][:],
+        trainer.eval_dataset[trainer.args.prompt_column][:],
         trainer.rewards,
         progress,
         judge_model=str(recipe.judge_model),

@@ -99,6 +99,7 @@ class Pipeline:
             self.ppo_stage,
             self.tokenizer,
             embedded=self.embedded_prompts,
+            prompt_column=args.prompt_column,
             num_eval_prompts=self.run.num_eval_prompts,
             seed=args.seed,
         )

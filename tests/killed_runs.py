@@ -112,10 +112,14 @@ def make_trainer(folder: Path, kind: str, points: Points) -> PPOTrainer:
     settings: dict[str, Any] = {"reward_funcs": [RunningNormalization(scripted.reward), OwnMemory(points)]}
     if kind == "hacking":
         settings = against_hacking()
+    if kind == "stream":
+        # the buffer holds rows when a run is killed, and rollouts of 8 go over the end of 11 rows
+        stream = scripted.prompts(11).to_iterable_dataset(num_shards=3).shuffle(seed=3, buffer_size=4)
+        settings |= {"train_dataset": stream, "max_steps": 16}
     trainer = scripted.trainer(
         folder,
         scripted=False,
-        critic={"full": "copy", "lora": "adapter", "hacking": "head"}[kind],
+        critic={"full": "copy", "lora": "adapter"}.get(kind, "head"),
         peft_config=LoraConfig(r=4, target_modules="all-linear") if kind == "lora" else None,
         **settings,
         kl_controller=AdaptiveKL(target=0.5, init_coef=0.1),

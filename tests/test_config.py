@@ -216,6 +216,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "model_init_kwargs": (['{"dtype": "float16"}'], {"dtype": "float16"}),
     "trust_remote_code": (["true"], True),
     "critic": (["adapter"], "adapter"),
+    "prompt_column": (["question"], "question"),
     "shuffle_dataset": (["false"], False),
     "max_prompt_length": (["12"], 12),
     "chat_template_kwargs": (['{"enable_thinking": false}'], {"enable_thinking": False}),

@@ -37,12 +37,14 @@ def killed_runs(folder: Path, kind: str, processes: int, kills: str) -> tuple[li
         ("lora", 1, "step.7,save.31"),
         ("hacking", 1, "step.8,save.95"),
         ("full", 2, "score.2,save.60"),
+        ("stream", 1, "learn.9"),
+        ("stream", 2, "step.9"),
     ],
 )
 def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path, kind, processes, kills):
     lines, said = killed_runs(tmp_path, kind, processes, kills)
     assert len(lines) == kills.count(",") + 1 and all(line.endswith(": identical") for line in lines)
-    if processes == 1:  # of two, which one comes to a point first is left to chance
+    if processes == 1 and "save" in kills:  # of two, which one comes to a point first is left to chance
         assert "was only half written (" in said and list(tmp_path.glob("killed-*/incomplete-checkpoint-*"))
     whole = json.loads((tmp_path / "whole" / "left_0.json").read_text())
     log = whole["log"]
@@ -51,7 +53,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path, kind, processes, 
         (monitor,) = whole["monitors"]
         assert monitor["rollouts"] == 4 and monitor["drifts"] and monitor["golds"]
         assert any("ptx_loss" in line for line in log)
-    if processes == 2:
+    if processes == 2 and kind == "full":
         other = json.loads((tmp_path / "whole" / "left_1.json").read_text())
         memories = [left["rewards"]["own_memory"] for left in (whole, other)]
         assert memories[0] != memories[1], "each process has a memory of its own"

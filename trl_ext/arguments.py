@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
@@ -17,10 +17,12 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .actor_critic import ActorCritic
 from .config import PPOConfig
-from .experience.prompts import check_prompt_column, check_prompts
+from .experience.prompt_checks import check_prompt_column, check_prompts
+from .experience.stream import check_stream
 from .experience.supervised import text_columns
 from .kl_control import KLController, all_settings
 from .rewards import check_reward_models
+from .text.prompt_column import PROMPT, find_prompt_column
 from .text.rows import is_conversation
 from .text.tokens import check_tokenizer, check_vocabulary
 
@@ -94,7 +96,7 @@ def check_before_loading(
         )
     check_output_dir(args.output_dir)
     check_reward_models(reward_funcs, reward_processing_classes)
-    check_columns(train_dataset, eval_dataset, ptx_dataset)
+    check_columns(train_dataset, eval_dataset, ptx_dataset, args.prompt_column)
 
 
 def check_output_dir(path: str) -> Path:
@@ -110,12 +112,25 @@ def check_output_dir(path: str) -> Path:
     return folder
 
 
-def check_columns(train: Any, evaluation: Any, ptx: Any = None) -> None:
+def check_columns(train: Any, evaluation: Any, ptx: Any = None, prompt_column: str = PROMPT) -> None:
     """Refuse datasets of a wrong kind or with wrong columns."""
     for name, dataset in _named(train, evaluation).items():
-        check_prompt_column(dataset, name)
+        stream = name == "train_dataset" and isinstance(dataset, IterableDataset)
+        column = (check_stream if stream else check_prompt_column)(dataset, name, prompt_column)
+        if column != PROMPT and PROMPT in (dataset.column_names or ()):
+            warnings.warn(
+                f"`{name}` has a column 'prompt' beside {column!r}, which `prompt_column` names; reward functions get "
+                f"{column!r} as their prompts, and not the column 'prompt': rename it where they need it.",
+                stacklevel=5,
+            )
     if ptx is not None:
         text_columns(ptx)
+
+
+def prompt_columns(train: Any, evaluation: Any, given: str) -> list[str]:
+    """Return the columns of the prompts of all datasets, which have been checked."""
+    found = {find_prompt_column(dataset.column_names, given) for dataset in _named(train, evaluation).values()}
+    return sorted(filter(None, found))
 
 
 def check_datasets(
@@ -125,12 +140,18 @@ def check_datasets(
     max_length: int | None,
     chat_template_kwargs: dict[str, Any],
     model: ActorCritic,
+    prompt_column: str,
 ) -> None:
-    """Check the tokenizer against the model, and every prompt of every dataset; raise what `check_prompts` raises."""
+    """Check the tokenizer against the model, and every prompt of every dataset that can be read beforehand.
+
+    Raises:
+        TypeError, ValueError: as `check_prompts`.
+    """
     num_embeddings = count_embeddings(model)
     check_vocabulary(tokenizer, num_embeddings)
     for name, dataset in _named(train, evaluation).items():
-        check_prompts(dataset, name, tokenizer, max_length, chat_template_kwargs, num_embeddings)
+        if not isinstance(dataset, IterableDataset):
+            check_prompts(dataset, name, tokenizer, max_length, chat_template_kwargs, num_embeddings, prompt_column)
 
 
 def count_embeddings(model: ActorCritic) -> int:
@@ -250,6 +271,8 @@ def _check_controller(controller: Any, args: Any) -> None:
 def _check_datasets(train: Any, evaluation: Any, args: Any) -> None:
     if train is None:
         raise ValueError("`train_dataset` is missing; give a `datasets.Dataset` with a column 'prompt'.")
+    if isinstance(train, IterableDataset):
+        _check_stream_settings(args)
     if evaluation is None and args.eval_strategy != "no":
         raise ValueError(
             f"`eval_strategy` is '{args.eval_strategy.value}' and `eval_dataset` is missing; give one, or set "
@@ -264,9 +287,22 @@ def _check_datasets(train: Any, evaluation: Any, args: Any) -> None:
                 f"`metric_for_best_model` is '{metric}', which is not measured with several evaluation data sets; use "
                 f"for instance '{prefixes[0]}reward'."
             )
-    is_rows = isinstance(train, Dataset) and "prompt" in train.column_names and len(train) > 0
-    if args.chat_template_kwargs and is_rows and not is_conversation(train[0]["prompt"]):
+    column = args.prompt_column
+    is_rows = isinstance(train, Dataset) and column in train.column_names and len(train) > 0
+    if args.chat_template_kwargs and is_rows and not is_conversation(train[0][column]):
         warnings.warn("`chat_template_kwargs` has no effect: the prompts are texts, not conversations.", stacklevel=5)
+
+
+def _check_stream_settings(args: Any) -> None:
+    if args.total_episodes is None and args.max_steps <= 0:
+        raise ValueError(
+            "`train_dataset` is a stream, which does not tell its length; set `total_episodes` or `max_steps`."
+        )
+    if args.dataloader_num_workers:
+        raise ValueError(
+            f"`dataloader_num_workers` is {args.dataloader_num_workers}, and each worker would read another part of "
+            "the stream in `train_dataset`; leave it at 0."
+        )
 
 
 def _check_adapter_settings(args: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
@@ -22,7 +22,9 @@ from .arguments import check_before_loading, check_datasets, count_embeddings
 from .config import PPOConfig
 from .experience.collector import Collector
 from .experience.engines import ENGINES, GenerationEngine, eos_token_ids
+from .experience.prompt_checks import RowCheck
 from .experience.rollout import forward
+from .experience.stream import StreamRows, check_stream
 from .experience.supervised import SupervisedData
 from .kl_control import KLController, make_controller
 from .micro_batches import MicroBatches
@@ -44,6 +46,7 @@ class Parts:
         supervised: Texts of PPO-ptx, if there are any.
         engine: Samples completions.
         forward: Forward pass of a model over a rollout, at the sampling temperature.
+        train_dataset: Rows to train on.
         configuration: Settings and contents that a checkpoint and the run that resumes it must have in common.
     """
 
@@ -54,6 +57,7 @@ class Parts:
     supervised: SupervisedData | None
     engine: GenerationEngine
     forward: Callable[..., ForwardOutput]
+    train_dataset: Dataset | StreamRows
     configuration: dict[str, Any]
 
 
@@ -62,7 +66,7 @@ def assemble(
     *,
     model: Any,
     reward_funcs: Any,
-    train_dataset: Dataset,
+    train_dataset: Dataset | IterableDataset,
     eval_dataset: Dataset | dict[str, Dataset] | None,
     ptx_dataset: Dataset | None,
     processing_class: PreTrainedTokenizerBase | None,
@@ -98,7 +102,9 @@ def assemble(
         actor_critic.apply_liger_kernel(args.liger_kernel_config)
     set_padding(tokenizer)
     limit = max_prompt_length(args, actor_critic.config)
-    check_datasets(train_dataset, eval_dataset, tokenizer, limit, template_kwargs, actor_critic)
+    check_datasets(train_dataset, eval_dataset, tokenizer, limit, template_kwargs, actor_critic, args.prompt_column)
+    if isinstance(train_dataset, IterableDataset):
+        train_dataset = stream_rows(args, train_dataset, tokenizer, limit, count_embeddings(actor_critic))
     reward_funcs, reward_processing_classes = add_adapter_rewards(
         reward_funcs, reward_processing_classes, actor_critic, tokenizer, args
     )
@@ -135,6 +141,7 @@ def assemble(
         supervised,
         engine=build_engine(args, actor_critic, tokenizer),
         forward=partial(forward, temperature=args.temperature, chunk_size=args.logits_chunk_size),
+        train_dataset=train_dataset,
         configuration=run_configuration(args, actor_critic, kl_controller)
         | resuming.run_identity(actor_critic, tokenizer, train_dataset, ptx_dataset, rewards),
     )
@@ -151,6 +158,7 @@ def build_collector(
         parts.tokenizer,
         parts.kl_controller,
         SampleTable(args.num_completions_to_print),
+        prompt_column=args.prompt_column,
         chat_template_kwargs=mapping(args.chat_template_kwargs),
         micro_batches=micro_batches,
         missing_eos_penalty=args.missing_eos_penalty,
@@ -205,7 +213,18 @@ def max_prompt_length(args: PPOConfig, config: Any) -> int | None:
     return room if args.max_prompt_length is None else min(room, args.max_prompt_length)
 
 
-def count_episodes(args: PPOConfig, dataset: Dataset) -> int:
+def stream_rows(
+    args: PPOConfig, stream: IterableDataset, tokenizer: PreTrainedTokenizerBase, limit: int | None, num_embeddings: int
+) -> StreamRows:
+    """Return the rows that a run takes from a stream; the longest prompt has `limit` tokens."""
+    name = "train_dataset"
+    column = check_stream(stream, name, args.prompt_column)
+    check = RowCheck(name, column, tokenizer, limit, mapping(args.chat_template_kwargs), num_embeddings)
+    num_rollouts = -(-count_episodes(args, stream) // args.batch_size)
+    return StreamRows(stream, num_rollouts * args.batch_size, args.batch_size, check)
+
+
+def count_episodes(args: PPOConfig, dataset: Any) -> int:
     """Return the number of completions that the run samples."""
     if args.total_episodes is not None:
         return args.total_episodes

@@ -53,7 +53,7 @@ class PPOConfig(BaseConfig):
     # Parameters of TrainingArguments with another default.
     learning_rate: float = option(3e-6, "Initial learning rate of the policy.")
     remove_unused_columns: bool | None = option(
-        False, "Drop every column but `prompt`; reward functions then see no other column."
+        False, "Drop every column but the prompts'; reward functions then see no other column."
     )
 
     # Model and data
@@ -70,7 +70,14 @@ class PPOConfig(BaseConfig):
     critic_lora_rank: Count | None = option(
         None, "Rank of the critic's LoRA adapter (`critic='adapter'`); None: the same as the policy's."
     )
-    shuffle_dataset: bool = option(True, "Shuffle the prompts, anew in every epoch.")
+    prompt_column: str = option(
+        "prompt",
+        "Column of the prompts: texts, conversations, or dictionaries with 'text'. Without a column 'prompt', the "
+        "messages before the answer in 'messages' or 'conversations' (ShareGPT too).",
+    )
+    shuffle_dataset: bool = option(
+        True, "Shuffle the prompts, anew in every epoch; a stream is read in its own order: use its `shuffle`."
+    )
     max_prompt_length: Count | None = option(
         None,
         "Longest prompt allowed, in tokens; longer ones are an error. Default: what the model's context leaves after "

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from . import checkpoint
 from .actor_critic import ActorCritic
 from .checkpoint import STATE
+from .experience.stream import StreamRows
 from .processes import ProcessFailureError, together
 from .rewards import RewardRunner
 from .rewards.base import iter_parts
@@ -221,7 +222,7 @@ def check_finite(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) 
 def run_identity(
     model: ActorCritic,
     tokenizer: PreTrainedTokenizerBase,
-    train_dataset: Dataset,
+    train_dataset: Dataset | StreamRows,
     ptx_dataset: Dataset | None,
     rewards: RewardRunner,
 ) -> dict[str, Any]:
@@ -285,7 +286,9 @@ def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return _digest(len(tokenizer), tokenizer.eos_token_id, tokenizer(_PROBE)["input_ids"], tokenizer.chat_template)
 
 
-def _dataset_digest(dataset: Dataset) -> str:
+def _dataset_digest(dataset: Dataset | StreamRows) -> str:
+    if isinstance(dataset, StreamRows):
+        return dataset.identity
     plain = [name for name, feature in dataset.features.items() if not hasattr(feature, "decode_example")]
     rows = dataset.select_columns(sorted(plain)).with_format(None)
     step = max(1, -(-len(dataset) // _ROWS))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -18,13 +18,14 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenize
 from . import checkpoint, resuming
 from ._compat import BaseTrainer
 from .actor_critic import ActorCritic
-from .arguments import check_arguments
+from .arguments import check_arguments, prompt_columns
 from .assembly import assemble, build_collector, leaves_parameters_unused
 from .config import PPOConfig
 from .experience.collector import Experience
 from .experience.engines import GenerationEngine
 from .experience.prompts import EpochSeed, RolloutRows, RolloutSampler
 from .experience.rollout import Rollout, minibatch_rows
+from .experience.stream import StreamRows
 from .experience.supervised import SupervisedBatch
 from .files import write_json
 from .kl_control import KLController
@@ -65,8 +66,9 @@ class PPOTrainer(BaseTrainer):
             float (or None) per sample, as in TRL; an async one; the name of a reward model, or the model. May be left
             out where `args.reward_adapters` are the reward.
         args: Settings; by default those of `PPOConfig` with an `output_dir` named after the model.
-        train_dataset: Column "prompt" with texts or conversations; reward functions get every other column.
-        eval_dataset: The same for evaluation, or several by name.
+        train_dataset: Texts or conversations in the column `args.prompt_column`; reward functions get every other
+            column. A stream (`IterableDataset`) needs `total_episodes` or `max_steps`.
+        eval_dataset: The same for evaluation, or several by name; no stream.
         processing_class: Tokenizer of the policy; by default the one saved with it.
         reward_processing_classes: Tokenizers of reward models given in `reward_funcs`, where not saved with them.
         peft_config: LoRA configuration that the policy is wrapped in.
@@ -91,7 +93,7 @@ class PPOTrainer(BaseTrainer):
         model: str | PreTrainedModel | PeftModel | ActorCritic,
         reward_funcs: Any = None,
         args: PPOConfig | None = None,
-        train_dataset: Dataset | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         reward_processing_classes: Any = None,
@@ -125,7 +127,7 @@ class PPOTrainer(BaseTrainer):
                 model=parts.actor_critic,
                 args=args,
                 data_collator=_identity,
-                train_dataset=train_dataset,
+                train_dataset=parts.train_dataset,
                 eval_dataset=eval_dataset,
                 processing_class=parts.tokenizer,
                 callbacks=[*(callbacks or []), EpochSeed(lambda: self._sampler)],
@@ -181,7 +183,7 @@ class PPOTrainer(BaseTrainer):
     # ---- data ----
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["prompt"]
+        self._signature_columns = prompt_columns(self.train_dataset, self.eval_dataset, self.args.prompt_column)
 
     def get_train_dataloader(self):
         """Return batches of one process's share of a rollout, and placeholders for its further micro-batches."""
@@ -191,7 +193,7 @@ class PPOTrainer(BaseTrainer):
                 len(dataset),
                 self.args.batch_size,
                 self.args.gradient_accumulation_steps * self.args.steps_per_rollout,
-                shuffle=self.args.shuffle_dataset,
+                shuffle=self.args.shuffle_dataset and not isinstance(dataset.dataset, StreamRows),
                 seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             )
             return self._sampler

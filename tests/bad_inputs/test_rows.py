@@ -9,12 +9,16 @@ from datasets import Dataset, DatasetDict, IterableDatasetDict
 from tests.bad_inputs.case import Case, check, table
 from tests.tiny_models import VOCAB_SIZE, tiny_tokenizer
 from trl_ext.arguments import check_columns
-from trl_ext.experience.prompts import check_prompts
+from trl_ext.experience.prompt_checks import check_prompts
 from trl_ext.experience.supervised import SupervisedData
 
 
 def user(text: Any = "hi", **keys: Any) -> dict[str, Any]:
     return {"role": "user", "content": text, **keys}
+
+
+def answer(text: str = "a") -> dict[str, str]:
+    return {"role": "assistant", "content": text}
 
 
 def prompts(columns: dict[str, list] | Any, *, template: str | bool = True, **options: Any) -> None:
@@ -50,6 +54,7 @@ TOKENS = (
     "tokenizer.decode(row['input_ids'], skip_special_tokens=True)})`."
 )
 FILTER = "filter such rows out."
+NAME = "name the one that holds the prompts with `prompt_column` of PPOConfig."
 
 
 def prompt_row(name: str, columns: dict[str, list], fault: str, row: int = 1, **options: Any) -> Case:
@@ -80,11 +85,16 @@ DATASETS = [
         "`train_dataset` is an IterableDatasetDict with the splits dev; give one of them, such as `dataset['dev']`.",
     ),
     Case(
-        "a stream",
-        lambda: check_columns(TEXTS.to_iterable_dataset(), None, None),
-        TypeError,
-        "`train_dataset` must be a `datasets.Dataset` with a column 'prompt', got IterableDataset; cut a stream into "
-        "one with `Dataset.from_list(list(stream.take(n)))`.",
+        "a stream without rows",
+        lambda: check_columns(TEXTS.to_iterable_dataset().take(0), None, None),
+        ValueError,
+        "`train_dataset` is empty; give at least one row.",
+    ),
+    Case(
+        "a stream without prompts",
+        lambda: check_columns(Dataset.from_dict({"text": ["a"]}).to_iterable_dataset(), None, None),
+        ValueError,
+        f"`train_dataset` has no column 'prompt' (it has text); {NAME}",
     ),
     Case(
         "a list of rows",
@@ -111,7 +121,7 @@ DATASETS = [
         "one of several evaluation datasets",
         lambda: check_columns(TEXTS, {"good": TEXTS, "bad": Dataset.from_dict({"text": ["a"]})}, None),
         ValueError,
-        "`eval_dataset['bad']` has no column 'prompt' (it has text); rename the one that holds the prompts.",
+        "`eval_dataset['bad']` has no column 'prompt' (it has text); " + NAME,
     ),
     Case(
         "an evaluation stream",
@@ -125,7 +135,7 @@ DATASETS = [
         "no columns",
         lambda: prompts({}),
         ValueError,
-        "`train_dataset` has no column 'prompt' (it has none); rename the one that holds the prompts.",
+        f"`train_dataset` has no column 'prompt' (it has none); {NAME}",
     ),
     Case(
         "token ids of TRL's old PPO",
@@ -134,25 +144,62 @@ DATASETS = [
         f"`train_dataset` has no column 'prompt' (it has input_ids, query); {TOKENS}",
     ),
     Case(
-        "ShareGPT",
-        lambda: prompts({"conversations": [[{"from": "human", "value": "hi"}]]}),
+        "a misspelt column",
+        lambda: prompts({"prompt": ["a"], "question": ["b"]}, prompt_column="qestion"),
         ValueError,
-        f"`train_dataset` has no column 'prompt' (it has conversations); in 'conversations' (ShareGPT) {CONVERT}, and "
-        "call the part before the answer 'prompt'.",
+        f"`train_dataset` has no column 'qestion' (it has prompt, question); {NAME}",
     ),
     Case(
-        "messages",
-        lambda: prompts({"messages": [[user()]]}),
+        "two columns of conversations",
+        lambda: prompts({"messages": [[user()]], "conversations": [[user()]]}),
         ValueError,
-        "`train_dataset` has no column 'prompt' (it has messages); put the part of 'messages' before the "
-        "answer into 'prompt'.",
+        "`train_dataset` has the columns 'messages' and 'conversations'; name the one that holds the prompts with "
+        "`prompt_column`.",
+    ),
+    Case(
+        "a system message in a column of its own",
+        lambda: prompts({"conversations": [[{"from": "human", "value": "hi"}]], "system": ["be brief"]}),
+        ValueError,
+        "`train_dataset` has a column 'system' beside 'conversations'; make it the first message of each "
+        "conversation, or remove it.",
+    ),
+    Case(
+        "a column of prompts beside another",
+        lambda: check_columns(TEXTS.add_column("question", ["c", "d"]), None, None, "question"),
+        UserWarning,
+        "`train_dataset` has a column 'prompt' beside 'question', which `prompt_column` names; reward functions get "
+        "'question' as their prompts, and not the column 'prompt': rename it where they need it.",
+    ),
+    prompt_row(
+        "an answer alone",
+        {"messages": [[user(), answer()], [answer()]]},
+        f"the conversation has no message before the answer; {FILTER}",
+    ),
+    prompt_row(
+        "an answer after a system message",
+        {"messages": [[{"role": "system", "content": "be brief"}, answer()]]},
+        f"the conversation has no message before the answer; {FILTER}",
+        0,
+    ),
+    prompt_row(
+        "two answers",
+        {"messages": [[user(), answer("a"), answer("b")]]},
+        "the conversation ends with two messages of the assistant; join them, or put the messages before the answer "
+        "into a column 'prompt'.",
+        0,
+    ),
+    prompt_row(
+        "an unknown role of ShareGPT",
+        {"conversations": [[{"from": "observation", "value": "hi"}]]},
+        "message 0 has the role 'observation'; the roles are 'system', 'user', 'assistant' and 'tool'.",
+        0,
     ),
     Case(
         "preferences with an implicit prompt",
         lambda: prompts({"chosen": ["a"], "rejected": ["b"]}),
         ValueError,
-        "`train_dataset` has no column 'prompt' (it has chosen, rejected); take it from 'chosen' and 'rejected' with "
-        "`dataset.map(trl.extract_prompt)`.",
+        "`train_dataset` has no column 'prompt' (it has chosen, rejected); take the prompt from 'chosen' and "
+        "'rejected' with `dataset.map(trl.extract_prompt)`.",
     ),
     Case(
         "a column of images",
@@ -203,9 +250,9 @@ PROMPTS = [
         0,
     ),
     prompt_row(
-        "a dictionary with a text",
-        {"prompt": [{"text": "a", "toxicity": 0.5}]},
-        "the prompt is {'text': 'a', 'toxicity': 0.5}; every prompt must be a text or a list of messages; take its "
+        "a dictionary without a text",
+        {"prompt": [{"text": None, "toxicity": 0.5}]},
+        "the prompt is {'text': None, 'toxicity': 0.5}; every prompt must be a text or a list of messages; take its "
         "'text'.",
         0,
     ),
@@ -224,8 +271,8 @@ PROMPTS = [
     ),
     prompt_row(
         "ShareGPT messages",
-        {"prompt": [[{"from": "human", "value": "hi"}]]},
-        f"message 0 has no 'role', only 'from', 'value'; {CONVERT}.",
+        {"prompt": [[{"from": "human", "text": "hi"}]]},
+        f"message 0 has no 'content'; {FILTER}",
         0,
     ),
     prompt_row(

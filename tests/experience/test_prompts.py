@@ -11,12 +11,12 @@ from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainerControl, TrainerState
 
 from tests.tiny_models import EOS_ID, prompt_dataset, tiny_tokenizer
+from trl_ext.experience.prompt_checks import check_prompts
 from trl_ext.experience.prompts import (
     PLACEHOLDER,
     EpochSeed,
     RolloutRows,
     RolloutSampler,
-    check_prompts,
     tokenize_prompts,
 )
 

@@ -16,7 +16,8 @@ from trl import GRPOTrainer, SFTConfig, SFTTrainer
 from tests import scripted
 from tests.real_tokenizers import MISTRAL_TEMPLATE, real_tokenizer, trl_template
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
-from trl_ext.experience.prompts import check_prompts, tokenize_prompts
+from trl_ext.experience.prompt_checks import check_prompts
+from trl_ext.experience.prompts import tokenize_prompts
 from trl_ext.experience.supervised import SupervisedData
 from trl_ext.text.decoding import decode_answers
 from trl_ext.text.rows import render

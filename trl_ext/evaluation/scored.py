@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from trl_ext.experience.prompts import split_columns
 from trl_ext.rewards import RewardRunner
 from trl_ext.text.decoding import as_completions
+from trl_ext.text.prompt_column import PROMPT
 
 from .sampling import Policy, Samples
 
@@ -36,6 +38,7 @@ def score_policy(
     *,
     seed: int,
     missing_eos_penalty: float | None = None,
+    prompt_column: str = PROMPT,
     on_progress: Callable[[int], Any] | None = None,
 ) -> Scored:
     """Sample one completion for each prompt from a policy as it is now, and score it with the training reward.
@@ -43,15 +46,14 @@ def score_policy(
     Args:
         policy: The policy, for instance `policy_of(trainer)`.
         rewards: The training reward, for instance `trainer.rewards`; its state stays as it is.
-        columns: `prompt`, N texts or conversations, and the other columns that the reward functions read, such as
-            `trainer.eval_dataset[:]`.
+        columns: N prompts, and the other columns that the reward functions read, such as `trainer.eval_dataset[:]`.
         seed: The same seed gives the same completions.
         missing_eos_penalty: As in training.
+        prompt_column: As in training.
         on_progress: Called with the number of completions finished since the last call.
     """
-    prompts = columns["prompt"]
+    prompts, others = split_columns(columns, prompt_column)
     samples = policy.sample(prompts, seed, on_progress)
-    others = {name: list(values) for name, values in columns.items() if name != "prompt"}
     completions = as_completions(prompts, samples.completions)
     scores = rewards(prompts, completions, samples.completion_ids, others, update_state=False)
     totals = scores.total.double().cpu()

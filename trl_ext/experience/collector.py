@@ -29,7 +29,7 @@ from .advantages import (
     named_rewards,
 )
 from .engines import GenerationEngine
-from .prompts import tokenize_prompts
+from .prompts import split_columns, tokenize_prompts
 from .rollout import Rollout, collate
 
 
@@ -61,6 +61,7 @@ class Collector:
         tokenizer: Tokenizer of the policy.
         kl_controller: Gives the coefficient of the KL penalty, and is told the KL of every rollout of training.
         samples: Table that the rollouts of training are written into.
+        prompt_column: As in `PPOConfig`.
         chat_template_kwargs: Extra arguments of the tokenizer's chat template.
         micro_batches: Sizes of the forward passes.
         missing_eos_penalty: As in `PPOConfig`.
@@ -79,6 +80,7 @@ class Collector:
         kl_controller: KLController,
         samples: SampleTable,
         *,
+        prompt_column: str,
         chat_template_kwargs: dict[str, Any],
         micro_batches: MicroBatches,
         missing_eos_penalty: float | None,
@@ -89,6 +91,7 @@ class Collector:
     ):
         self.engine, self.forward, self.rewards, self.tokenizer = engine, forward, rewards, tokenizer
         self.kl_controller, self.samples = kl_controller, samples
+        self.prompt_column = prompt_column
         self.chat_template_kwargs = chat_template_kwargs
         self.micro_batches = micro_batches
         self.missing_eos_penalty = missing_eos_penalty
@@ -110,7 +113,7 @@ class Collector:
 
         Args:
             model: The policy, its reference and critic; left in eval mode.
-            rows: Rows of the dataset, with a column "prompt".
+            rows: Rows of the dataset.
             progress: Times and shows the phases.
             callbacks: The trainer's; those with an `on_rollout` are shown the scored batch.
             state: The trainer's state, for reward functions and callbacks.
@@ -123,8 +126,7 @@ class Collector:
         model.eval()
         progress.take_seconds()
         kl_coef = self.kl_controller.coef
-        prompts, columns = [row["prompt"] for row in rows], {key: [row[key] for row in rows] for key in rows[0]}
-        del columns["prompt"]
+        prompts, columns = split_columns({key: [row[key] for row in rows] for key in rows[0]}, self.prompt_column)
         with together("Sampling"):
             # 1. Prompts to tokens.
             prompt_ids = tokenize_prompts(prompts, self.tokenizer, self.chat_template_kwargs, columns)

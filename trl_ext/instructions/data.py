@@ -29,6 +29,7 @@ class StageData:
         ppo: Names the prompts, and the texts of PPO-ptx.
         tokenizer: The policy's; with a chat template, pairs are conversations.
         embedded: JSONL files of prompts to train and to evaluate on, with the columns that the embedded judge reads.
+        prompt_column: Column of the prompts.
         num_eval_prompts: Most prompts to evaluate on.
         seed: Seed of the choice of held-out rows.
 
@@ -44,9 +45,11 @@ class StageData:
         tokenizer: PreTrainedTokenizerBase,
         *,
         embedded: tuple[str, str] | None,
+        prompt_column: str,
         num_eval_prompts: int,
         seed: int,
     ):
+        self._prompt_column = prompt_column
         self.preferences, self.embedded = preferences, embedded
         self._sft, self._ppo, self._tokenizer = demonstrations, ppo, tokenizer
         self._num_eval_prompts, self._seed = num_eval_prompts, seed
@@ -118,7 +121,7 @@ class StageData:
             train, evaluation = (_read(name) for name in self.embedded)
             return train, evaluation.select(range(min(most, len(evaluation))))
         prompts = load_prompts(
-            given.dataset_name, config=given.dataset_config, split=given.dataset_split, column=given.prompt_column
+            given.dataset_name, config=given.dataset_config, split=given.dataset_split, column=self._prompt_column
         ).select_columns("prompt")
         return split_prompts(prompts, most, self._seed)
 

@@ -128,7 +128,6 @@ class PPOStage(CheckedOptions):
     dataset_name: str | None = option(None, "Prompts of PPO. Default: those of the preference data.")
     dataset_config: str | None = option(None, "Configuration of a dataset of the Hub.")
     dataset_split: str = option("train", "Split of the prompts, also a slice.")
-    prompt_column: str = option("prompt", "Column of the prompts: texts or conversations.")
     judge_model: str | None = option(
         None, "Another reward model, which watches and evaluates as gold reward and never trains."
     )

@@ -14,6 +14,7 @@ from trl_ext.folders import is_whole_model, remove, whole_folder
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
 from trl_ext.rewards import PreferenceReward
 from trl_ext.rewards.warm import average_reward_models
+from trl_ext.running.data import rename_prompts
 from trl_ext.running.interrupts import OrderlyStop
 from trl_ext.text.decoding import as_completions
 from trl_ext.trainer import PPOTrainer
@@ -82,12 +83,13 @@ def make_trainer(
     if gold is not None and (stage.gold_kl_budget is not None or args.load_best_model_at_end):
         args.load_best_model_at_end, args.greater_is_better = True, True
         args.metric_for_best_model = "eval_monitor/gold" + ("_in_budget" if stage.gold_kl_budget else "")
+    watched = eval_prompts.select(range(min(stage.num_monitor_prompts, len(eval_prompts))))
     trainer = PPOTrainer(
         model=model,
         reward_funcs=[combine(members, stage, tokenizer)],
         args=args,
-        train_dataset=prompts,
-        eval_dataset=eval_prompts.select(range(min(stage.num_monitor_prompts, len(eval_prompts)))),
+        train_dataset=rename_prompts(prompts, args.prompt_column),
+        eval_dataset=rename_prompts(watched, args.prompt_column),
         processing_class=tokenizer,
         peft_config=None if built_by_hand else peft_config,
         quantization_config=None if built_by_hand else quantization_config,

@@ -5,18 +5,35 @@ import random
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, ReadInstruction, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
 from trl_ext.messages.printable import first_line
+from trl_ext.text.prompt_column import PROMPT, find_prompt_column, read_prompt
 
-from .faults import find_fault
+from .faults import file_ending, find_fault, is_empty
 
-__all__ = ["cut_prompts", "load_prompts", "looks_like_path", "split_prompts", "wrap_in_conversation"]
+__all__ = [
+    "cut_prompts",
+    "load_prompts",
+    "load_rows",
+    "looks_like_path",
+    "rename_prompts",
+    "split_prompts",
+    "wrap_in_conversation",
+]
 
-FILE_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
-EXTENSIONS = ", ".join(FILE_FORMATS)
+FILE_FORMATS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "text",
+}
+_OPTIONS = {".txt": {"encoding": "utf-8-sig"}, ".tsv": {"sep": "\t"}}
+EXTENSIONS = f"{', '.join(FILE_FORMATS)}, each also with .gz"
 _ROW = "number of the row"
 
 
@@ -25,19 +42,19 @@ def load_prompts(
     *,
     config: str | None = None,
     split: str = "train",
-    column: str = "prompt",
+    column: str = PROMPT,
     min_toxicity: float | None = None,
     where: str | None = None,
 ) -> Dataset:
     """Load prompts by name and bring them into TRL's prompt-only format.
 
     Args:
-        name: A dataset of the Hub, a file (JSONL, JSON, parquet, csv, or txt with one prompt a line), or a folder: one
-            written by `save_to_disk`, or one of such files.
+        name: A dataset of the Hub, a file (JSONL, JSON, parquet, CSV, TSV, or txt with one prompt a line; each may be
+            compressed with gzip), or a folder: one written by `save_to_disk`, or one of such files.
         config: Configuration of a dataset of the Hub.
-        split: Split, also a slice of one (`"train[:100]"`). A single file has every split.
-        column: Column of the prompts. Its values are texts, conversations (lists of messages), or, as in
-            real-toxicity-prompts, dictionaries with `text` and `toxicity`.
+        split: Split, also a slice of one (`"train[:100]"`, `"train[:10%]"`). A single file has every split.
+        column: Column of the prompts, as `prompt_column` of `PPOConfig`. Its values are texts, conversations (lists of
+            messages), or, as in real-toxicity-prompts, dictionaries with `text` and `toxicity`.
         min_toxicity: Keep only prompts whose `toxicity` is above this.
         where: `"column=value"`: keep only rows in which the column, as text, has this value.
 
@@ -47,20 +64,12 @@ def load_prompts(
     Raises:
         ValueError: if there is no such file, split or column, or no prompt in it or left of it.
     """
-    dataset = load_dataset_by_name(name, config, split)
-    if len(dataset) == 0:
-        raise ValueError(f"The dataset '{name}' (split '{split}') is empty; give one with at least one prompt.")
+    dataset = _not_empty(load_dataset_by_name(name, config, split), name, split)
     dataset = dataset.add_column(_ROW, list(range(1, len(dataset) + 1)))  # rows keep their number after filters
     if where is not None:
         dataset = _keep_where(dataset, where, name)
     columns = _columns(dataset)
-    if column not in columns and columns == ["text"]:
-        column = "text"  # a .txt file has no other name for its lines
-    if column not in columns:
-        raise ValueError(
-            f"The dataset '{name}' has no column '{column}' (columns: {', '.join(columns)}); name the one that holds "
-            "the prompts with `--prompt_column`."
-        )
+    column = _prompt_column(columns, column, name)
     if min_toxicity is not None:
         dataset = _keep_toxic(dataset, column, min_toxicity, name)
     has_continuation = "continuation" in columns
@@ -72,6 +81,54 @@ def load_prompts(
         return new
 
     return dataset.map(normalize, remove_columns=dataset.column_names, desc=f"Reading {name}")
+
+
+def load_rows(
+    name: str,
+    *,
+    config: str | None = None,
+    split: str = "train",
+    column: str = PROMPT,
+    where: str | None = None,
+) -> Dataset:
+    """Load rows by name with all their columns, for a trainer whose `prompt_column` is `column`.
+
+    The arguments are those of `load_prompts`. The lines of a .txt file come in the column `column`.
+
+    Raises:
+        ValueError: as `load_prompts`; the rows themselves are checked by the trainer.
+    """
+    dataset = _not_empty(load_dataset_by_name(name, config, split), name, split)
+    if where is not None:
+        dataset = _keep_where(dataset, where, name)
+    found = _prompt_column(dataset.column_names, column, name)
+    return dataset.rename_column("text", column) if found == "text" != column else dataset
+
+
+def rename_prompts(dataset: Dataset, column: str) -> Dataset:
+    """Return prompts in the column that `prompt_column` names, in the place of `prompt`."""
+    return dataset if column == PROMPT else dataset.rename_column(PROMPT, column)
+
+
+def _not_empty(dataset: Dataset, name: str, split: str) -> Dataset:
+    if len(dataset) == 0:
+        raise ValueError(f"The dataset '{name}' (split '{split}') is empty; give one with at least one prompt.")
+    return dataset
+
+
+def _prompt_column(columns: list[str], given: str, name: str) -> str:
+    try:
+        found = find_prompt_column(columns, given)
+    except ValueError as error:
+        raise ValueError(f"The dataset '{name}' {error}") from None
+    if found is None and columns == ["text"]:
+        found = "text"  # a .txt file has no other name for its lines
+    if found is None:
+        raise ValueError(
+            f"The dataset '{name}' has no column '{given}' (columns: {', '.join(columns)}); name the one that holds "
+            "the prompts with `--prompt_column`."
+        )
+    return found
 
 
 def _columns(dataset: Dataset) -> list[str]:
@@ -143,7 +200,7 @@ def split_prompts(
 
 def looks_like_path(name: str) -> bool:
     """Return whether `name` can only be a file or folder, because no repository of the Hub has such a name."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix in FILE_FORMATS
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or file_ending(Path(name)) in FILE_FORMATS
 
 
 def load_dataset_by_name(name: str, config: str | None, split: str) -> Dataset:
@@ -163,34 +220,45 @@ def load_dataset_by_name(name: str, config: str | None, split: str) -> Dataset:
 
 
 def _load_file(path: Path, split: str) -> Dataset:
-    if path.suffix not in FILE_FORMATS:
+    ending = file_ending(path)
+    if ending not in FILE_FORMATS:
         raise ValueError(f"The dataset '{path}' has an unknown ending '{path.suffix}'; known are {EXTENSIONS}.")
-    if path.stat().st_size == 0:
+    if is_empty(path):
         raise ValueError(f"The dataset '{path}' is empty; give one with at least one prompt.")
     files = {split.split("[")[0] or "train": str(path)}
-    options = {"encoding": "utf-8-sig"} if path.suffix == ".txt" else {}
     try:
-        dataset = load_dataset(FILE_FORMATS[path.suffix], data_files=files, split=split, **options)
+        dataset = load_dataset(FILE_FORMATS[ending], data_files=files, split=split, **_OPTIONS.get(ending, {}))
         dataset.data.validate(full=True)  # JSON is read without a look at whether texts are UTF-8
         return dataset
-    except (OSError, ValueError, DatasetGenerationError) as error:
+    except (OSError, EOFError, ValueError, DatasetGenerationError) as error:
         if fault := find_fault(path):
             raise ValueError(f"{fault} of '{path}'; mend or remove it.") from error
         reason = first_line(error.__cause__ or error)
         if "corresponds to no data" in reason:
             raise ValueError(f"The dataset '{path}' has no row in the split '{split}'; give one with rows.") from error
         if "instruction format" in reason or "Split name" in reason:
-            raise ValueError(f"'{split}' is no split; write 'train', or a slice such as 'train[:100]'.") from error
+            raise ValueError(_no_split(split)) from error
         raise ValueError(f"The dataset '{path}' cannot be read as {path.suffix[1:]}: {reason}.") from error
 
 
 def _load_saved(path: Path, split: str) -> Dataset:
+    """Return a split or slice of a folder of `save_to_disk`; a dataset without splits has every one."""
     saved = load_from_disk(str(path))
-    if not isinstance(saved, DatasetDict):
-        return saved
-    if split not in saved:
-        raise ValueError(f"The dataset '{path}' has no split '{split}'; its splits are {', '.join(saved)}.")
-    return saved[split]
+    parts = saved if isinstance(saved, DatasetDict) else {split.split("[")[0]: saved}
+    try:
+        slices = ReadInstruction.from_spec(split).to_absolute({name: len(part) for name, part in parts.items()})
+    except (ValueError, AssertionError) as error:
+        if "Unknown split" in str(error):
+            raise ValueError(
+                f"The dataset '{path}' has no split '{split.split('[')[0]}'; its splits are {', '.join(parts)}."
+            ) from None
+        raise ValueError(_no_split(split)) from None
+    ranges = ((parts[part.splitname], range(part.from_, part.to)) for part in slices)
+    return concatenate_datasets([rows.select(chosen or []) for rows, chosen in ranges])
+
+
+def _no_split(split: str) -> str:
+    return f"'{split}' is no split; write 'train', or a slice such as 'train[:100]'."
 
 
 def _keep_where(dataset: Dataset, where: str, name: str) -> Dataset:
@@ -226,7 +294,10 @@ def _text_of(value: Any) -> Any:
 
 
 def _prompt_of(value: Any, where: str, column: str) -> Any:
-    prompt = _text_of(value)
+    try:
+        prompt = read_prompt(value, column)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     if isinstance(prompt, list) and prompt and all(isinstance(m, dict) and "role" in m for m in prompt):
         return prompt
     if prompt is None:

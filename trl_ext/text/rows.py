@@ -52,19 +52,15 @@ def check_dataset(dataset: Any, name: str, columns: str) -> None:
 
 
 def missing_prompt(columns: Sequence[str]) -> str:
-    """Return advice for a dataset with these columns, none of which is called "prompt"."""
-    if "conversations" in columns:
-        return f"in 'conversations' (ShareGPT) {SHAREGPT}, and call the part before the answer 'prompt'"
-    if "messages" in columns:
-        return "put the part of 'messages' before the answer into 'prompt'"
+    """Return advice for a dataset with these columns, none of which holds prompts."""
     if {"chosen", "rejected"} <= set(columns):
-        return "take it from 'chosen' and 'rejected' with `dataset.map(trl.extract_prompt)`"
+        return "take the prompt from 'chosen' and 'rejected' with `dataset.map(trl.extract_prompt)`"
     if "input_ids" in columns:
         return (
             "token ids, which TRL's old PPOTrainer took, must be texts: `dataset.map(lambda row: {'prompt': "
             "tokenizer.decode(row['input_ids'], skip_special_tokens=True)})`"
         )
-    return "rename the one that holds the prompts"
+    return "name the one that holds the prompts with `prompt_column` of PPOConfig"
 
 
 def is_conversation(value: Any) -> bool:
