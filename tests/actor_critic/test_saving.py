@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from tests.actor_critic.makes import ROWS, batch, learn, lora_config, reference, scramble
 from tests.tiny_models import save_tiny, tiny_causal_lm, tiny_classifier
 from trl_ext.actor_critic import ActorCritic, build_actor_critic
+from trl_ext.actor_critic.names import recorded_base
 
 
 def sft_adapter(model):
@@ -107,3 +108,18 @@ def test_what_the_trainer_asks_of_a_model(tmp_path):
     assert model.generation_config is model.causal_lm.generation_config
     model.add_model_tags(["ppo"])
     assert "ppo" in model.causal_lm.model_tags
+
+
+@pytest.mark.parametrize("make", [MAKES["head"], MAKES["lora"]], ids=["whole", "adapter"])
+def test_the_base_is_recorded_so_that_it_is_found_from_another_folder(make, tmp_path, monkeypatch):
+    save_tiny(tmp_path / "base", tiny_causal_lm())
+    monkeypatch.chdir(tmp_path)
+    make(AutoModelForCausalLM.from_pretrained("base")).save_pretrained(tmp_path / "saved")
+    assert recorded_base(tmp_path / "saved") == str(tmp_path / "base")
+
+
+def test_a_model_without_a_name_leaves_no_record_of_its_base(tmp_path):
+    ActorCritic(tiny_causal_lm()).save_pretrained(tmp_path / "saved")
+    assert recorded_base(tmp_path / "saved") is None
+    (tmp_path / "saved" / "base_model.json").write_text("[]")
+    assert recorded_base(tmp_path / "saved") is None

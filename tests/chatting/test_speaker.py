@@ -1,8 +1,6 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Answers of a model in a chat: greedy ones are `generate`'s, prompts the chat template's, streaming the whole text."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
@@ -12,7 +10,6 @@ from tests import families
 from tests.tiny_models import save_tiny, tiny_causal_lm, tiny_tokenizer
 from trl_ext.chatting.opening import load, plan
 from trl_ext.chatting.speaker import Speaker
-from trl_ext.chatting.talk import Talk
 from trl_ext.running.finished import Sampling
 from trl_ext.text.tokens import set_padding
 

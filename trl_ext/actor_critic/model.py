@@ -31,6 +31,7 @@ from .loading import (
     load_policy,
     load_weights,
 )
+from .names import record_base
 from .precision import adapters_in_float32, check_trained_dtypes
 from .reward_adapter import AdapterRewardModel, add_reward_adapter
 from .trunk import (
@@ -272,8 +273,8 @@ class ActorCritic(nn.Module):
         """Save the policy for `AutoModelForCausalLM` or `AutoPeftModelForCausalLM`, and the critic in a subfolder.
 
         Args:
-            folder: Folder for the policy (or its adapter, and the quantization of its base); its subfolder `critic`
-                gets the value head and the critic's own weights.
+            folder: Folder for the policy (or its adapter, and the quantization of its base), and the name of the model
+                that training began from; its subfolder `critic` gets the value head and the critic's own weights.
         """
         folder = Path(folder)
         critic_folder = folder / CRITIC_FOLDER
@@ -285,6 +286,7 @@ class ActorCritic(nn.Module):
                 (folder / QUANTIZATION_FILE).write_text(quantization)
         else:
             self.policy.save_pretrained(folder)
+        record_base(folder, self.config.name_or_path)
         if self.critic_kind == "adapter":
             self._save_adapter(critic_folder, CRITIC_ADAPTER)
         elif self.critic is not None:

@@ -2,6 +2,7 @@
 """Models given by name: their configurations and tokenizers, read and checked before any weights are loaded."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +20,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import find_adapter_config_file
 
 from trl_ext.critic_modes import CRITIC_MODES
+from trl_ext.files import write_json
 from trl_ext.messages.printable import first_line
 from trl_ext.text.tokens import has_vocabulary
 
 ADAPTER_CONFIG = "adapter_config.json"
+BASE_RECORD = "base_model.json"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
 
@@ -91,6 +94,25 @@ def find_policy(
     config = find_config(base, options, subject, f"a causal language model {preposition} {where}")
     check_generates(config, subject)
     return PolicySource(base, config, adapter)
+
+
+def record_base(folder: Path, name: str | None) -> None:
+    """Write into the folder of a policy which model its training began from; nothing where the model has no name.
+
+    A folder is recorded with its whole path, so that it is found from anywhere.
+    """
+    if name:
+        place = str(Path(name).resolve()) if Path(name).is_dir() else name
+        write_json(folder / BASE_RECORD, {"base_model": place})
+
+
+def recorded_base(folder: Path) -> str | None:
+    """Return the model that the training of a policy began from, as `record_base` wrote it; None without a record."""
+    try:
+        base = json.loads((folder / BASE_RECORD).read_text(encoding="utf-8"))["base_model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return base if isinstance(base, str) else None
 
 
 def find_critic(name: str, init_kwargs: dict[str, Any]) -> PretrainedConfig:

@@ -13,7 +13,15 @@ from trl_ext.actor_critic.names import PolicySource, find_policy, load_tokenizer
 from trl_ext.messages.printable import first_line, one_line
 from trl_ext.rewards import RewardRunner
 from trl_ext.rewards.by_name import check_reward_name, reward_by_name
-from trl_ext.running.finished import Finished, Sampling, check_loading, find_base, load_finished, run_sampling
+from trl_ext.running.finished import (
+    Finished,
+    Sampling,
+    adapter_base,
+    check_loading,
+    find_base,
+    load_finished,
+    run_sampling,
+)
 from trl_ext.text.rows import render
 
 from .speaker import Speaker
@@ -86,11 +94,12 @@ def plan(
         ValueError: in one sentence, for anything that cannot be used.
     """
     options = {"trust_remote_code": trust_remote_code}
+    given_base, base_model = base_model, base_model or adapter_base(name)
     where = {"option": "DIR", "base_model": base_model, "base_option": "--base_model"}
     source = find_policy(name, options, **where)  # type: ignore[arg-type]
     notes = []
-    if base_model is not None and source.adapter is None:
-        notes.append(f"--base_model has no effect: '{name}' is a whole model, not an adapter.")
+    if given_base is not None and source.adapter is None:
+        notes.append(f"`--base_model` has no effect: '{name}' is a whole model, not an adapter.")
     settings = run_sampling(name).changed(**sampling)
     tokenizer = load_tokenizer(name, options, base_model=base_model)
     conversational = tokenizer.chat_template is not None and not plain
@@ -153,7 +162,7 @@ def _baseline(
         return None, True, [f"The baseline is its base '{source.base}', the same model with the adapter off."]
     if given is not None:
         return (given, find_policy(given, options, option="--baseline")), False, []
-    recorded = find_base(name, source)
+    recorded = find_base(name)
     if recorded is None or _same(recorded, name):
         return None, False, []
     try:

@@ -5,6 +5,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
+from trl_ext.messages.quiet import quiet_imports
 from trl_ext.messages.refusal import refusing
 
 from .parser import CommandParser
@@ -61,6 +62,7 @@ def _parser() -> CommandParser:
 
 
 def _run(arguments: Namespace) -> None:
+    quiet_imports()
     from trl_ext.chatting.start import answer_once, chat
 
     options = vars(arguments)

@@ -16,11 +16,11 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenize
 
 from trl_ext.actor_critic.adapters import saved_quantization
 from trl_ext.actor_critic.loading import load_policy
-from trl_ext.actor_critic.names import PolicySource, check_quantization_library
+from trl_ext.actor_critic.names import PolicySource, check_quantization_library, recorded_base
 from trl_ext.experience.engines import TransformersEngine, eos_token_ids
 from trl_ext.text.tokens import set_padding
 
-__all__ = ["Finished", "Sampling", "check_loading", "find_base", "load_finished", "run_sampling"]
+__all__ = ["Finished", "Sampling", "adapter_base", "check_loading", "find_base", "load_finished", "run_sampling"]
 
 CONFIG = "ppo_config.json"  # the settings of the run, beside every model that the trainer saves
 
@@ -109,13 +109,11 @@ def run_sampling(folder: str) -> Sampling:
     return Sampling(**known)
 
 
-def find_base(name: str, source: PolicySource) -> str | None:
-    """Return the name or folder of the model that training began from, as recorded with a result; None where it is not.
-
-    An adapter names its base. A model card names one for the Hub.
-    """
-    if source.adapter is not None:
-        return source.base
+def find_base(name: str) -> str | None:
+    """Return the model that training began from: as recorded in the folder, or named by its model card; or None."""
+    recorded = recorded_base(Path(name))
+    if recorded is not None:
+        return recorded
     card = Path(name) / "README.md"
     if not card.is_file():
         return None
@@ -124,6 +122,15 @@ def find_base(name: str, source: PolicySource) -> str | None:
     except (OSError, ValueError):
         return None
     return base if isinstance(base, str) else None
+
+
+def adapter_base(name: str) -> str | None:
+    """Return the folder of the base of an adapter as recorded beside it, if it is there.
+
+    The adapter's own configuration may name it relative to the folder that training was started in.
+    """
+    recorded = recorded_base(Path(name))
+    return recorded if recorded is not None and Path(recorded).is_dir() else None
 
 
 def load_finished(

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 # Files of a model folder that say nothing about the model.
-_INCIDENTAL = ("training_args.bin", "README.md", MANIFEST)
+_INCIDENTAL = ("training_args.bin", "README.md", "base_model.json", MANIFEST)
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
 
 
@@ -37,7 +37,7 @@ def set_aside(folder: Path) -> Path:
 _RUN_MARKS = ("ppo_config.json", "summary.json", "checkpoint-*")
 _RUN_FILES = (
     *_RUN_MARKS, "incomplete-checkpoint-*", "critic", "*.safetensors", "*.safetensors.index.json", "*config.json",
-    "quantization.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*",
+    "base_model.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*",
     "training_args.bin", "report.html", "README.md",
 )  # fmt: skip
 
