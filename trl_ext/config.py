@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from ._compat import DICT_FIELDS, BaseConfig
 from .checks.combinations import MAPPINGS, check_combinations, warn_where_doubtful, warn_without_effect
 from .checks.fields import AboveOne, Coefficient, Count, CountOrZero, Fraction, Limits, Positive, check_fields
-from .checks.options import option
+from .checks.options import documented, option
 from .checks.training_arguments import (
     INHERITED_LIMITS,
     check_engine,
@@ -30,6 +30,7 @@ Options = TypeVar("Options")
 
 
 @answers_unknown("setting", "PPOTrainer", TRAINER_ARGUMENTS)
+@documented
 @dataclass
 class PPOConfig(BaseConfig):
     r"""Configuration of [`PPOTrainer`]; a `transformers.TrainingArguments` with the settings of PPO.

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The built site: no warning, no dead link, nothing from another server."""
 
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -75,3 +76,10 @@ def test_nothing_is_loaded_from_another_server(site: Path, pages: dict[str, Page
         assert [link for link in page.loaded if not urljoin(address, link).startswith((f"{HOST}/", "data:"))] == []
     for path in site.rglob("*.css"):
         assert "url(http" not in path.read_text(encoding="utf-8") and "url(//" not in path.read_text(encoding="utf-8")
+
+
+def test_the_reference_shows_the_options_of_the_configuration(site: Path) -> None:
+    html = (site / "reference" / "trainer" / "index.html").read_text(encoding="utf-8")
+    text = " ".join(re.sub(r"<[^>]+>", "", html).split())
+    assert "Initial coefficient of the KL penalty in the reward." in text
+    assert "[`" not in text, "a reference in a docstring is no link"
