@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 
-PACKAGES = ("trl_ext", "recipes", "eval")
+PACKAGES = ("trl_ext", "recipes", "eval", "examples")
 
 # Each layer may import the layers above it in this list and itself; the members of one layer do not import each other.
 # "trl_ext" is the public API in `trl_ext/__init__.py`.
@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"running"}),
     frozenset({"instructions", "chatting", "comparing"}),
     frozenset({"commands"}),
-    frozenset({"recipes", "eval", "__main__"}),
+    frozenset({"recipes", "eval", "examples", "__main__"}),
 )
 
 # Integrations know nothing of the trainer or what is made for it, and it knows nothing of them.
@@ -103,7 +103,7 @@ def imported_modules(tree: ast.Module, file: str) -> Iterator[tuple[int, str]]:
 def component(module: str, root: Path) -> str | None:
     """The part of the design that a dotted name belongs to, or None for other people's modules."""
     top, *rest = module.split(".")
-    if top in ("recipes", "eval"):
+    if top in ("recipes", "eval", "examples"):
         return top
     if top != "trl_ext":
         return None
