@@ -122,8 +122,7 @@ def test_the_baseline_of_an_adapter_is_its_base_without_a_second_copy(tmp_path):
     adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     adapted.save_pretrained(tmp_path / "run")
     tokenizer.save_pretrained(tmp_path / "run")
-    adapted.get_base_model()
-    talk = load(plan(str(tmp_path / "run"), temperature=0.0, max_completion_length=10))
+    talk = load(plan(str(tmp_path / "run"), sampling={"temperature": 0.0, "max_completion_length": 10}))
     ours, theirs = talk.answers("the cat")
     assert talk.speakers[0].model is talk.speakers[1].model
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "base")

@@ -3,14 +3,13 @@
 
 import contextlib
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from transformers.utils import logging
 
-from trl_ext.messages.printable import one_line
+from trl_ext.messages.notes import tell, telling_warnings
 
 from .opening import Plan, load, plan
 from .screen import screen_for
@@ -43,7 +42,7 @@ def chat(*, model: str, **options: Any) -> None:
 
     Args:
         model: Name or folder of the model.
-        options: Options of `plan`, `load` and `load_finished`; None where one is not given.
+        options: Options of the command line; None where one is not given.
 
     Raises:
         ValueError, TypeError, RuntimeError, ImportError, OSError: for anything that cannot be used.
@@ -58,31 +57,23 @@ def chat(*, model: str, **options: Any) -> None:
 
 def _open(model: str, options: dict[str, Any]) -> tuple[Talk, Plan]:
     """Check, tell and load; messages go to the standard error output."""
-    loading = {name: options[name] for name in ("load_in_4bit", "device", "trust_remote_code")}
-    own = {"dtype": options.pop("dtype"), "seed": options.pop("seed")}
-    options["rewards"] = options.pop("reward")
+    seed, names = options.pop("seed"), ("temperature", "top_p", "max_completion_length")
+    sampling = {name: options.pop(name) for name in names}
+    options |= {"rewards": options.pop("reward"), "with_baseline": not options.pop("no_baseline")}
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    planned = plan(model, **options)
-    for note in [_settings(planned), *planned.notes]:
-        _tell(note)
-    with warnings.catch_warnings(record=True) as caught:
-        talk = load(planned, **own, **loading)
-    for warning in caught:
-        if issubclass(warning.category, UserWarning):
-            _tell(f"warning: {warning.message}")
-    return talk, planned
+    planned = plan(model, sampling=sampling, **options)
+    for note in [_settings(planned), *planned.pair.notes]:
+        tell(note)
+    with telling_warnings():
+        return load(planned, seed=seed), planned
 
 
 def _settings(planned: Plan) -> str:
     sampling = planned.sampling
     how = "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}"
     what = "conversation" if planned.conversational else "continues texts"
-    return f"{planned.name}: {what}, {how}, at most {sampling.max_completion_length} tokens."
-
-
-def _tell(message: str) -> None:
-    print(one_line(message, 1000), file=sys.stderr, flush=True)
+    return f"{planned.pair.name}: {what}, {how}, at most {sampling.max_completion_length} tokens."
 
 
 def _reader() -> Callable[[], str]:

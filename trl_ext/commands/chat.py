@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from trl_ext.messages.quiet import quiet_imports
+from trl_ext.messages.notes import quiet_imports
 from trl_ext.messages.refusal import refusing
 
 from .parser import CommandParser

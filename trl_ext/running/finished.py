@@ -170,7 +170,7 @@ def load_finished(
     return Finished(model, tokenizer, source)
 
 
-def check_loading(name: str, source: PolicySource, *, load_in_4bit: bool, device: str | None) -> None:
+def check_loading(*, load_in_4bit: bool, device: str | None) -> None:
     """Refuse a device that is not there, and a quantization whose library is not installed.
 
     Raises:

@@ -1,0 +1,50 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The rewards of a command line: `--reward SPEC`, repeated, and `--reward_weights`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trl_ext.rewards import RewardRunner
+from trl_ext.rewards.by_name import check_reward_name, reward_by_name
+
+__all__ = ["check_rewards", "load_rewards"]
+
+
+def check_rewards(specs: Sequence[str], weights: Sequence[float] | None) -> None:
+    """Refuse rewards that are not found, and weights that are not one for each, before a model is loaded.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    if weights is not None and len(weights) != len(specs):
+        raise ValueError(
+            f"`--reward_weights` has {len(weights)} numbers for {len(specs)} rewards; give one for each `--reward`."
+        )
+    for spec in specs:
+        check_reward_name(spec)
+
+
+def load_rewards(
+    specs: Sequence[str],
+    weights: Sequence[float] | None = None,
+    *,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    device: str | None = None,
+) -> RewardRunner | None:
+    """Load rewards by name; a sample that one fails on has no reward, and does not end the command.
+
+    Returns:
+        Their runner, or None where there is no reward.
+
+    Raises:
+        ValueError: as `reward_by_name` and `RewardRunner` raise.
+    """
+    if not specs:
+        return None
+    return RewardRunner(
+        [reward_by_name(spec) for spec in specs],
+        weights=weights,
+        max_reward_failures=1.0,
+        chat_template_kwargs=dict(chat_template_kwargs or {}),
+        device=device,
+    )
