@@ -11,7 +11,7 @@ import yaml
 
 from .command_lines import check_command, commands, run_script
 from .local_names import LocalNames
-from .pages import PAGES, Block, blocks, page_name
+from .pages import PAGES, ROOT, Block, blocks, page_name
 
 # On TRL 1.12 only the pages run that need it; on newer TRL, every page without the blocks that need 1.12.
 WITH_BLOCKS = [page for page in PAGES if blocks(page)]
@@ -34,6 +34,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> LocalNames:
 def test_blocks_run(page: Path, local: LocalNames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    for folder in ("recipes", "examples"):  # as in a clone
+        (tmp_path / folder).symlink_to(ROOT / folder)
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
         if block.needs and not _installed(block.needs):
