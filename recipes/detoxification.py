@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,8 +35,8 @@ from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.config import PPOConfig
 from trl_ext.evaluation.detoxification import goals, measure
 from trl_ext.monitoring.progress import PhaseProgress
-from trl_ext.reports.detoxification import report, summarize
-from trl_ext.reports.summary import print_before_after, write_summary
+from trl_ext.reports.detoxification import begin, report, summarize
+from trl_ext.reports.summary import print_before_after
 from trl_ext.rewards import LengthReward, ToxicityReward
 from trl_ext.running.cli import RecipeParser, check_launch, check_output_dir, newest_checkpoint, run
 from trl_ext.running.data import cut_prompts, load_prompts, rename_prompts, split_prompts, wrap_in_conversation
@@ -208,16 +208,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         if checkpoint is None and args.process_index == 0 and (aside := set_aside_run(output_dir)) is not None:
             print(f"The earlier run in '{output_dir}' is now in '{aside}'.")
         try:
-            detoxify(trainer, recipe, checkpoint, output_dir, progress)
+            detoxify(trainer, recipe, model_args, checkpoint, output_dir, progress)
         except KeyboardInterrupt as stop:
             raise Interrupted.at("", stop, resume=bool(checkpoints(output_dir))) from None
 
 
 def detoxify(
-    trainer: PPOTrainer, recipe: DetoxArguments, checkpoint: str | None, output_dir: Path, progress: PhaseProgress
+    trainer: PPOTrainer,
+    recipe: DetoxArguments,
+    model_args: ModelConfig,
+    checkpoint: str | None,
+    output_dir: Path,
+    progress: PhaseProgress,
 ) -> None:
     """Measure, train, measure again, and write summary and report."""
-    is_main = trainer.is_world_process_zero()
+    is_main, options = trainer.is_world_process_zero(), (recipe, model_args)
     measured = partial(
         measure,
         policy_of(trainer),
@@ -231,6 +236,7 @@ def detoxify(
     )
     if is_main:
         before = measured("before", frontier=(recipe.frontier_prompts, recipe.frontier_samples))
+        begin(output_dir, trainer, before, options)
     trainer.accelerator.wait_for_everyone()
     with progress.phase("train"):
         with OrderlyStop(trainer):
@@ -239,8 +245,7 @@ def detoxify(
     if is_main:
         after = measured("after", frontier=(recipe.frontier_prompts, min(8, recipe.frontier_samples)))
         summary = summarize(trainer, before, after, progress.take_seconds())
-        report(output_dir / "report.html", trainer, before, after, summary, asdict(recipe), recipe.num_report_samples)
-        write_summary(output_dir / "summary.json", summary)
+        summary = report(output_dir, trainer, before, after, summary, options, recipe.num_report_samples)
         print_before_after("Detoxification", summary, goals(summary))
     if trainer.args.push_to_hub:
         trainer.push_to_hub()

@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ from trl_ext.instructions.settings import StageSettings
 from trl_ext.instructions.stages import Record, fingerprint, read_record, require, run_stage
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
-from trl_ext.reports.summary import write_summary
+from trl_ext.reports.runs import report_of
 from trl_ext.running.cli import RecipeParser, check_output_dir, run
 from trl_ext.running.folders import locked
 from trl_ext.running.interrupts import Interrupted
@@ -168,23 +167,21 @@ class Pipeline:
         seconds = {name: record.seconds for name, record in records.items() if record is not None}
         kinds = rows["kind"][:] if "kind" in rows.column_names else None
         summary = comparison.summarize(before, after, kinds, reward.result, seconds | progress.take_seconds())
-        summary["alarms"] = ppo.result["alarms"]
+        summary |= {"alarms": ppo.result["alarms"], "train_seconds": ppo.seconds, **showing.course(ppo.result)}
         runs = {self.run.ppo_folder: ppo.result}
         if self.run.compare_with is not None:
             runs[self.run.compare_with] = comparison.read_run(self.output_dir / self.run.compare_with)
-        showing.report(
-            target / "report.html",
+        summary = showing.report(
+            target,
             before,
             after,
             summary,
             runs=runs,
             reward=reward.result,
-            config={name: value for part in self.options for name, value in asdict(part).items()} | self.args.to_dict(),
-            kl_target=self.args.kl_target,
+            about=report_of(trainer, title="Instruction following", options=(*self.options, self.model_args)),
             num_samples=self.run.num_report_samples,
             embedded=self.is_embedded,
         )
-        write_summary(target / "summary.json", summary)
         showing.print_summary(summary)
         return target / "summary.json"
 

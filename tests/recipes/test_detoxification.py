@@ -21,7 +21,7 @@ from recipes.detoxification import CONFIGS, DetoxArguments, make_parser, resolve
 from tests import tiny_models
 from trl_ext.config import PPOConfig
 from trl_ext.folders import commit
-from trl_ext.reports import detoxification as reports_detoxification
+from trl_ext.reports import runs as reports_runs
 from trl_ext.running.cli import check_output_dir, newest_checkpoint, run
 
 
@@ -256,7 +256,7 @@ def test_a_run_leaves_model_summary_and_report(assets, tmp_path, capsys, monkeyp
     assert summary["num_eval_prompts"] == 6
     assert summary["kl"] != 0 and summary["seconds"] > 0
     report = (tmp_path / "out" / "report.html").read_text()
-    assert "Before and after" in report and "mean length" in report
+    assert "Samples" in report and "Mean length" in report
     before = AutoModelForCausalLM.from_pretrained(assets / "lm").state_dict()
     after = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     assert before.keys() == after.keys()
@@ -266,7 +266,7 @@ def test_a_run_leaves_model_summary_and_report(assets, tmp_path, capsys, monkeyp
 @pytest.fixture
 def no_report(monkeypatch):
     """Drawing the report takes longer than these runs; one test reads it."""
-    monkeypatch.setattr(reports_detoxification, "write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr(reports_runs, "write_page", lambda *args, **kwargs: None)
 
 
 def test_a_policy_that_did_not_move_measures_the_same_twice(assets, tmp_path, no_report):
@@ -297,7 +297,7 @@ INTERRUPTED = """
 import sys
 from transformers import Trainer
 from recipes import detoxification
-from trl_ext.reports import detoxification as reports_detoxification
+from trl_ext.reports import runs as reports_runs
 from trl_ext.running.cli import run
 from tests.recipes.killed_recipe import InterruptAt
 

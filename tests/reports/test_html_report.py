@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trl_ext.reports import plots
+from trl_ext.reports import drawing, plots
+from trl_ext.reports import result_plots as plots_of_results
 from trl_ext.reports.report import write_report
 
 EVERY_PLOT = [
-    *("frontier", "histogram", "reward", "kl", "kl-coef", "entropy", "value-loss", "explained-variance"),
-    *("length", "terminated", "clip-fraction", "approx-kl"),
+    *("reward", "kl", "frontier", "histogram", "kl-coef", "length", "entropy", "terminated", "explained-variance"),
+    *("value-loss", "clip-fraction", "approx-kl", "skipped", "grad-norm", "learning-rate", "speed", "time"),
 ]
 LOGGED = {
     **{"reward": 0.5, "reward_std": 0.2, "kl": 1.0, "kl_coef": 0.7, "entropy": 3.0, "policy_loss": 0.0},
     **{"value_loss": 0.4, "approx_kl": 0.01, "clip_fraction": 0.1, "explained_variance": 0.3},
-    **{"completions/mean_length": 9.0, "completions/terminated_fraction": 0.9},
+    **{"completions/mean_length": 9.0, "completions/terminated_fraction": 0.9, "skipped_minibatches": 0.0},
+    **{"grad_norm": 1.5, "learning_rate": 1e-5, "tokens_per_second": 900.0},
+    **{"time/generate": 2.0, "time/score": 0.5, "time/evaluate": 0.5, "time/learn": 1.0},
 }
 NASTY = "<script>alert('x')</script> & \"quoted\" $\\frac{$ [/b] \ud83d"
 VOID = {"meta", "br"}
@@ -41,6 +44,7 @@ def _everything(**changes: Any) -> dict[str, Any]:
         "histograms": {"before": [0.1, 0.9], "after": [0.1, 0.2]},
         "kl_target": 1.0,
         "frontier": [(1.0, 2.0), (0.0, 0.0)],
+        "measured": [{"name": "before", "kl": 0.0, "reward": 0.1}, {"name": "after", "kl": 0.9, "reward": 1.0}],
         "config": {"learning_rate": 6e-5},
         "notes": "A note.",
     }
@@ -101,7 +105,8 @@ def test_every_plot_is_there_when_its_data_are(full_page: Page):
         *(("kl_coef", "kl-coef"), ("entropy", "entropy"), ("value_loss", "value-loss")),
         *(("explained_variance", "explained-variance"), ("completions/mean_length", "length")),
         *(("completions/terminated_fraction", "terminated"), ("clip_fraction", "clip-fraction")),
-        *(("approx_kl", "approx-kl"), ("reward", "reward"), ("kl", "kl")),
+        *(("approx_kl", "approx-kl"), ("reward", "reward"), ("kl", "kl"), ("skipped_minibatches", "skipped")),
+        *(("grad_norm", "grad-norm"), ("learning_rate", "learning-rate"), ("tokens_per_second", "speed")),
     ],
 )
 def test_a_plot_needs_no_other_key(key: str, plot: str):
@@ -124,6 +129,7 @@ def test_values_that_are_no_numbers_are_left_out(tmp_path: Path):
             log_history=[*broken, *_history()],
             histograms={"before": [*bad, 0.5], "after": bad},
             frontier=[*((value, 1.0) for value in bad), *((0.5, value) for value in bad), (0.1, 0.2)],
+            measured=[{"kl": value, "reward": 1.0, "low": value} for value in [*bad, 0.5]],
             kl_target=math.nan,
             summary={f"{index}_after": value for index, value in enumerate(bad)},
         ),
@@ -198,13 +204,13 @@ def test_summary_rows_by_hand(tmp_path: Path):
         "empty_fraction_after": ("<=", 0.02),
     }
     rows = _rows(_page(tmp_path, title="t", summary=summary, thresholds=thresholds))
-    assert ["toxicity", "0.5", "0.125", "0.25", "≤ 0.125", "✓ passed"] in rows
-    assert ["mean length tokens", "8", "4", "0.5", "≥ 6.4", "✗ failed"] in rows
+    assert ["toxicity", "50.0%", "12.5%", "0.25", "≤ 12.5%", "✓ passed"] in rows
+    assert ["mean length tokens", "8", "4", "0.5", "≥ 6.4", "✗ missed"] in rows
     assert ["perplexity", "0", "125", "–", "", ""] in rows
-    assert ["empty fraction", "–", "–", "–", "≤ 0.02", "✗ failed"] in rows
-    assert ["kl nats per completion", "1.5", "≤ 1.5", "✓ passed"] in rows
+    assert ["empty completions", "–", "–", "–", "≤ 2.0%", "✗ missed"] in rows
+    assert ["KL to the initial model nats per completion", "1.5", "≤ 1.5", "✓ passed"] in rows
     assert ["episodes", "3,840", "", ""] in rows
-    assert ["seconds", "1,234", "", ""] in rows
+    assert ["time s", "1,234", "", ""] in rows
 
 
 def test_what_may_be_negative_has_no_quotient(tmp_path: Path):
@@ -215,13 +221,13 @@ def test_what_may_be_negative_has_no_quotient(tmp_path: Path):
 
 def test_nan_does_not_pass_a_threshold(tmp_path: Path):
     page = _page(tmp_path, title="t", summary={"kl": math.nan}, thresholds={"kl": ("<=", 1.5)})
-    assert ["kl nats per completion", "nan", "≤ 1.5", "✗ failed"] in _rows(page)
+    assert ["KL to the initial model nats per completion", "nan", "≤ 1.5", "✗ missed"] in _rows(page)
 
 
 def test_summary_without_thresholds_has_no_verdicts(tmp_path: Path):
     page = _page(tmp_path, title="t", summary={"kl": 1.0})
-    assert ["kl nats per completion", "1"] in _rows(page)
-    assert "limit" not in page.text
+    assert ["KL to the initial model nats per completion", "1"] in _rows(page)
+    assert "goal" not in page.text
 
 
 def test_unknown_relation_is_refused(tmp_path: Path):
@@ -250,7 +256,7 @@ def test_before_and_after_examples(tmp_path: Path):
         },
     ]
     text = _page(tmp_path, title="t", samples=samples, score_name="rudeness").text
-    for expected in ("The bus", " is awful", "before · rudeness 0.938", "(empty)", "user: Hi", "assistant: y"):
+    for expected in ("The bus is awful", "The bus (empty)", "before · rudeness 0.938", "user: Hi", "assistant: y"):
         assert expected in text
     assert "None" not in text
 
@@ -270,16 +276,21 @@ def test_configuration_hides_tokens(tmp_path: Path):
         assert row in _rows(page)
 
 
-def test_path_is_taken_from_the_log():
-    history = [{"kl": 0.0, "reward": 1.0}, {"kl": 0.5}, {"kl": math.nan, "reward": 2.0}, {"kl": 1.0, "reward": 3.0}]
-    drawn = plots.frontier_plot(None, history)
-    whole = plots.frontier_plot(None, [history[0], history[3]])
+def test_the_frontier_shows_measured_points_and_no_rollouts(tmp_path: Path):
+    points: list[dict[str, Any]] = [{"kl": 0.0, "reward": 1.0}, {"kl": math.nan, "reward": 2.0}]
+    points.append({"kl": 1.0, "reward": 3.0})
+    drawn = plots_of_results.frontier_plot(None, points)
+    whole = plots_of_results.frontier_plot(None, [points[0], points[2]])
     assert drawn is not None and whole is not None and _paths(drawn.svg) == _paths(whole.svg)
+    assert plots_of_results.frontier_plot([(0.0, 1.0), (1.0, 2.0)], []) is None
+    page = _page(tmp_path, title="t", log_history=_history(), frontier=[(0.0, 1.0), (1.0, 2.0)])
+    assert "frontier" not in page.plots
 
 
 def test_optimum_is_drawn_from_low_to_high_kl():
-    in_order = plots.frontier_plot([(0.0, 0.0), (0.5, 1.0), (1.0, 1.5)], [])
-    shuffled = plots.frontier_plot([(1.0, 1.5), (0.0, 0.0), (0.5, 1.0)], [])
+    point = [{"kl": 0.4, "reward": 0.5}]
+    in_order = plots_of_results.frontier_plot([(0.0, 0.0), (0.5, 1.0), (1.0, 1.5)], point)
+    shuffled = plots_of_results.frontier_plot([(1.0, 1.5), (0.0, 0.0), (0.5, 1.0)], point)
     assert in_order is not None and shuffled is not None
     assert _paths(in_order.svg) == _paths(shuffled.svg)
 
@@ -288,20 +299,18 @@ def test_long_runs_are_smoothed_over_faint_points():
     few = plots.training_plots([{"step": i, "entropy": (-1.0) ** i} for i in range(30)])[0]
     many = plots.training_plots([{"step": i, "entropy": (-1.0) ** i} for i in range(100)])[0]
     assert "stroke-opacity: 0.25" in many.svg and "stroke-opacity: 0.25" not in few.svg
-    path = plots.frontier_plot(None, [{"kl": i / 1000, "reward": i / 1000} for i in range(1000)])
-    assert path is not None and 250 < path.svg.count("<use") < 400
 
 
 def test_smoothing_keeps_a_straight_line_and_its_ends_near():
     line = np.linspace(3.0, 5.0, 101)
-    smooth = plots.moving_average(line)
+    smooth = drawing.moving_average(line)
     assert smooth[10:-10] == pytest.approx(line[10:-10], abs=1e-12)
     assert abs(smooth - line).max() < 0.05
-    assert plots.moving_average(np.ones(77)) == pytest.approx(np.ones(77), abs=1e-12)
+    assert drawing.moving_average(np.ones(77)) == pytest.approx(np.ones(77), abs=1e-12)
 
 
 def test_scores_outside_the_unit_interval_have_a_histogram():
-    plot = plots.histogram_plot({"before": [-3.0, 4.0], "after": [2.0]}, "logit")
+    plot = plots_of_results.histogram_plot({"before": [-3.0, 4.0], "after": [2.0]}, "logit")
     assert plot is not None
     assert plot.caption == "before: mean 0.5 over 2 completions; after: mean 2 over 1 completions."
 

@@ -1,10 +1,12 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Measures and goals of a detoxification: toxicity, fluency, variety and length, before and after training."""
 
+import math
 import statistics
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from trl_ext.text.decoding import as_completions
 from trl_ext.text.ngrams import distinct_n
 from trl_ext.text.rows import Text
 
-from .intervals import bootstrap_mean
+from .intervals import bootstrap, bootstrap_mean, wilson
 from .perplexity import perplexity
 from .sampling import Likelihoods, Policy, Samples
 from .toxicity import THRESHOLD, toxic_fraction
@@ -30,6 +32,7 @@ class Measured(NamedTuple):
         numbers: What `judge` returns for them.
         scores: The judge's probability that each completion is toxic, P numbers.
         rewards: Training rewards of K completions for each of the first F prompts, float64, shape (F, K).
+        frontier_kl: KL to the reference on those F * K completions, in nats per completion; NaN without any.
     """
 
     samples: Samples
@@ -37,6 +40,7 @@ class Measured(NamedTuple):
     numbers: dict[str, Any]
     scores: list[float]
     rewards: Tensor
+    frontier_kl: float = math.nan
 
 
 def measure(
@@ -71,11 +75,13 @@ def measure(
         likelihoods = policy.likelihoods(samples)
         numbers, scores = judge(samples, likelihoods, judge_model, toxic_label, seed)
     repeated = [prompt for prompt in prompts[: frontier[0]] for _ in range(frontier[1])]
-    totals = torch.zeros(0, dtype=torch.float64)
+    totals, frontier_kl = torch.zeros(0, dtype=torch.float64), math.nan
     if repeated:
         with progress.phase(f"frontier_{time}", len(repeated)) as advance:
-            totals = score(rewards, policy.sample(repeated, seed + 1, advance), missing_eos_penalty)
-    return Measured(samples, likelihoods.kl, numbers, scores, totals.view(-1, frontier[1]))
+            drawn = policy.sample(repeated, seed + 1, advance)
+            totals = score(rewards, drawn, missing_eos_penalty)
+            frontier_kl = policy.likelihoods(drawn).kl
+    return Measured(samples, likelihoods.kl, numbers, scores, totals.view(-1, frontier[1]), frontier_kl)
 
 
 def score(rewards: RewardRunner, samples: Samples, missing_eos_penalty: float | None = None) -> Tensor:
@@ -100,20 +106,26 @@ def judge(
         seed: Of the bootstrap.
 
     Returns:
-        `toxicity` (fraction that the judge calls toxic), `toxicity_ci95` (bootstrap over prompts), `perplexity` under
-        the reference, `distinct_2` (of words), `mean_length` (tokens), `empty_fraction`; and the probabilities.
+        `toxicity` (fraction that the judge calls toxic), `perplexity` under the reference, `distinct_2` (of words),
+        `mean_length` (tokens), `empty_fraction`, and for each but `distinct_2` the ends of its 95% interval under
+        `<name>_ci95` (bootstrap over prompts, Wilson's for `empty_fraction`); and the probabilities.
     """
     scores = ToxicityReward(model, toxic_label=toxic_label).toxicity(samples.completions)
-    interval = bootstrap_mean([float(p > THRESHOLD) for p in scores], seed=seed)
+    nlls, lengths = likelihoods.ref_nlls.numpy(), np.array(samples.lengths)
+    intervals = {
+        "toxicity": bootstrap_mean([float(p > THRESHOLD) for p in scores], seed=seed),
+        "perplexity": bootstrap(lambda i: perplexity(nlls[i].sum(), int(lengths[i].sum())), len(nlls), seed=seed),
+        "mean_length": bootstrap_mean(samples.lengths, seed=seed),
+        "empty_fraction": wilson(sum(samples.empty), len(samples.empty)),
+    }
     numbers = {
         "toxicity": toxic_fraction(scores),
-        "toxicity_ci95": [interval.low, interval.high],
         "perplexity": perplexity(float(likelihoods.ref_nlls.sum()), sum(samples.lengths)),
         "distinct_2": distinct_n([text.split() for text in samples.completions], 2),
         "mean_length": statistics.fmean(samples.lengths),
         "empty_fraction": 1 - samples.empty.count(False) / len(samples.empty),
     }
-    return numbers, scores
+    return numbers | {f"{name}_ci95": [ends.low, ends.high] for name, ends in intervals.items()}, scores
 
 
 def goals(summary: Mapping[str, Any]) -> dict[str, tuple[str, float]]:

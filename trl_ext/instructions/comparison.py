@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import Dataset
 
+from trl_ext.evaluation.intervals import bootstrap_mean
 from trl_ext.evaluation.judges import compare_scores
 from trl_ext.evaluation.sampling import Policy, Samples
 from trl_ext.evaluation.win_rates import bootstrap_win_rate, count
+from trl_ext.reports.runs import paired_change
 from trl_ext.rewards import RewardFunction, RewardRunner
 from trl_ext.text.decoding import as_completions
 
@@ -78,22 +80,28 @@ def summarize(
             "gold_win_rate_low": rate.low,
             "gold_win_rate_high": rate.high,
             "gold_ties": outcomes.count(0) / len(outcomes),
-            "gold_before": float(np.mean(before.gold)),
-            "gold_after": float(np.mean(after.gold)),
+            **_compared("gold", before.gold, after.gold),
         }
         if kinds is not None:
             summary["by_kind"] = by_kind(kinds, before.gold, after.gold)
     return summary | {
         "reward_model_accuracy": reward["accuracy"]["estimate"] if "accuracy" in reward else None,
         "reward_model": reward,
-        "proxy_before": float(np.mean(before.proxy)),
-        "proxy_after": float(np.mean(after.proxy)),
+        **_compared("proxy", before.proxy, after.proxy),
         "kl": after.kl,
-        "mean_length_before": float(np.mean(before.samples.lengths)),
-        "mean_length_after": float(np.mean(after.samples.lengths)),
+        **_compared("mean_length", before.samples.lengths, after.samples.lengths),
         "num_eval_prompts": len(before.proxy),
         "seconds": seconds,
     }
+
+
+def _compared(name: str, before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
+    """Return the means before and after on the same prompts, with their 95% intervals and that of the change."""
+    numbers: dict[str, Any] = {}
+    for time, values in (("before", before), ("after", after)):
+        found = bootstrap_mean(values)
+        numbers |= {f"{name}_{time}": found.estimate, f"{name}_ci95_{time}": [found.low, found.high]}
+    return numbers | {f"{name}_change_ci95": paired_change(before, after, seed=0)}
 
 
 def by_kind(kinds: Sequence[str], before: Sequence[float], after: Sequence[float]) -> dict[str, dict[str, float]]:

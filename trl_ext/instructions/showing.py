@@ -2,6 +2,7 @@
 """Tables and the report at the end of the instruction recipe."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trl_ext.evaluation.quantities import duration
 from trl_ext.evaluation.reward_models import RewardModelReport
 from trl_ext.messages.printable import one_line
-from trl_ext.monitoring.reward_hacking import Alarm
-from trl_ext.reports.hacking_plots import overoptimization_plot
-from trl_ext.reports.report import paired_samples, write_report
-from trl_ext.reports.reward_model import reward_model_plots
+from trl_ext.reports.content import Report
+from trl_ext.reports.runs import write_run
+from trl_ext.reports.samples import sorted_samples
 
 from .comparison import Measured
 
+NOTE = (
+    "The reward model learned from pairs ranked by the judge, some of them wrongly; PPO saw the reward model alone. The "
+    "judge's gold reward is measured and never trained on."
+)
 GOALS = {"gold_win_rate": (">=", 0.65), "gold_win_rate_low": (">=", 0.55), "reward_model_accuracy": (">=", 0.8)}
 
 
@@ -48,8 +53,18 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
         before, after = f"{summary['gold_before']:.3f}", f"{summary['gold_after']:.3f}"
         table.add_row("all", before, after, interval, str(summary["num_eval_prompts"]))
         console.print(table)
-    seconds = ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items())
-    console.print(f"KL {summary['kl']:.2f} nats per completion; seconds: {seconds}")
+    if summary.get("verdict"):
+        console.print(Text(str(summary["verdict"])))
+    console.print(", ".join(f"{name} {duration(value)}" for name, value in summary["seconds"].items()))
+
+
+def course(ppo: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `episodes` and `kl_last_third` of what the PPO stage left."""
+    history = ppo["log_history"]
+    episodes = [entry["episodes"] for entry in history if "episodes" in entry]
+    kls = [entry["kl"] for entry in history if "kl" in entry]
+    late = kls[-max(1, len(kls) // 3) :]
+    return {"episodes": max(episodes, default=None), "kl_last_third": sum(late) / len(late) if late else None}
 
 
 def report(
@@ -60,40 +75,41 @@ def report(
     *,
     runs: Mapping[str, Mapping[str, Any]],
     reward: Mapping[str, Any],
-    config: Mapping[str, Any],
-    kl_target: float | None,
+    about: Report,
     num_samples: int,
     embedded: bool,
-) -> None:
-    """Write `report.html`.
+) -> dict[str, Any]:
+    """Write `report.html`, `report_data.json` and `summary.json`, and return the summary with its verdict.
 
     Args:
+        path: Folder of the three.
+        before: Measurement of the initial policy.
+        after: Measurement of the trained policy.
+        summary: As `comparison.summarize` returns it.
         runs: `log_history` and `alarms` of this run, and of one to compare it with, by name.
         reward: What the `reward` stage left.
+        about: What `report_of` says of the trainer.
         num_samples: Completions to show.
         embedded: Whether the goals of the embedded example apply.
     """
     marks = (before.gold or before.proxy, after.gold or after.proxy)
-    flat = {key: value for key, value in summary.items() if isinstance(value, int | float)}
-    name = "gold reward" if before.gold is not None else "proxy reward"
-    histories = {run: result["log_history"] for run, result in runs.items()}
-    alarms = {run: [Alarm(**alarm) for alarm in result["alarms"]] for run, result in runs.items()}
-    about_reward = reward_model_plots(RewardModelReport.from_dict(reward)) if "accuracy" in reward else []
-    write_report(
-        path,
-        title="Instruction following",
-        log_history=next(iter(histories.values())),
-        summary=flat,
-        samples=paired_samples(before.samples, after.samples, *marks, num_samples),
-        histograms={"before": marks[0], "after": marks[1]},
-        kl_target=kl_target,
-        config=config,
-        notes="The reward model learned from pairs ranked by the judge, some of them wrongly; PPO saw the reward model "
-        "alone. The judge's gold reward is measured and never trained on."
-        if embedded
-        else None,
+    (name, run), *others = runs.items()
+    samples = sorted_samples(before.samples, after.samples, *marks, num_samples, "higher")
+    content = replace(
+        about,
+        summary=summary,
         thresholds=GOALS if embedded else None,
-        signed=("proxy",),  # it is 0 on average before PPO
-        score_name=name,
-        extra_plots=[overoptimization_plot(histories, alarms), *about_reward],
+        log_history=run["log_history"],
+        samples=samples.samples,
+        sample_counts=samples.counts,
+        histograms={"before": marks[0], "after": marks[1]},
+        notes=NOTE if embedded else None,
+        signed=("proxy", "gold"),  # they may be 0 on average before PPO
+        score_name="gold reward" if before.gold is not None else "proxy reward",
+        score_better="higher",
+        name=name,
+        other_runs={other: result["log_history"] for other, result in others},
+        alarms={run: result["alarms"] for run, result in runs.items()},
+        reward_model=reward if "accuracy" in reward else None,
     )
+    return write_run(path, content)

@@ -3,11 +3,13 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from trl_ext.files import without_nan, write_json
+from trl_ext.messages.places import without_places
+from trl_ext.messages.redaction import redacted
 
 __all__ = ["DATA", "Report"]
 
@@ -33,6 +35,7 @@ class Report:
         frontier: (KL, reward) pairs of the optimum.
         measured: Points for the frontier: `name`, `kl`, `reward` and, where known, the ends `low` and `high` of the
             reward's interval.
+        frontier_caption: Prompts and completions behind `frontier` and `measured`.
         config: Every setting that was in force.
         changed: The names of those that differ from the defaults.
         origin: `model`, `rewards` (names), `reward_weights`, `command`, `commit`, `device`, `versions`.
@@ -59,6 +62,7 @@ class Report:
     kl_target: float | None = None
     frontier: Iterable[Sequence[float]] | None = None
     measured: Sequence[Mapping[str, Any]] = ()
+    frontier_caption: str = ""
     config: Mapping[str, Any] | None = None
     changed: Collection[str] | None = None
     origin: Mapping[str, Any] | None = None
@@ -75,8 +79,21 @@ class Report:
     finished: bool = True
 
     def save(self, folder: Path) -> None:
-        """Write the content into `folder`, from which `Report.load` and `trl_ext report` read it."""
-        write_json(folder / DATA, without_nan(asdict(self)))
+        """Write the content into the run's folder, from which `Report.load` and `trl_ext report` read it."""
+        write_json(folder / DATA, without_nan(asdict(self.cleaned(folder))))
+
+    def cleaned(self, folder: Path) -> "Report":
+        """Return a copy without secrets and without paths of the machine; texts of samples stay as they are.
+
+        Args:
+            folder: Folder of the run; paths in it become relative to it.
+        """
+
+        def clean(value: Any) -> Any:
+            return without_places(redacted(value), folder)
+
+        names = ("title", "summary", "config", "origin", "notes", "reward_model", "frontier_caption")
+        return replace(self, **{name: clean(getattr(self, name)) for name in names})
 
     @classmethod
     def load(cls, folder: Path) -> "Report":
@@ -91,5 +108,7 @@ class Report:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
         except (ValueError, TypeError, AttributeError):
-            raise ValueError(f"'{path}' cannot be read as the content of a report; draw it from a checkpoint by "
-                             "moving that file away.") from None
+            raise ValueError(
+                f"'{path}' cannot be read as the content of a report; draw it from a checkpoint by "
+                "moving that file away."
+            ) from None

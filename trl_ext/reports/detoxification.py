@@ -1,17 +1,32 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Summary and report of a detoxification."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trl_ext.evaluation.detoxification import Measured, goals
 from trl_ext.evaluation.frontier import MIN_ESS, kl_at_reward, optimal_frontier
+from trl_ext.evaluation.intervals import bootstrap_mean
+from trl_ext.evaluation.toxicity import THRESHOLD
+from trl_ext.messages.places import short_name
 from trl_ext.trainer import PPOTrainer
 
-from .report import paired_samples, write_report
+from .content import Report
+from .runs import cost_of, evaluated_points, paired_change, report_of, write_run
+from .samples import sorted_samples
 
-__all__ = ["report", "summarize"]
+__all__ = ["begin", "report", "summarize"]
+
+_TITLE = "Detoxification"
+
+
+def begin(folder: Path, trainer: PPOTrainer, before: Measured, options: Sequence[Any]) -> None:
+    """Save what is known before training, from which `trl_ext report` draws a run that goes on or was interrupted."""
+    content = report_of(trainer, title=_TITLE, options=options, finished=False)
+    content.summary = _numbers("before", before, trainer.args.seed)
+    content.notes = _note(options[0], len(before.scores))
+    content.save(folder)
 
 
 def summarize(trainer: PPOTrainer, before: Measured, after: Measured, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -23,60 +38,90 @@ def summarize(trainer: PPOTrainer, before: Measured, after: Measured, seconds: M
         after: Measurement of the trained policy.
         seconds: Duration of each phase.
     """
-    summary: dict[str, Any] = {}
-    for key in before.numbers:
-        summary |= {f"{key}_before": before.numbers[key], f"{key}_after": after.numbers[key]}
-    rollouts = -(-trainer.state.global_step // trainer.args.steps_per_rollout)
-    trained_kl = [entry["kl"] for entry in trainer.state.log_history if "kl" in entry]
-    last_third = trained_kl[-max(1, len(trained_kl) // 3) :]
+    seed = trainer.args.seed
+    numbers = [_numbers(time, measured, seed) for time, measured in (("before", before), ("after", after))]
+    summary = {key: numbers[i][key] for pair in zip(*numbers, strict=True) for i, key in enumerate(pair)}
     has_frontier = before.rewards.numel() > 0
+    toxic = [[float(score > THRESHOLD) for score in measured.scores] for measured in (before, after)]
+    rewards = [measured.rewards.mean(-1).tolist() if has_frontier else [] for measured in (before, after)]
     return summary | {
+        "toxicity_change_ci95": paired_change(*toxic, seed),
+        "reward_change_ci95": paired_change(*rewards, seed),
         "kl": after.kl,
         "kl_at_optimum": kl_at_reward(before.rewards, float(after.rewards.mean())) if has_frontier else None,
-        "kl_target": trainer.args.kl_target,
-        "kl_last_third": sum(last_third) / len(last_third) if last_third else None,
-        "kl_coef": trainer.kl_controller.coef,
-        "reward_before": float(before.rewards.mean()) if has_frontier else None,
-        "reward_after": float(after.rewards.mean()) if has_frontier else None,
-        "episodes": rollouts * trainer.args.batch_size,
+        **cost_of(trainer, seconds),
         "num_eval_prompts": len(before.scores),
-        "seconds": sum(seconds.values()),
-        "seconds_by_phase": dict(seconds),
     }
 
 
 def report(
-    path: Path,
+    folder: Path,
     trainer: PPOTrainer,
     before: Measured,
     after: Measured,
     summary: Mapping[str, Any],
-    options: Mapping[str, Any],
+    options: Sequence[Any],
     num_samples: int,
-) -> None:
-    """Write `report.html`.
+) -> dict[str, Any]:
+    """Write `report.html`, `report_data.json` and `summary.json`, and return the summary with its verdict.
 
     Args:
-        path: The file.
+        folder: Folder of the run.
         trainer: The trainer, after training.
         before: Measurement of the initial policy.
         after: Measurement of the trained policy.
         summary: As `summarize` returns it.
-        options: The recipe's options, `judge_model` and `toxicity_model` among them.
+        options: The recipe's options, with `judge_model`, and the model's.
         num_samples: Completions shown side by side.
     """
-    frontier = optimal_frontier(before.rewards) if before.rewards.numel() else []
-    write_report(
-        path,
-        title="Detoxification",
-        log_history=trainer.state.log_history,
-        summary={key: value for key, value in summary.items() if isinstance(value, int | float)},
-        samples=paired_samples(before.samples, after.samples, before.scores, after.scores, num_samples),
-        histograms={"before": before.scores, "after": after.scores},
-        kl_target=trainer.args.kl_target,
-        frontier=[(point.kl, point.reward) for point in frontier if point.ess >= MIN_ESS] if frontier else None,
-        config={**options, **trainer.args.to_dict()},
-        notes=f"Toxicity is the fraction of completions that {options['judge_model']} calls toxic; the reward came "
-        f"from {options['toxicity_model']}.",
-        thresholds=goals(summary),
+    content = report_of(trainer, title=_TITLE, options=options)
+    content.summary, content.thresholds = summary, goals(summary)
+    scores = (before.scores, after.scores)
+    texts = (before.samples, after.samples)
+    content.samples, content.sample_counts = sorted_samples(*texts, *scores, num_samples, "lower")
+    content.histograms = dict(zip(("before", "after"), scores, strict=True))
+    content.notes, content.signed = _note(options[0], len(before.scores)), ("reward",)
+    _add_frontier(content, trainer, before, after, summary)
+    return write_run(folder, content)
+
+
+def _numbers(time: str, measured: Measured, seed: int) -> dict[str, Any]:
+    """Return the numbers of one measurement under the names of the summary; without frontier the reward is None."""
+    numbers = {f"{key}_{time}": value for key, value in measured.numbers.items()}
+    reward, interval = None, None
+    if measured.rewards.numel():
+        found = bootstrap_mean(measured.rewards.mean(-1).tolist(), seed=seed)
+        reward, interval = found.estimate, [found.low, found.high]
+    return numbers | {f"reward_{time}": reward, f"reward_ci95_{time}": interval}
+
+
+def _note(recipe: Any, num_prompts: int) -> str:
+    judge, reward = short_name(str(recipe.judge_model)), short_name(str(recipe.toxicity_model))
+    return (
+        f"Toxicity is the fraction of completions that the judge `{judge}` calls toxic, on {num_prompts} evaluation "
+        f"prompts; the judge took no part in training. The reward came from `{reward}`."
     )
+
+
+def _add_frontier(
+    content: Report, trainer: PPOTrainer, before: Measured, after: Measured, summary: Mapping[str, Any]
+) -> None:
+    if not before.rewards.numel():
+        return
+    content.frontier = [(p.kl, p.reward) for p in optimal_frontier(before.rewards) if p.ess >= MIN_ESS]
+    ends = []
+    for time, measured in (("before", before), ("after", after)):
+        low, high = summary[f"reward_ci95_{time}"]
+        point = {"name": time, "kl": measured.frontier_kl, "reward": summary[f"reward_{time}"]}
+        ends.append(point | {"low": low, "high": high})
+    evaluations = evaluated_points(trainer)
+    content.measured = [ends[0], *evaluations, ends[1]]
+    prompts, (drawn, again) = len(before.rewards), (before.rewards.shape[1], after.rewards.shape[1])
+    content.frontier_caption = (
+        f"Optimum: the highest mean reward that any policy can have at each KL, estimated from {drawn} completions of "
+        f"the initial model for each of {prompts} evaluation prompts. Measured: KL and mean reward, with its 95% "
+        f"interval over prompts, before training on those completions and after it on {again} for each of the same "
+        "prompts."
+    )
+    if evaluations:
+        content.frontier_caption += " Points between them: the evaluations during training, on all evaluation prompts."

@@ -15,7 +15,19 @@ from matplotlib.lines import Line2D
 from trl_ext.monitoring.metrics import finite
 from trl_ext.monitoring.samples import shorten
 
-from .plots import BLUE, INK, ORANGE, LogHistory, Plot, add_legend, moving_average, new_figure, plain, to_svg
+from .drawing import (
+    BLUE,
+    INK,
+    ORANGE,
+    LogHistory,
+    Plot,
+    add_legend,
+    moving_average,
+    new_figure,
+    plain,
+    style_axis,
+    to_svg,
+)
 
 
 def overoptimization_plot(
@@ -72,11 +84,8 @@ def hacking_path(log_history: LogHistory) -> np.ndarray:
 
 def _right_axis(left: Axes) -> Axes:
     right = left.twinx()
-    right.set_ylabel("proxy reward", color=INK, fontsize=9)
-    right.tick_params(colors=INK, labelsize=8)
-    right.yaxis.get_offset_text().set(color=INK, fontsize=8)
-    for side, spine in right.spines.items():
-        spine.set(color=INK, alpha=0.5, visible=side == "right")
+    right.set_ylabel("proxy reward", color=INK, fontsize=10)
+    style_axis(right, ("right",))
     return right
 
 

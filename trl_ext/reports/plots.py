@@ -1,312 +1,268 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The plots of the report, as inline SVG that follows the page's colours."""
+"""The plots of what one or several runs logged: rewards by component, KL, and the state of policy and critic."""
 
 from __future__ import annotations
 
-import io
 import itertools
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
+from trl_ext.evaluation.quantities import number_text
+from trl_ext.monitoring.glossary import find, label_of
 from trl_ext.monitoring.metrics import finite
-from trl_ext.monitoring.samples import as_text, shorten
+from trl_ext.monitoring.samples import shorten
 
-LogHistory = Sequence[Mapping[str, Any]]
+from .drawing import (
+    BLUE,
+    DASHES,
+    GREEN,
+    ORANGE,
+    SERIES,
+    LogHistory,
+    Plot,
+    add_legend,
+    count_axis,
+    draw_line,
+    moving_average,
+    new_figure,
+    plain,
+    positions,
+    series,
+    to_svg,
+    value_range,
+)
 
-# Text, axes and grid are drawn in this colour, which no series uses, and it is then replaced by CSS's currentColor, so
-# that one drawing suits a light and a dark page. The series' colours are readable on both.
-INK = "#010203"
-BLUE, ORANGE, GREEN, GREY = "#3b82f6", "#e8752a", "#17a673", "#8b93a1"
-
-_MANY_POINTS = 40
-_MOST_DOTS = 300
 _KL_TOLERANCE = 0.25
-
-
-class Plot(NamedTuple):
-    """One figure: an identifier for the page, title, drawing and caption."""
-
-    slug: str
-    title: str
-    svg: str
-    caption: str = ""
+_LEAST_KL = 0.5  # nats: a KL of 0.01 is drawn near the bottom
+_COMPONENT = re.compile(r"rewards/(.+)/mean")
+_PHASES = {"generate": BLUE, "score": ORANGE, "evaluate": GREEN, "learn": SERIES[3]}
+Runs = Mapping[str, LogHistory]
 
 
 class _Panel(NamedTuple):
+    """One metric over the run.
+
+    Attributes:
+        slug: Identifier of the plot.
+        key: Name in the log.
+        least_top: The vertical axis begins at 0 and ends there or higher.
+        y_range: Its ends, for a metric with limits of its own.
+    """
+
     slug: str
-    title: str
     key: str
-    y_label: str
+    least_top: float = 0.0
     y_range: tuple[float, float] | None = None
 
 
 _PANELS = (
-    _Panel("kl-coef", "KL coefficient", "kl_coef", "coefficient"),
-    _Panel("entropy", "Entropy of the policy", "entropy", "nats per token"),
-    _Panel("value-loss", "Value loss", "value_loss", "squared reward"),
-    _Panel("explained-variance", "Explained variance of the critic", "explained_variance", "fraction", (-1.05, 1.05)),
-    _Panel("length", "Completion length", "completions/mean_length", "tokens"),
-    _Panel(
-        "terminated", "Completions that ended by themselves", "completions/terminated_fraction", "fraction", (0, 1.03)
-    ),
-    _Panel("clip-fraction", "Clipped policy ratios", "clip_fraction", "fraction of tokens"),
-    _Panel("approx-kl", "Change of the policy in one rollout", "approx_kl", "nats per token"),
+    _Panel("kl-coef", "kl_coef"),
+    _Panel("length", "completions/mean_length"),
+    _Panel("entropy", "entropy"),
+    _Panel("terminated", "completions/terminated_fraction", y_range=(0, 1.03)),
+    _Panel("explained-variance", "explained_variance", y_range=(-1.05, 1.05)),
+    _Panel("value-loss", "value_loss"),
+    _Panel("clip-fraction", "clip_fraction", least_top=0.3),
+    _Panel("approx-kl", "approx_kl", least_top=0.02),
+    _Panel("skipped", "skipped_minibatches", y_range=(0, 1.03)),
+    _Panel("grad-norm", "grad_norm"),
+    _Panel("learning-rate", "learning_rate"),
+    _Panel("memory", "memory/peak_gib"),
+    _Panel("speed", "tokens_per_second"),
 )
 
 
-def training_plots(log_history: LogHistory, kl_target: float | None = None) -> list[Plot]:
+def training_plots(
+    log_history: LogHistory | Runs,
+    kl_target: float | None = None,
+    weights: Mapping[str, float] | None = None,
+    steps_per_rollout: int = 1,
+) -> list[Plot]:
     """Draw what was logged during training, over episodes if they were logged and over optimizer steps otherwise.
 
     Args:
-        log_history: `trainer.state.log_history`. A plot whose keys are all missing is left out.
+        log_history: `trainer.state.log_history` of one run, or those of several by name. A plot whose keys are all
+            missing is left out.
         kl_target: Target of the KL controller, in nats per completion.
+        weights: Weights of the reward functions by name, where not all are 1.
+        steps_per_rollout: Optimizer steps on each rollout, for the time by phase.
 
     Returns:
-        The plots for which there are data: `reward`, `kl`, `kl-coef`, `entropy`, `value-loss`, `explained-variance`,
-        `length`, `terminated`, `clip-fraction`, `approx-kl`.
+        The plots for which there are data: `reward`, `kl`, `kl-coef`, `length`, `entropy`, `terminated`,
+        `explained-variance`, `value-loss`, `clip-fraction`, `approx-kl`, `skipped`, `grad-norm`, `learning-rate`,
+        `memory`, `speed`, `time`; of several runs all but the last.
     """
-    positions, x_label = _positions(log_history)
-    plots = [_reward_plot(log_history, positions, x_label), _kl_plot(log_history, positions, x_label, kl_target)]
-    plots += [_panel_plot(panel, log_history, positions, x_label) for panel in _PANELS]
+    runs = log_history if isinstance(log_history, Mapping) else {"": log_history}
+    plots = [_reward_plot(runs, weights or {}), _kl_plot(runs, kl_target)]
+    plots += [_panel_plot(panel, runs) for panel in _PANELS]
+    if len(runs) == 1:
+        plots.append(_time_plot(next(iter(runs.values())), steps_per_rollout))
     return [plot for plot in plots if plot is not None]
 
 
-def histogram_plot(histograms: Mapping[str, Sequence[float]], x_label: str = "toxicity") -> Plot | None:
-    """Overlay the distributions of a score, for example before and after training.
-
-    Args:
-        histograms: Scores by name. Scores that all lie in [0, 1] are binned over exactly that range.
-        x_label: Name of the score.
-
-    Returns:
-        The plot, or None without data.
-    """
-    scores = {as_text(name): _finite_array(values) for name, values in histograms.items()}
-    scores = {name: values for name, values in scores.items() if len(values)}
-    if not scores:
-        return None
-    together = np.concatenate(list(scores.values()))
-    within_unit = together.min() >= 0 and together.max() <= 1
-    edges = np.histogram_bin_edges(together, bins=20, range=(0, 1) if within_unit else None)
-    figure, axes = new_figure(x_label, "fraction of completions")
-    for (name, values), color in zip(scores.items(), itertools.cycle((ORANGE, BLUE, GREEN, GREY)), strict=False):
-        weights = np.full(len(values), 1 / len(values))
-        label = plain(shorten(name, 24))
-        axes.hist(values, list(edges), weights=weights, histtype="stepfilled", color=color, alpha=0.25)
-        axes.hist(values, list(edges), weights=weights, histtype="step", color=color, linewidth=1.5, label=label)
-    axes.set_xlim(edges[0], edges[-1])
-    add_legend(axes)
-    means = [f"{name}: mean {values.mean():.3g} over {len(values)} completions" for name, values in scores.items()]
-    return Plot("histogram", f"Distribution of {x_label}", to_svg(figure, "histogram"), "; ".join(means) + ".")
-
-
-def frontier_plot(frontier: Iterable[Sequence[float]] | None, log_history: LogHistory) -> Plot | None:
-    """Draw the run's way through KL and reward against the best reward that each KL could buy.
-
-    Args:
-        frontier: (KL, reward) pairs of the optimum, in any order.
-        log_history: `trainer.state.log_history`; entries with `kl` and `reward` are drawn, first to last.
-
-    Returns:
-        The plot, or None without data.
-    """
-    optimum = _pairs(frontier or ())
-    path = _pairs((entry.get("kl"), entry.get("reward")) for entry in log_history)
-    if not len(optimum) and not len(path):
-        return None
-    figure, axes = new_figure("KL to the reference (nats per completion)", "reward")
-    if len(optimum):
-        optimum = optimum[np.argsort(optimum[:, 0], kind="stable")]
-        axes.plot(*optimum.T, color=GREEN, linewidth=1.5, marker="o", markersize=3, label="optimum")
-    if len(path):
-        _draw_path(axes, path)
-    add_legend(axes)
-    return Plot("frontier", "Reward bought with KL", to_svg(figure, "frontier"))
-
-
-def _draw_path(axes: Axes, path: np.ndarray) -> None:
-    smooth = (
-        np.stack([moving_average(path[:, 0]), moving_average(path[:, 1])], axis=1) if len(path) > _MANY_POINTS else path
-    )
-    if smooth is not path:
-        thinned = path[:: math.ceil(len(path) / _MOST_DOTS)]
-        axes.scatter(thinned[:, 0], thinned[:, 1], s=4, color=BLUE, alpha=0.25, linewidths=0)
-    axes.plot(*smooth.T, color=BLUE, linewidth=1.5, label="this run")
-    axes.scatter(smooth[0, 0], smooth[0, 1], s=28, facecolors="none", edgecolors=BLUE, zorder=3, label="its start")
-    axes.scatter(smooth[-1, 0], smooth[-1, 1], s=28, color=BLUE, zorder=3, label="its end")
-
-
-def _reward_plot(log_history: LogHistory, positions: Sequence[float], x_label: str) -> Plot | None:
-    x, reward = _series(log_history, positions, "reward")
+def _reward_plot(runs: Runs, weights: Mapping[str, float]) -> Plot | None:
+    if len(runs) > 1:
+        return _panel_plot(_Panel("reward", "reward"), runs, title="Reward")
+    history = next(iter(runs.values()))
+    at, x_label = positions(history)
+    x, reward = series(history, at, "reward")
     if not len(x):
         return None
+    keys = dict.fromkeys(key for entry in history for key in entry if _COMPONENT.fullmatch(key))
     figure, axes = new_figure(x_label, "reward")
-    spreads = [
-        (p, finite(e.get("reward")), finite(e.get("reward_std"))) for p, e in zip(positions, log_history, strict=True)
-    ]
-    band = np.array([point for point in spreads if None not in point], dtype=float).reshape(-1, 3)
-    if len(band) > 1:
-        band_x, middle, spread = band.T
-        low, high = moving_average(middle - spread), moving_average(middle + spread)
-        axes.fill_between(band_x, low, high, color=BLUE, alpha=0.15, linewidth=0, label="one standard deviation")
-    _line(axes, x, reward, label="mean")
-    _evaluations(axes, log_history, positions, "reward")
+    spread = np.concatenate([series(history, at, "reward_std")[1], [0.0]]).max()
+    drawn, captions = [reward], []
+    if len(keys) > 1:
+        colors = itertools.cycle(zip(SERIES[1:], DASHES[1:] * 2, strict=False))
+        for key, (color, style) in zip(keys, colors, strict=False):
+            name = _COMPONENT.fullmatch(key)[1]  # type: ignore[index]
+            weight = weights.get(name, 1.0)
+            at_x, values = series(history, at, key)
+            if len(values):
+                label = shorten(name, 22) if weight == 1 else f"{weight:g} × {shorten(name, 18)}"
+                draw_line(axes, at_x, weight * values, plain(label), color, style)
+                drawn.append(weight * values)
+                captions.append(f"{label}: {_course(weight * values)}")
+    draw_line(axes, x, reward, "weighted sum" if len(keys) > 1 else "mean")
+    if len(keys) <= 1:
+        _spread_band(axes, history, at)
+    drawn.append(_evaluations(axes, history, at, "reward"))
+    # Less than the spread within one rollout is a small change.
+    axes.set_ylim(*value_range(np.concatenate(drawn), 2 * spread))
+    count_axis(axes, x[-1])
     add_legend(axes)
-    return Plot("reward", "Reward", to_svg(figure, "reward"))
+    captions.insert(0, f"Reward: {_course(reward)}")
+    title = "Reward by component" if len(keys) > 1 else "Reward"
+    return Plot("reward", title, to_svg(figure, "reward"), f"{'; '.join(captions)}.", _healthy("reward"))
 
 
-def _kl_plot(log_history: LogHistory, positions: Sequence[float], x_label: str, kl_target: float | None) -> Plot | None:
-    x, kl = _series(log_history, positions, "kl")
-    if not len(x):
-        return None
-    figure, axes = new_figure(x_label, "nats per completion")
-    caption = ""
+def _spread_band(axes: Axes, history: LogHistory, at: Sequence[float]) -> None:
+    rows = [(p, finite(e.get("reward")), finite(e.get("reward_std"))) for p, e in zip(at, history, strict=True)]
+    band = np.array([row for row in rows if None not in row], dtype=float).reshape(-1, 3)
+    if len(band) > 1:
+        x, middle, spread = band.T
+        low, high = moving_average(middle - spread), moving_average(middle + spread)
+        axes.fill_between(x, low, high, color=BLUE, alpha=0.15, linewidth=0, label="one standard deviation")
+
+
+def _kl_plot(runs: Runs, kl_target: float | None) -> Plot | None:
     target = finite(kl_target)
+    found = {name: series(history, positions(history)[0], "kl") for name, history in runs.items()}
+    found = {name: (x, kl) for name, (x, kl) in found.items() if len(x)}
+    if not found:
+        return None
+    figure, axes = new_figure(positions(next(iter(runs.values())))[1], "nats per completion")
+    top, end, captions = [_LEAST_KL], max(x[-1] for x, _ in found.values()), []
     if target is not None:
-        last_third = x[0] + (x[-1] - x[0]) * 2 / 3
         low, high = (1 - _KL_TOLERANCE) * target, (1 + _KL_TOLERANCE) * target
         axes.axhline(target, color=ORANGE, linewidth=1.2, linestyle="--", label="target")
+        top.append(high)
+    for (name, (x, kl)), color in zip(found.items(), itertools.cycle(SERIES), strict=False):
+        draw_line(axes, x, kl, plain(shorten(name, 24)) or "measured", color)
+        top.append(kl.max())
+        late = kl[x >= x[0] + (x[-1] - x[0]) * 2 / 3]
+        caption = f"Over the last third the mean KL is {late.mean():.3g} nats"
+        if target is not None:
+            inside = np.mean((late >= low) & (late <= high))
+            caption += (
+                f" against a target of {target:.3g}; {inside:.0%} of the measurements lie within {_KL_TOLERANCE:.0%} "
+                "of it"
+            )
+        captions.append(f"{name}: {caption[0].lower()}{caption[1:]}." if name else f"{caption}.")
+    if target is not None and len(runs) == 1:
+        begin = x[0] + (x[-1] - x[0]) * 2 / 3
         label = f"within {_KL_TOLERANCE:.0%}, last third"
-        axes.fill_between([last_third, x[-1]], low, high, color=ORANGE, alpha=0.2, linewidth=0, label=label)
-        late = kl[x >= last_third]
-        inside = np.mean((late >= low) & (late <= high))
-        caption = (
-            f"Over the last third the mean KL is {late.mean():.3g} nats against a target of {target:.3g}; "
-            f"{inside:.0%} of the measurements lie within {_KL_TOLERANCE:.0%} of it."
-        )
-    _line(axes, x, kl, label="measured")
-    _evaluations(axes, log_history, positions, "kl")
+        axes.fill_between([begin, x[-1]], low, high, color=ORANGE, alpha=0.2, linewidth=0, label=label)
+    if len(runs) == 1:
+        history = next(iter(runs.values()))
+        top.extend(_evaluations(axes, history, positions(history)[0], "kl"))
+    lowest = min(kl.min() for _, kl in found.values())
+    axes.set_ylim(*value_range([lowest, *top], zero=True))
+    count_axis(axes, end)
     add_legend(axes)
-    return Plot("kl", "KL to the reference", to_svg(figure, "kl"), caption)
+    return Plot("kl", _title("kl"), to_svg(figure, "kl"), " ".join(captions), _healthy("kl"))
 
 
-def _panel_plot(panel: _Panel, log_history: LogHistory, positions: Sequence[float], x_label: str) -> Plot | None:
-    x, y = _series(log_history, positions, panel.key)
-    if not len(x):
+def _panel_plot(panel: _Panel, runs: Runs, title: str | None = None) -> Plot | None:
+    found = {name: series(history, positions(history)[0], panel.key) for name, history in runs.items()}
+    found = {name: (x, y) for name, (x, y) in found.items() if len(x)}
+    if not found:
         return None
-    figure, axes = new_figure(x_label, panel.y_label)
-    _line(axes, x, y, label="training")
-    _evaluations(axes, log_history, positions, panel.key)
+    metric = find(panel.key)
+    unit = "" if metric is None else metric.unit
+    figure, axes = new_figure(positions(next(iter(runs.values())))[1], unit)
+    drawn = []
+    for (name, (x, y)), color in zip(found.items(), itertools.cycle(SERIES), strict=False):
+        draw_line(axes, x, y, plain(shorten(name, 24)) or "training", color)
+        drawn.append(y)
+    if len(runs) == 1:
+        history = next(iter(runs.values()))
+        drawn.append(_evaluations(axes, history, positions(history)[0], panel.key))
+    together = np.concatenate(drawn)
     if panel.y_range is not None:
         low, high = panel.y_range
         # A critic worse than -1 is off the chart; its exact badness would flatten the part that matters.
-        axes.set_ylim(max(low, min(y.min(), high) - 0.05), high if y.max() <= high else None)
+        axes.set_ylim(max(low, min(together.min(), 0) - 0.05), max(high, min(together.max(), 2 * high)))
+    else:
+        axes.set_ylim(*value_range(together, panel.least_top, zero=panel.slug != "reward"))
+    count_axis(axes, max(x[-1] for x, _ in found.values()))
     if len(axes.get_legend_handles_labels()[1]) > 1:
         add_legend(axes)
-    return Plot(panel.slug, panel.title, to_svg(figure, panel.slug))
+    captions = [f"{name}: {_course(y)}" if name else _course(y).capitalize() for name, (_, y) in found.items()]
+    drawing = to_svg(figure, panel.slug)
+    return Plot(panel.slug, title or _title(panel.key), drawing, f"{'; '.join(captions)}.", _healthy(panel.key))
 
 
-def _positions(log_history: LogHistory) -> tuple[list[float], str]:
-    for key, label in (("episodes", "episodes"), ("step", "optimizer steps")):
-        values = [finite(entry.get(key)) for entry in log_history]
-        if any(value is not None for value in values):
-            return _forward_filled(values), label
-    return [float(index) for index in range(len(log_history))], "log entries"
+def _time_plot(history: LogHistory, steps_per_rollout: int) -> Plot | None:
+    at, x_label = positions(history)
+    rows = []
+    for x, entry in zip(at, history, strict=True):
+        seconds = [finite(entry.get(f"time/{phase}")) for phase in _PHASES]
+        if None not in seconds:
+            rows.append([x, *seconds])
+    if not rows:
+        return None
+    x, *seconds = np.array(rows, dtype=float).T
+    seconds[-1] = seconds[-1] * steps_per_rollout  # it is logged for an optimizer step, the others for a rollout
+    figure, axes = new_figure(x_label, "seconds per rollout")
+    if len(x) == 1:
+        x, seconds = np.array([0.0, x[0]]), [np.repeat(values, 2) for values in seconds]
+    labels = [label_of(f"time/{phase}").removeprefix("time for ") for phase in _PHASES]
+    axes.stackplot(x, seconds, labels=labels, colors=list(_PHASES.values()), alpha=0.55, linewidth=0)
+    axes.set_ylim(0, max(np.sum(seconds, axis=0).max() * 1.08, 1e-9))
+    count_axis(axes, x[-1])
+    add_legend(axes)
+    whole = max(sum(values.sum() for values in seconds), 1e-12)
+    shares = [f"{label} {values.sum() / whole:.0%}" for label, values in zip(labels, seconds, strict=True)]
+    healthy = "Sampling usually takes the largest part."
+    return Plot("time", "Time by phase", to_svg(figure, "time"), f"{', '.join(shares).capitalize()}.", healthy)
 
 
-def _forward_filled(values: Sequence[float | None]) -> list[float]:
-    # Evaluations are logged right after the training step they belong to, often without its position.
-    filled, last = [], 0.0
-    for value in values:
-        last = last if value is None else value
-        filled.append(last)
-    return filled
-
-
-def _series(log_history: LogHistory, positions: Iterable[float], key: str) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [(x, finite(entry.get(key))) for x, entry in zip(positions, log_history, strict=True)]
-    kept = [(x, y) for x, y in pairs if y is not None]
-    return np.array([x for x, _ in kept], dtype=float), np.array([y for _, y in kept], dtype=float)
-
-
-def _finite_array(values: Iterable[Any]) -> np.ndarray:
-    return np.array([number for value in values if (number := finite(value)) is not None], dtype=float)
-
-
-def _pairs(points: Iterable[Sequence[Any]]) -> np.ndarray:
-    numbers = [(finite(kl), finite(reward)) for kl, reward in points]
-    return np.array([pair for pair in numbers if None not in pair], dtype=float).reshape(-1, 2)
-
-
-def moving_average(values: np.ndarray) -> np.ndarray:
-    """Return the centred moving average over a twentieth of the points, shape (points,); few points stay as is."""
-    if len(values) <= _MANY_POINTS:
-        return values
-    window = np.ones(max(3, len(values) // 20) // 2 * 2 + 1)
-    # Dividing by the same sum over ones makes the window shorter at both ends, instead of pulling them to zero.
-    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
-
-
-def _line(axes: Axes, x: np.ndarray, y: np.ndarray, label: str) -> None:
-    if len(x) > _MANY_POINTS:
-        axes.plot(x, y, color=BLUE, alpha=0.25, linewidth=0.8)
-        axes.plot(x, moving_average(y), color=BLUE, linewidth=1.6, label=label)
-    else:
-        axes.plot(x, y, color=BLUE, linewidth=1.6, marker="o", markersize=3, label=label)
-
-
-def _evaluations(axes: Axes, log_history: LogHistory, positions: Sequence[float], key: str) -> None:
-    x, y = _series(log_history, positions, f"eval_{key}")
+def _evaluations(axes: Axes, history: LogHistory, at: Sequence[float], key: str) -> np.ndarray:
+    x, y = series(history, at, f"eval_{key}")
     if len(x):
         axes.plot(x, y, color=GREEN, linestyle="none", marker="D", markersize=4, label="evaluation")
+    return y
 
 
-def new_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    """Return an empty figure in the style of the report."""
-    # Figure without pyplot: no global state, so reports may be written from any thread.
-    figure = Figure(figsize=(4.3, 2.8), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
-    axes.set_xlabel(plain(x_label), color=INK, fontsize=9)
-    axes.set_ylabel(plain(y_label), color=INK, fontsize=9)
-    axes.tick_params(colors=INK, labelsize=8)
-    for item in (axes.xaxis.get_offset_text(), axes.yaxis.get_offset_text()):
-        item.set(color=INK, fontsize=8)
-    for side, spine in axes.spines.items():
-        spine.set(color=INK, alpha=0.5, visible=side in ("left", "bottom"))
-    axes.grid(color=INK, alpha=0.12, linewidth=0.6)
-    axes.margins(x=0.02)
-    return figure, axes
+def _course(values: np.ndarray) -> str:
+    """Return first and last value; of many points the means of their first and last twentieth."""
+    if len(values) == 1:
+        return f"{number_text(float(values[0]))} in the only line of the log"
+    ends = max(1, len(values) // 20)
+    first, last = float(values[:ends].mean()), float(values[-ends:].mean())
+    return f"from {number_text(first)} to {number_text(last)}"
 
 
-def add_legend(axes: Axes) -> None:
-    """Name the labelled series."""
-    # Above the axes, where it covers no data.
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        handles,
-        labels,
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=2,
-        fontsize=8,
-        frameon=False,
-        labelcolor=INK,
-        borderaxespad=0.2,
-        columnspacing=1.2,
-        handlelength=1.6,
-    )
+def _title(key: str) -> str:
+    label = label_of(key)
+    return label[:1].upper() + label[1:]
 
 
-def plain(text: str) -> str:
-    """Return a text for matplotlib, which would set what stands between dollar signs as mathematics."""
-    return as_text(text).replace("$", r"\$")
-
-
-def to_svg(figure: Figure, slug: str) -> str:
-    """Return the drawing as inline SVG."""
-    buffer = io.StringIO()
-    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
-    drawing = buffer.getvalue()
-    drawing = drawing[drawing.index("<svg") :].replace(INK, "currentColor")
-    # Several drawings share one page, so their identifiers and the references to them get a prefix.
-    drawing = re.sub(r'\bid="', f'id="{slug}-', drawing)
-    return re.sub(r'(href="|url\()#', rf"\1#{slug}-", drawing)
+def _healthy(key: str) -> str:
+    metric = find(key)
+    return "" if metric is None else metric.healthy

@@ -3,7 +3,7 @@
 
 from trl_ext.evaluation.reward_models import RewardModelReport
 
-from .plots import BLUE, GREEN, GREY, Plot, add_legend, new_figure, to_svg
+from .drawing import BLUE, GREEN, GREY, Plot, add_legend, new_figure, to_svg
 
 
 def reward_model_plots(report: RewardModelReport) -> list[Plot]:

@@ -1,18 +1,30 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Summary and report of any run of `PPOTrainer`, in one call."""
 
+import platform
+import resource
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trl_ext.evaluation.intervals import bootstrap_mean
 from trl_ext.evaluation.scored import Scored
+from trl_ext.messages.places import short_name
+from trl_ext.monitoring.metrics import finite
 from trl_ext.trainer import PPOTrainer
 
-from .report import paired_samples, write_report
+from .content import Report
+from .origin import origin
+from .report import write_page
+from .samples import sorted_samples
+from .settings import settings_in_force
 from .summary import write_summary
+from .verdict import verdict
 
-__all__ = ["report_run", "summary_of"]
+__all__ = ["cost_of", "evaluated_points", "paired_change", "report_of", "report_run", "write_run"]
 
 
 def report_run(
@@ -26,7 +38,10 @@ def report_run(
     num_samples: int = 24,
     output_dir: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Write `report.html` and `summary.json` of a run, on the main process alone.
+    """Write `report.html`, `summary.json` and `report_data.json` of a run, on the main process alone.
+
+    `report_run(trainer)` after `trainer.train()` is enough; with `before` and `after` the report also says what the
+    training changed.
 
     Args:
         trainer: The trainer, after training.
@@ -41,61 +56,146 @@ def report_run(
     Returns:
         The content of `summary.json`.
     """
-    summary = summary_of(trainer, before, after, seconds or {})
-    if not trainer.is_world_process_zero():
-        return summary
-    folder = Path(output_dir or trainer.args.output_dir)
-    pairs = [] if before is None or after is None else _pairs(before, after, num_samples)
-    write_report(
-        folder / "report.html",
-        title=title,
-        log_history=trainer.state.log_history,
-        summary={key: value for key, value in summary.items() if isinstance(value, int | float)},
-        samples=pairs,
-        kl_target=trainer.args.kl_target,
-        config=trainer.args.to_dict(),
-        signed=("reward", *(f"rewards/{name}" for name in trainer.rewards.names)),
-        score_name="reward",
+    report = report_of(trainer, title=title, options=options)
+    summary = _rewards(before, after, trainer.args.seed) | cost_of(trainer, seconds or {})
+    if after is not None:
+        summary["kl"] = after.kl
+    report.summary = summary
+    report.signed = ("reward", *(f"rewards/{name}" for name in trainer.rewards.names))
+    report.score_name, report.score_better = "reward", "higher"
+    if before is not None and after is not None:
+        scores = before.totals, after.totals
+        report.samples, report.sample_counts = sorted_samples(
+            before.samples, after.samples, *scores, num_samples, "higher"
+        )
+        report.histograms = {name: _known(values) for name, values in zip(("before", "after"), scores, strict=True)}
+        start, *ends = [_point(time, summary) for time in ("before", "after")]
+        report.measured = [start | {"kl": before.kl}, *evaluated_points(trainer), *ends]
+        report.frontier_caption = (
+            f"Mean reward and KL, measured on the same {len(before.totals)} prompts before and after training, with "
+            "the 95% interval of the reward; points between them are the evaluations during training."
+        )
+    return write_run(Path(output_dir or trainer.args.output_dir), report, is_main=trainer.is_world_process_zero())
+
+
+def report_of(trainer: PPOTrainer, *, title: str, options: Sequence[Any] = (), finished: bool = True) -> Report:
+    """Return what a report says of a trainer: log, configuration, origin; without samples and summary.
+
+    Args:
+        trainer: The trainer, before, during or after training.
+        title: Heading of the page.
+        options: Dataclasses of the script's own options and of the model's.
+        finished: False before the end of the run.
+    """
+    args, rewards = trainer.args, trainer.rewards
+    config, changed = settings_in_force(args, options)
+    model = trainer.accelerator.unwrap_model(trainer.model).causal_lm
+    about = {
+        "model": short_name(getattr(model.config, "name_or_path", "") or type(model).__name__),
+        "rewards": list(rewards.names),
+        "reward_weights": rewards.weights.tolist(),
+    }
+    return Report(
+        title,
+        log_history=list(trainer.state.log_history),
+        kl_target=args.kl_target,
+        config=config,
+        changed=changed,
+        origin=about | origin(args.device, args.world_size),
+        step=trainer.state.global_step,
+        max_steps=trainer.state.max_steps or None,
+        finished=finished,
     )
-    write_summary(folder / "summary.json", summary)
+
+
+def write_run(folder: Path, report: Report, *, is_main: bool = True) -> dict[str, Any]:
+    """Write page, data and summary of a run into its folder, on the main process; return the summary's content."""
+    summary = {**(report.summary or {}), "verdict": verdict(report)}
+    if is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        report.save(folder)
+        write_page(folder / "report.html", report)
+        write_summary(folder / "summary.json", summary)
     return summary
 
 
-def summary_of(
-    trainer: PPOTrainer, before: Scored | None, after: Scored | None, seconds: Mapping[str, float]
-) -> dict[str, Any]:
-    """Return the content of `summary.json`.
+def cost_of(trainer: PPOTrainer, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return the part of a summary on KL control, episodes, time and memory.
 
     Args:
         trainer: The trainer, after training.
-        before: The initial policy.
-        after: The trained policy.
-        seconds: Duration of each phase.
+        seconds: Duration of each phase of the script; empty for the Trainer's own measurement.
     """
+    history = trainer.state.log_history
+    kls = [entry["kl"] for entry in history if "kl" in entry]
+    times = [entry["train_runtime"] for entry in history if "train_runtime" in entry]
+    train_seconds = seconds.get("train", times[-1] if times else None)
+    return {
+        "kl_target": trainer.args.kl_target,
+        "kl_last_third": statistics.fmean(kls[-max(1, len(kls) // 3) :]) if kls else None,
+        "kl_coef": trainer.kl_controller.coef,
+        "episodes": trainer.args.episodes_at(trainer.state.global_step),
+        "seconds": sum(seconds.values()) if seconds else train_seconds,
+        "train_seconds": train_seconds,
+        "seconds_by_phase": dict(seconds),
+        "peak_memory_gib": _peak_memory(trainer.args.device),
+    }
+
+
+def evaluated_points(trainer: PPOTrainer) -> list[dict[str, Any]]:
+    """Return KL and reward of each evaluation during training, for `Report.measured`."""
+    points = [(finite(entry.get("eval_kl")), finite(entry.get("eval_reward"))) for entry in trainer.state.log_history]
+    return [{"name": "", "kl": kl, "reward": reward} for kl, reward in points if None not in (kl, reward)]
+
+
+def paired_change(before: Sequence[float | None], after: Sequence[float | None], seed: int) -> list[float] | None:
+    """Return the ends of the 95% interval of the mean difference on the same prompts; None without any."""
+    pairs = zip(before, after, strict=True)
+    differences = [new - old for old, new in pairs if old is not None and new is not None]
+    if not differences:
+        return None
+    interval = bootstrap_mean(differences, seed=seed)
+    return [interval.low, interval.high]
+
+
+def _rewards(before: Scored | None, after: Scored | None, seed: int) -> dict[str, Any]:
+    """Return reward, its components and the length before and after, each with its interval."""
     summary: dict[str, Any] = {}
     for time, scored in (("before", before), ("after", after)):
         if scored is None:
             continue
-        means = {"reward": scored.totals} | {f"rewards/{name}": values for name, values in scored.rewards.items()}
-        means["mean_length"] = [float(length) for length in scored.samples.lengths]
-        for name, values in means.items():
-            known = [value for value in values if value is not None]
-            if known:
-                interval = bootstrap_mean(known, seed=trainer.args.seed)
+        for name, values in _measured(scored).items():
+            if known := _known(values):
+                interval = bootstrap_mean(known, seed=seed)
                 summary[f"{name}_{time}"] = interval.estimate
                 summary[f"{name}_ci95_{time}"] = [interval.low, interval.high]
-        summary[f"empty_fraction_{time}"] = sum(scored.samples.empty) / len(scored.samples.empty)
+        summary[f"empty_fraction_{time}"] = statistics.fmean(scored.samples.empty)
         summary["num_eval_prompts"] = len(scored.totals)
-    rollouts = -(-trainer.state.global_step // trainer.args.steps_per_rollout)
-    return summary | {
-        "kl": None if after is None else after.kl,
-        "kl_target": trainer.args.kl_target,
-        "kl_coef": trainer.kl_controller.coef,
-        "episodes": rollouts * trainer.args.batch_size,
-        "seconds": sum(seconds.values()),
-        "seconds_by_phase": dict(seconds),
-    }
+    if before is not None and after is not None:
+        new = _measured(after)
+        for name, values in _measured(before).items():
+            summary[f"{name}_change_ci95"] = paired_change(values, new[name], seed)
+    return summary
 
 
-def _pairs(before: Scored, after: Scored, limit: int) -> list[dict[str, Any]]:
-    return paired_samples(before.samples, after.samples, before.totals, after.totals, limit)  # type: ignore[arg-type]
+def _measured(scored: Scored) -> dict[str, Sequence[float | None]]:
+    components = {f"rewards/{name}": values for name, values in scored.rewards.items()}
+    return {"reward": scored.totals, **components, "mean_length": scored.samples.lengths}
+
+
+def _point(time: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = summary.get(f"reward_ci95_{time}") or (None, None)
+    reward = summary.get(f"reward_{time}")
+    return {"name": time, "kl": summary.get("kl"), "reward": reward, "low": low, "high": high}
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Return the most memory that was in use, in GiB: of the GPU, or of the process without one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    return size / (2**30 if platform.system() == "Darwin" else 2**20)

@@ -51,7 +51,7 @@ def _default(field: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as it is in JSON: enumerations by their values, tuples as lists, what JSON has no form for as text."""
+    """Return a value as JSON has it: enumerations by their values, tuples as lists, other objects as text."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, dict):

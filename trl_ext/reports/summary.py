@@ -7,37 +7,59 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from trl_ext.evaluation.quantities import compared, interval_text, quantity, value_text
 from trl_ext.files import without_nan, write_json
+from trl_ext.messages.places import without_places
 from trl_ext.messages.redaction import redacted
+
+from .verdict import goal_text, is_met
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write `summary` as JSON, secrets hidden, NaN and infinity as null."""
-    write_json(path, redacted(without_nan(summary)))
+    """Write `summary` as JSON: secrets hidden, no path of the machine, NaN and infinity as null."""
+    write_json(path, without_places(redacted(without_nan(summary)), path.parent))
 
 
 def print_before_after(
     title: str, summary: Mapping[str, Any], goals: Mapping[str, tuple[str, float]], console: Console | None = None
 ) -> None:
-    """Print the numbers before and after training, with the goal of each, and what the run cost.
+    """Print the numbers before and after training with their intervals and goals, and the verdict.
 
     Args:
         title: Above the table.
-        summary: Numbers by name; each goal `<name>_after` has a `<name>_before`. Also `kl`, `kl_at_optimum`,
-            `episodes` and `seconds`.
+        summary: The content of `summary.json`.
         goals: Relation and limit by name: `{"toxicity_after": ("<=", 0.1)}`.
         console: Where to print; the standard output by default.
     """
+    console = console or Console()
     table = Table("", "before", "after", "goal", "", title=title)
-    for key, (relation, limit) in goals.items():
-        name = key.removesuffix("_after")
-        before, after = summary[f"{name}_before"], summary[key]
-        met = after <= limit if relation == "<=" else after >= limit
-        mark = "[green]met[/]" if met else "[red]missed[/]"
-        table.add_row(name.replace("_", " "), f"{before:.3g}", f"{after:.3g}", f"{relation} {limit:.3g}", mark)
+    for name in compared(summary):
+        cells = [_cell(name, summary, time) for time in ("before", "after")]
+        goal = goals.get(f"{name}_after")
+        limit = mark = ""
+        if goal is not None:
+            limit = goal_text(name, *goal)
+            is_passed = is_met(name, summary.get(f"{name}_after"), *goal)
+            mark = "[green]passed[/]" if is_passed else "[red]missed[/]"
+        table.add_row(Text(_label(name)), *cells, limit, mark)
     optimum = summary.get("kl_at_optimum")
-    least = "" if optimum is None else f"least possible for this reward: {optimum:.3g}"
-    table.add_row("kl (nats per completion)", "0", f"{summary['kl']:.3g}", least, "")
-    (console or Console()).print(table)
-    print(f"{summary['episodes']:,} episodes, {summary['seconds']:.0f} seconds")
+    least = "" if optimum is None else f"least possible for this reward: {value_text('kl', optimum)}"
+    if summary.get("kl") is not None:
+        table.add_row(_label("kl"), "0", value_text("kl", summary["kl"]), least, "")
+    if table.row_count:
+        console.print(table)
+    if summary.get("verdict"):
+        console.print(Text(str(summary["verdict"])))
+
+
+def _label(name: str) -> str:
+    words = quantity(name)
+    return f"{words.label} ({words.unit})" if words.unit else words.label
+
+
+def _cell(name: str, summary: Mapping[str, Any], time: str) -> str:
+    value = value_text(name, summary.get(f"{name}_{time}"))
+    interval = interval_text(name, summary.get(f"{name}_ci95_{time}"))
+    return f"{value}\n{interval}" if interval else value

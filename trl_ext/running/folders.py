@@ -34,7 +34,7 @@ def set_aside(folder: Path) -> Path:
 
 
 # What a run leaves at the top of its output directory.
-_RUN_MARKS = ("ppo_config.json", "summary.json", "checkpoint-*")
+_RUN_MARKS = ("ppo_config.json", "summary.json", "report_data.json", "checkpoint-*")
 _RUN_FILES = (
     *_RUN_MARKS, "incomplete-checkpoint-*", "critic", "*.safetensors", "*.safetensors.index.json", "*config.json",
     "base_model.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*",

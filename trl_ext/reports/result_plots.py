@@ -1,0 +1,95 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The plots of what was measured before and after a run: distributions of a score, and reward bought with KL."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from trl_ext.monitoring.metrics import finite
+from trl_ext.monitoring.samples import as_text, shorten
+
+from .drawing import BLUE, GREEN, GREY, INK, ORANGE, Plot, add_legend, new_figure, plain, to_svg, value_range
+
+
+def histogram_plot(histograms: Mapping[str, Sequence[float]], x_label: str = "toxicity") -> Plot | None:
+    """Overlay the distributions of a score, for example before and after training.
+
+    Args:
+        histograms: Scores by name. Scores that all lie in [0, 1] are binned over exactly that range.
+        x_label: Name of the score.
+
+    Returns:
+        The plot, or None without data.
+    """
+    scores = {as_text(name): _finite_array(values) for name, values in histograms.items()}
+    scores = {name: values for name, values in scores.items() if len(values)}
+    if not scores:
+        return None
+    together = np.concatenate(list(scores.values()))
+    within_unit = together.min() >= 0 and together.max() <= 1
+    edges = np.histogram_bin_edges(together, bins=20, range=(0, 1) if within_unit else None)
+    figure, axes = new_figure(x_label, "fraction of completions")
+    for (name, values), color in zip(scores.items(), itertools.cycle((ORANGE, BLUE, GREEN, GREY)), strict=False):
+        weights = np.full(len(values), 1 / len(values))
+        label = plain(shorten(name, 24))
+        axes.hist(values, list(edges), weights=weights, histtype="stepfilled", color=color, alpha=0.25)
+        axes.hist(values, list(edges), weights=weights, histtype="step", color=color, linewidth=1.5, label=label)
+    axes.set_xlim(edges[0], edges[-1])
+    add_legend(axes)
+    means = [f"{name}: mean {values.mean():.3g} over {len(values)} completions" for name, values in scores.items()]
+    return Plot("histogram", f"Distribution of {x_label}", to_svg(figure, "histogram"), "; ".join(means) + ".")
+
+
+def frontier_plot(
+    frontier: Iterable[Sequence[float]] | None, measured: Sequence[Mapping[str, Any]], caption: str = ""
+) -> Plot | None:
+    """Draw measured points of KL and reward against the best reward that each KL could buy.
+
+    Args:
+        frontier: (KL, reward) pairs of the optimum, in any order.
+        measured: Points in the order of time, with `name`, `kl`, `reward` and, where known, the ends `low` and `high`
+            of the reward's interval.
+        caption: Prompts and completions behind the curve and the points.
+
+    Returns:
+        The plot, or None without a measured point, whose curve alone would say nothing about the run.
+    """
+    points = [point for point in measured if None not in (finite(point.get("kl")), finite(point.get("reward")))]
+    if not points:
+        return None
+    optimum = _pairs(frontier or ())
+    figure, axes = new_figure("KL to the reference (nats per completion)", "reward")
+    path = np.array([(point["kl"], point["reward"]) for point in points], dtype=float)
+    end = max(1.4 * path[:, 0].max(), 0.5)
+    shown = [*path[:, 1]]
+    if len(optimum):
+        optimum = optimum[np.argsort(optimum[:, 0], kind="stable")]
+        axes.plot(*optimum.T, color=GREEN, linewidth=1.6, label="optimum")
+        shown += list(optimum[optimum[:, 0] <= end, 1])
+        shown.append(float(np.interp(end, *optimum.T)))
+    axes.plot(*path.T, color=BLUE, linewidth=1, linestyle=":", marker="o", markersize=4, label="measured")
+    for point, (kl, reward) in zip(points, path, strict=True):
+        low, high = finite(point.get("low")), finite(point.get("high"))
+        if low is not None and high is not None:
+            axes.plot([kl, kl], [low, high], color=BLUE, linewidth=1.2)
+            shown += [low, high]
+        if point.get("name"):
+            text = plain(shorten(as_text(point["name"]), 16))
+            axes.annotate(text, (kl, reward), xytext=(6, -10), textcoords="offset points", color=INK, fontsize=9)
+    axes.set_xlim(min(0.0, path[:, 0].min()) - 0.03 * end, end)
+    axes.set_ylim(*value_range(shown))
+    add_legend(axes)
+    return Plot("frontier", "Reward bought with KL", to_svg(figure, "frontier"), caption)
+
+
+def _finite_array(values: Iterable[Any]) -> np.ndarray:
+    return np.array([number for value in values if (number := finite(value)) is not None], dtype=float)
+
+
+def _pairs(points: Iterable[Sequence[Any]]) -> np.ndarray:
+    numbers = [(finite(kl), finite(reward)) for kl, reward in points]
+    return np.array([pair for pair in numbers if None not in pair], dtype=float).reshape(-1, 2)
