@@ -20,8 +20,8 @@ from trl_ext.reports.samples import sorted_samples
 from .comparison import Measured
 
 NOTE = (
-    "The reward model learned from pairs ranked by the judge, some of them wrongly; PPO saw the reward model alone. The "
-    "judge's gold reward is measured and never trained on."
+    "The reward model learned from pairs ranked by the judge, some of them wrongly; PPO saw the reward model alone. "
+    "The judge's gold reward is measured and never trained on."
 )
 GOALS = {"gold_win_rate": (">=", 0.65), "gold_win_rate_low": (">=", 0.55), "reward_model_accuracy": (">=", 0.8)}
 

@@ -45,8 +45,8 @@ def summarize(trainer: PPOTrainer, before: Measured, after: Measured, seconds: M
     toxic = [[float(score > THRESHOLD) for score in measured.scores] for measured in (before, after)]
     rewards = [measured.rewards.mean(-1).tolist() if has_frontier else [] for measured in (before, after)]
     return summary | {
-        "toxicity_change_ci95": paired_change(*toxic, seed),
-        "reward_change_ci95": paired_change(*rewards, seed),
+        "toxicity_change_ci95": paired_change(toxic[0], toxic[1], seed),
+        "reward_change_ci95": paired_change(rewards[0], rewards[1], seed),
         "kl": after.kl,
         "kl_at_optimum": kl_at_reward(before.rewards, float(after.rewards.mean())) if has_frontier else None,
         **cost_of(trainer, seconds),

@@ -220,24 +220,24 @@ def _panel_plot(panel: _Panel, runs: Runs, title: str | None = None) -> Plot | N
 def _time_plot(history: LogHistory, steps_per_rollout: int) -> Plot | None:
     at, x_label = positions(history)
     rows = []
-    for x, entry in zip(at, history, strict=True):
+    for place, entry in zip(at, history, strict=True):
         seconds = [finite(entry.get(f"time/{phase}")) for phase in _PHASES]
         if None not in seconds:
-            rows.append([x, *seconds])
+            rows.append([place, *seconds])
     if not rows:
         return None
-    x, *seconds = np.array(rows, dtype=float).T
-    seconds[-1] = seconds[-1] * steps_per_rollout  # it is logged for an optimizer step, the others for a rollout
+    x, *phases = list(np.array(rows, dtype=float).T)
+    phases[-1] = phases[-1] * steps_per_rollout  # it is logged for an optimizer step, the others for a rollout
     figure, axes = new_figure(x_label, "seconds per rollout")
     if len(x) == 1:
-        x, seconds = np.array([0.0, x[0]]), [np.repeat(values, 2) for values in seconds]
+        x, phases = np.array([0.0, x[0]]), [np.repeat(values, 2) for values in phases]
     labels = [label_of(f"time/{phase}").removeprefix("time for ") for phase in _PHASES]
-    axes.stackplot(x, seconds, labels=labels, colors=list(_PHASES.values()), alpha=0.55, linewidth=0)
-    axes.set_ylim(0, max(np.sum(seconds, axis=0).max() * 1.08, 1e-9))
+    axes.stackplot(x, phases, labels=labels, colors=list(_PHASES.values()), alpha=0.55, linewidth=0)
+    axes.set_ylim(0, max(np.sum(phases, axis=0).max() * 1.08, 1e-9))
     count_axis(axes, x[-1])
     add_legend(axes)
-    whole = max(sum(values.sum() for values in seconds), 1e-12)
-    shares = [f"{label} {values.sum() / whole:.0%}" for label, values in zip(labels, seconds, strict=True)]
+    whole = max(sum(values.sum() for values in phases), 1e-12)
+    shares = [f"{label} {values.sum() / whole:.0%}" for label, values in zip(labels, phases, strict=True)]
     healthy = "Sampling usually takes the largest part."
     return Plot("time", "Time by phase", to_svg(figure, "time"), f"{', '.join(shares).capitalize()}.", healthy)
 

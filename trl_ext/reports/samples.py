@@ -71,7 +71,7 @@ def sorted_samples(
     """
     names = ("prompt", "before", "after", "score_before", "score_after")
     rows = zip(before.prompts, before.completions, after.completions, scores_before, scores_after, strict=True)
-    samples = [dict(zip(names, row, strict=True)) for row in rows]
+    samples: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in rows]
     tolerance = _tolerance(samples)
     for sample in samples:
         sample["group"] = group_of(sample, better, tolerance)

@@ -15,7 +15,7 @@ __all__ = ["settings_in_force"]
 
 # Set by the machine, the library or the Trainer itself and not by the user.
 _NOT_CHOSEN = ("accelerator_config", "activation_checkpointing", "bf16", "fp16", "local_rank", "logging_dir")
-_EMPTY = (None, "", "none", [], {})
+_EMPTY: tuple[Any, ...] = (None, "", "none", [], {})
 
 
 def settings_in_force(args: PPOConfig, options: Sequence[Any] = ()) -> tuple[dict[str, Any], list[str]]:

@@ -76,9 +76,9 @@ def _cost_tile(summary: Mapping[str, Any]) -> str:
     if episodes is None:
         return ""
     lines = []
-    if finite(seconds := summary.get("train_seconds")):
+    if seconds := finite(summary.get("train_seconds")):
         lines.append(f"trained in {duration(seconds)}, {episodes / seconds:,.0f} episodes a second")
-    if finite(whole := summary.get("seconds")):
+    if whole := finite(summary.get("seconds")):
         lines.append(f"{duration(whole)} in all" if lines else f"in {duration(whole)}")
     if (memory := finite(summary.get("peak_memory_gib"))) is not None:
         lines.append(f"peak memory {memory:.1f} GiB")

@@ -106,11 +106,11 @@ def _effort(report: Report) -> str:
     names = [f"`{name}`" for name in origin.get("rewards") or []]
     rewards = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     episodes = finite(summary.get("episodes"))
-    seconds = summary.get("train_seconds") or summary.get("seconds")
+    seconds = finite(summary.get("train_seconds")) or finite(summary.get("seconds"))
     if episodes is None:
         return f"{model} learns from {rewards}." if rewards else ""
     text = f"{model} learned{f' from {rewards}' if rewards else ''} for {episodes:,.0f} episodes"
-    return text + (f" in {duration(float(seconds))}." if finite(seconds) else ".")
+    return text + (f" in {duration(seconds)}." if seconds else ".")
 
 
 def _kl(report: Report) -> str:
