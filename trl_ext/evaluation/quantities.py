@@ -43,6 +43,7 @@ QUANTITIES = {
     "episodes": Quantity("episodes"),
     "num_eval_prompts": Quantity("evaluation prompts"),
     "seconds": Quantity("time", "s"),
+    "train_seconds": Quantity("time for training", "s"),
     "peak_memory_gib": Quantity("peak memory", "GiB"),
     "gold_win_rate": Quantity("gold win rate", "", True, "higher"),
     "gold_win_rate_low": Quantity("gold win rate, lower end of its interval", "", True, "higher"),

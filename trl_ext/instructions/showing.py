@@ -108,6 +108,7 @@ def report(
         score_name="gold reward" if before.gold is not None else "proxy reward",
         score_better="higher",
         name=name,
+        step=max((entry["step"] for entry in run["log_history"] if "step" in entry), default=None),
         other_runs={other: result["log_history"] for other, result in others},
         alarms={run: result["alarms"] for run, result in runs.items()},
         reward_model=reward if "accuracy" in reward else None,

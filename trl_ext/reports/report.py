@@ -21,7 +21,7 @@ from .verdict import verdict
 if TYPE_CHECKING:
     from .drawing import Plot
 
-__all__ = ["write_page", "write_report"]
+__all__ = ["figures", "write_page", "write_report"]
 
 # Plots of what the run achieved; the others show the state of policy and critic.
 _RESULTS = ("reward", "kl")
@@ -57,12 +57,12 @@ def write_page(path: Path, report: Report, extra_plots: Sequence[Plot | None] = 
     notes = [report.notes] if isinstance(report.notes, str) else report.notes or ()
     parts = {
         "results": ("Results", tiles(report) + numbers_table(report)),
-        "curves": ("What was learned", _figures(results, "plots large")),
+        "curves": ("What was learned", figures(results, "plots large")),
         "samples": (
             "Samples",
             samples_section(report.samples, report.sample_counts, report.score_better, report.score_name),
         ),
-        "training": ("Policy and critic while they learned", _figures(training, "plots")),
+        "training": ("Policy and critic while they learned", figures(training, "plots")),
         "run": ("This run", run_section(report)),
     }
     parts = {slug: part for slug, part in parts.items() if part[1]}
@@ -109,7 +109,13 @@ def _hacking_plots(report: Report) -> list[Plot | None]:
     return found
 
 
-def _figures(plots: Sequence[Plot | None], kind: str) -> str:
+def figures(plots: Sequence[Plot | None], kind: str) -> str:
+    """Return plots as HTML, each with what it shows and what is healthy, empty without any.
+
+    Args:
+        plots: The plots; None is passed over.
+        kind: Class of the grid that they stand in.
+    """
     cells = []
     for plot in plots:
         if plot is None:

@@ -1,18 +1,22 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Completions before and after training, sorted by what became of them."""
 
+from __future__ import annotations
+
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from trl_ext.evaluation.quantities import number_text
-from trl_ext.evaluation.sampling import Samples
 from trl_ext.monitoring.metrics import finite
 from trl_ext.monitoring.samples import as_text
-from trl_ext.text.rows import Text
 
 from .markup import escape, folded
+
+if TYPE_CHECKING:
+    from trl_ext.evaluation.sampling import Samples
+    from trl_ext.text.rows import Text
 
 __all__ = ["Sorted", "samples_section", "sorted_samples"]
 

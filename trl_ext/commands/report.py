@@ -1,0 +1,52 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""`trl_ext report DIR`: draw the report of a run again, or several runs on one page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trl_ext.messages.refusal import refusing
+
+from .parser import CommandParser
+
+SUMMARY = "draw the report of a run again, also of one that goes on; or compare several runs"
+DESCRIPTION = """Draw the report of a run from what it saved in its folder: report_data.json, and the log of the newest
+checkpoint while the run goes on or after an interruption. Of several folders: one page with their curves on the same
+axes. The path of the page is printed."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the page and print its path."""
+    parser = CommandParser("trl_ext report", description=DESCRIPTION)
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="output directory of a run")
+    parser.add_argument(
+        "--output", help="the HTML file; default: report.html in DIR, or comparison.html here for several runs"
+    )
+    arguments = parser.parse_args(argv)
+    with refusing(OSError, ValueError):
+        print(_draw([Path(folder) for folder in arguments.folders], arguments.output))
+
+
+def _draw(folders: Sequence[Path], output: str | None) -> Path:
+    from trl_ext.reports.comparison import write_comparison
+    from trl_ext.reports.report import write_page
+    from trl_ext.reports.saved import load_run
+
+    runs = {folder: load_run(folder) for folder in folders}
+    if output is not None and Path(output).is_dir():
+        raise ValueError(f"`--output {output}` is a folder; give the name of a file.")
+    if len(runs) == 1:
+        ((folder, report),) = runs.items()
+        return write_page(Path(output) if output else folder / "report.html", report)
+    return write_comparison(
+        Path(output or "comparison.html"), dict(zip(_names(list(runs)), runs.values(), strict=True))
+    )
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of the paths that differ, such as `a/out` and `b/out`."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
