@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_ext.actor_critic.loading import load_policy
 from trl_ext.actor_critic.names import ADAPTER_CONFIG
-from trl_ext.evaluation.sampling import Samples, sample
+from trl_ext.evaluation.sampling import Samples, check_lengths, sample
 from trl_ext.experience.engines import TransformersEngine, eos_token_ids
 from trl_ext.experience.prompts import tokenize_prompts
 from trl_ext.files import read_json_lines
@@ -163,22 +163,10 @@ def sample_completions(
     rendered = is_conversation(prompts[0])
     if rendered and tokenizer.chat_template is None:
         raise ValueError("The prompts are conversations, but the tokenizer has no chat template; give text prompts.")
-    _check_lengths(tokenize_prompts(prompts, tokenizer), max_new_tokens, model)
+    check_lengths(tokenize_prompts(prompts, tokenizer), max_new_tokens, model, "--max_new_tokens")
     texts = [render(prompt, tokenizer, {}) if rendered else prompt for prompt in prompts]  # type: ignore[arg-type]
     repeated = [text for text in texts for _ in range(num_samples)]
     eos_ids = eos_token_ids(model, tokenizer)
     engine = TransformersEngine(tokenizer, eos_token_ids=eos_ids, max_new_tokens=max_new_tokens, batch_size=batch_size)
     with tqdm(total=len(repeated), desc=description, leave=False, disable=None) as bar:
         return sample(model, tokenizer, engine, repeated, seed=seed, rendered=rendered, on_progress=bar.update)
-
-
-def _check_lengths(prompt_ids: list[list[int]], max_new_tokens: int, model: PreTrainedModel) -> None:
-    context = getattr(model.config, "max_position_embeddings", None)
-    for i, ids in enumerate(prompt_ids):
-        if len(ids) == 0:
-            raise ValueError(f"Prompt {i} has no token; give it a text.")
-        if context is not None and len(ids) + max_new_tokens > context:
-            raise ValueError(
-                f"Prompt {i} has {len(ids)} tokens, and with {max_new_tokens} new ones exceeds the model's context of "
-                f"{context}; shorten it or lower --max_new_tokens."
-            )

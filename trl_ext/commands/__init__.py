@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from trl_ext import __version__
 from trl_ext.messages.suggestion import suggestion
 
-from . import average, chat, detox, instruct, merge, plan, report, worlds
+from . import average, chat, compare, detox, instruct, merge, plan, report, worlds
 from .parser import CommandParser
 
 __all__ = ["COMMANDS", "main"]
@@ -23,6 +23,7 @@ COMMANDS = {
     "instruct": instruct,
     "plan": plan,
     "chat": chat,
+    "compare": compare,
     "report": report,
     "merge": merge,
     "average": average,

@@ -55,6 +55,18 @@ def toxicity_measures(scores: list[float]) -> dict[str, Measure]:
     }
 
 
+def reward_measures(rewards: dict[str, list[float | None]], totals: list[float | None]) -> dict[str, Measure]:
+    """Return the means `rewards/<name>` of N rewards each, and `reward` of their weighted sums; None counts nowhere."""
+    named = {f"rewards/{name}": values for name, values in rewards.items()} | {"reward": totals}
+    return {
+        name: Measure(
+            np.asarray([value or 0.0 for value in values], dtype=np.float64),
+            np.asarray([value is not None for value in values], dtype=np.float64),
+        )
+        for name, values in named.items()
+    }
+
+
 def perplexity_measure(
     samples: Samples,
     model: PreTrainedModel,

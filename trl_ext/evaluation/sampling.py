@@ -83,6 +83,29 @@ def sample(
     return Samples(prompts, prompt_ids, texts, out.ids, list(out.terminated), [len(row) for row in said])
 
 
+def check_lengths(prompt_ids: list[list[int]], max_new_tokens: int, model: PreTrainedModel, option: str) -> None:
+    """Refuse prompts without a token, or that leave no room for a completion in the model's context.
+
+    Args:
+        prompt_ids: Token ids of N prompts.
+        max_new_tokens: Length limit of a completion.
+        model: The model that is to continue them.
+        option: Option that gives the limit, for the message.
+
+    Raises:
+        ValueError: naming the first such prompt.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for i, ids in enumerate(prompt_ids):
+        if len(ids) == 0:
+            raise ValueError(f"Prompt {i} has no token; give it a text.")
+        if context is not None and len(ids) + max_new_tokens > context:
+            raise ValueError(
+                f"Prompt {i} has {len(ids)} tokens, and with {max_new_tokens} new ones exceeds the model's context of "
+                f"{context}; shorten it or lower {option}."
+            )
+
+
 class Likelihoods(NamedTuple):
     """Log-likelihoods of N samples; float64, shape (N,) each.
 

@@ -66,7 +66,7 @@ def decode_answers(
     texts = decode_completions(tokenizer, prompt_ids, completion_ids)
     if not prompts or not is_conversational({"prompt": prompts[0]}):
         return texts
-    gap = _written_by_template(tokenizer, chat_template_kwargs or {})
+    gap = gap_before_answer(tokenizer, chat_template_kwargs or {})
     # A prefilled message has its header and its first words in the prompt.
     begun = [prompt[-1]["role"] == "assistant" for prompt in prompts]
     return [text if b else text.removeprefix(gap) for text, b in zip(texts, begun, strict=True)]
@@ -83,7 +83,7 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[list[int]]) -> lis
     return tokenizer.batch_decode(list(ids), skip_special_tokens=True)
 
 
-def _written_by_template(tokenizer: PreTrainedTokenizerBase, kwargs: dict[str, Any]) -> str:
+def gap_before_answer(tokenizer: PreTrainedTokenizerBase, kwargs: dict[str, Any]) -> str:
     """Return the white space that the template writes between the header of an answer and the answer."""
     example = {
         "prompt": [{"role": "user", "content": _CONTEXT}],
