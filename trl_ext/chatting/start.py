@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from transformers.utils import logging
 
 from trl_ext.messages.notes import tell, telling_warnings
+from trl_ext.running.bars import without_bars
 
 from .opening import Plan, load, plan
 from .screen import screen_for
@@ -61,7 +61,7 @@ def _open(model: str, options: dict[str, Any]) -> tuple[Talk, Plan]:
     sampling = {name: options.pop(name) for name in names}
     options |= {"rewards": options.pop("reward"), "with_baseline": not options.pop("no_baseline")}
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+        without_bars()
     planned = plan(model, sampling=sampling, **options)
     for note in [_settings(planned), *planned.pair.notes]:
         tell(note)

@@ -11,8 +11,8 @@ from .parser import CommandParser
 
 SUMMARY = "compare two models: quality, rewards, win rate"
 DESCRIPTION = """Sample one completion per prompt from two models and compare them, prompt by prompt, with 95% bootstrap
-intervals: rewards, toxicity (a classifier's), perplexity under a frozen reference, distinct-1 and distinct-2, self-BLEU,
-length, and the fractions of empty and of terminated completions; and let a judge count wins."""
+intervals: rewards, toxicity (a classifier's), perplexity under a frozen reference, distinct-1 and distinct-2,
+self-BLEU, length, and the fractions of empty and of terminated completions; and let a judge count wins."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -28,7 +28,7 @@ from trl_ext.running.finished import load_finished
 from trl_ext.running.named_rewards import load_rewards
 from trl_ext.running.pairs import Member, load_pair
 from trl_ext.text.decoding import as_completions, gap_before_answer
-from trl_ext.text.rows import is_conversation, render
+from trl_ext.text.rows import Text, is_conversation, render
 
 from .request import Request
 
@@ -153,7 +153,7 @@ def _perplexity(samples: Samples, member: Member, request: Request) -> Measure:
     if rendered:
         kwargs = dict(request.sampling.chat_template_kwargs)
         gap = gap_before_answer(member.tokenizer, kwargs)
-        prompts = [render(prompt, member.tokenizer, kwargs) for prompt in samples.prompts]  # type: ignore[arg-type]
+        prompts: list[Text] = [render(prompt, member.tokenizer, kwargs) for prompt in samples.prompts]  # type: ignore[arg-type]
         texts = [gap + text if text else text for text in samples.completions]
         samples = samples._replace(prompts=prompts, completions=texts)
     with member.switched():

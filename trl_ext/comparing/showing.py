@@ -50,7 +50,10 @@ def comparison_table(comparison: Comparison, width: int) -> Table:
     for title in [side.title for side in comparison.sides]:
         table.add_column(Text(title), justify="right", overflow="fold")
     table.add_column("difference", justify="right")
+    named = [name for name in comparison.measures if name.startswith("rewards/")]
     for name, row in comparison.measures.items():
+        if name == "reward" and len(named) == 1 and row == comparison.measures[named[0]]:
+            continue  # a single reward is its own sum
         difference = row["difference"]
         differs = difference.low > 0 or difference.high < 0
         digits = _digits(row)

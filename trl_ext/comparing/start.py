@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from transformers.utils import logging
 
 from trl_ext.files import write_json
 from trl_ext.messages.notes import tell, telling_warnings
 from trl_ext.messages.redaction import redacted
+from trl_ext.running.bars import without_bars
 
 from .measuring import measure
 from .request import Request, prepare
@@ -38,7 +38,7 @@ def run(*, show: int = 0, output: str | None = None, **options: Any) -> None:
     options["sampling"] = {name: options.pop(name) for name in names}
     options["rewards"] = options.pop("reward")
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+        without_bars()
     request = prepare(**options)
     for note in [*request.pair.notes, _settings(request)]:
         tell(note)
