@@ -12,7 +12,6 @@ Writes into the output directory: the model, `summary.json` (its path is printed
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -29,7 +28,6 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 if find_spec("trl_ext") is None:
     sys.path.append(str(Path(__file__).resolve().parent.parent))  # a clone works without being installed
 
-from trl_ext.checkpoint import checkpoints
 from trl_ext.checks.fields import Coefficient, Count, CountOrZero, Limits
 from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.config import PPOConfig
@@ -38,13 +36,13 @@ from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.reports.detoxification import begin, report, summarize
 from trl_ext.reports.summary import print_before_after
 from trl_ext.rewards import LengthReward, ToxicityReward
-from trl_ext.running.cli import RecipeParser, check_launch, check_output_dir, newest_checkpoint, run
-from trl_ext.running.data import cut_prompts, load_prompts, rename_prompts, split_prompts, wrap_in_conversation
-from trl_ext.running.folders import locked, set_aside_run
-from trl_ext.running.interrupts import Interrupted, OrderlyStop
+from trl_ext.running.cli import RecipeParser, run
+from trl_ext.running.data import cut_prompts
 from trl_ext.running.models import init_kwargs, load_tokenizer
-from trl_ext.running.names import check_classifier, check_critic, check_distinct, check_judge, check_model
+from trl_ext.running.names import check_classifier, check_judge, check_policy, check_required
 from trl_ext.running.policy import policy_of
+from trl_ext.running.prompts import PromptOptions, load_datasets
+from trl_ext.running.session import output_folder, started, train
 from trl_ext.trainer import PPOTrainer
 from trl_ext.worlds.launch import prepare_once
 
@@ -67,24 +65,11 @@ examples:
 
 @dataclass
 class DetoxArguments(CheckedOptions):
-    """Prompts, reward and judge of a detoxification."""
+    """Choice of prompts, reward and judge of a detoxification."""
 
-    dataset_name: str | None = option(
-        None, "Prompts: a .jsonl, .json, .parquet, .csv, .tsv or .txt file (also with .gz), a folder, or a Hub id."
-    )
-    dataset_config: str | None = option(None, "Configuration of a dataset of the Hub.")
-    dataset_split: str = option("train", "Split of the dataset, also a slice: 'train[:1000]'.")
-    dataset_filter: str | None = option(None, "Keep only the rows with 'column=value', for example 'label=1'.")
-    eval_dataset_name: str | None = option(None, "Prompts to evaluate on. Default: held out of `dataset_name`.")
-    eval_dataset_config: str | None = option(None, "Configuration of the prompts to evaluate on.")
-    eval_split: str = option("train", "Split of the prompts to evaluate on.")
-    eval_filter: str | None = option(None, "As `dataset_filter`, for the prompts to evaluate on.")
-    eval_prompt_column: str | None = option(None, "Column of the prompts to evaluate on. Default: `prompt_column`.")
-    num_eval_prompts: Count = option(400, "Most prompts to evaluate on, before and after.")
     min_prompt_toxicity: float | None = option(None, "Train only on prompts whose own 'toxicity' is above this.")
     prompt_min_tokens: int | None = option(None, "Drop prompts (with their 'continuation') shorter than this.")
     prompt_max_tokens: int | None = option(None, "Cut prompts to a random length from `prompt_min_tokens` to this.")
-    chat_instruction: str | None = option(None, "Make texts a user's message; '{prompt}' in it stands for the text.")
     toxicity_model: str | None = option(None, "Sequence classifier that is the reward: folder or id of the Hub.")
     toxic_label: str | None = option(None, "Label of `toxicity_model` that means toxic. Default: found by its name.")
     toxicity_output: Literal["logit", "log_odds", "probability"] = option(
@@ -103,10 +88,10 @@ class DetoxArguments(CheckedOptions):
 
 def make_parser() -> RecipeParser:
     """Return the parser of this recipe's options, PPO's, the model's, and the Trainer's."""
-    return RecipeParser({"detoxification": DetoxArguments}, CONFIGS, __doc__ or "", EXAMPLES)
+    return RecipeParser({"prompts": PromptOptions, "detoxification": DetoxArguments}, CONFIGS, __doc__ or "", EXAMPLES)
 
 
-def resolve_names(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfig) -> None:
+def resolve_names(prompts: PromptOptions, recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfig) -> None:
     """Put the embedded example in the place of names that were not given, if no model was given, and check the names.
 
     Raises:
@@ -115,48 +100,17 @@ def resolve_names(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConf
     if model_args.model_name_or_path is None:
         assets = prepare_once(args, recipe.offline_cache_dir)
         model_args.model_name_or_path = assets.model
-        if recipe.dataset_name is None:
-            recipe.dataset_name = assets.train_prompts
-            recipe.eval_dataset_name = recipe.eval_dataset_name or assets.eval_prompts
+        if prompts.dataset_name is None:
+            prompts.dataset_name = assets.train_prompts
+            prompts.eval_dataset_name = prompts.eval_dataset_name or assets.eval_prompts
         recipe.toxicity_model = recipe.toxicity_model or assets.toxicity_model
         recipe.judge_model = recipe.judge_model or assets.judge_model
-    required = {name: getattr(recipe, name) for name in ("dataset_name", "toxicity_model", "judge_model")}
-    missing = [f"`--{name}`" for name, value in required.items() if value is None]
-    if missing:
-        raise ValueError(f"With `--model_name_or_path` you must also give {' and '.join(missing)}; see `--help`.")
+    models = {"toxicity_model": recipe.toxicity_model, "judge_model": recipe.judge_model}
+    check_required({"dataset_name": prompts.dataset_name} | models)
     check_judge(recipe.judge_model, recipe.toxicity_model)
-    name = str(model_args.model_name_or_path)
-    trusted: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
-    check_distinct({"model_name_or_path": name}, Path(str(args.output_dir)).expanduser().resolve())
-    check_model("model_name_or_path", name, revision=model_args.model_revision, **trusted)
-    check_critic(args.critic, has_lora=model_args.use_peft, **trusted)
+    check_policy(model_args, args)
     check_classifier("toxicity_model", str(recipe.toxicity_model), ("toxic_label", recipe.toxic_label))
     check_classifier("judge_model", str(recipe.judge_model), ("judge_toxic_label", recipe.judge_toxic_label))
-
-
-def load_datasets(
-    recipe: DetoxArguments, tokenizer: PreTrainedTokenizerBase, prompt_column: str, seed: int
-) -> tuple[Dataset, Dataset]:
-    """Load prompts to train on and prompts to evaluate on, each with the one column `prompt`."""
-
-    def load(name: str, config: str | None, split: str, **options: Any) -> Dataset:
-        dataset = load_prompts(name, config=config, split=split, **options)
-        dataset = cut_prompts(dataset, tokenizer, recipe.prompt_min_tokens, recipe.prompt_max_tokens, seed)
-        return wrap_in_conversation(dataset, recipe.chat_instruction) if recipe.chat_instruction else dataset
-
-    rows = {"column": prompt_column, "where": recipe.dataset_filter}
-    train = load(
-        str(recipe.dataset_name),
-        recipe.dataset_config,
-        recipe.dataset_split,
-        min_toxicity=recipe.min_prompt_toxicity,
-        **rows,
-    )
-    if recipe.eval_dataset_name is None:
-        return split_prompts(train, recipe.num_eval_prompts, seed)
-    rows = {"column": recipe.eval_prompt_column or prompt_column, "where": recipe.eval_filter}
-    held_out = load(recipe.eval_dataset_name, recipe.eval_dataset_config, recipe.eval_split, **rows).shuffle(seed=seed)
-    return train, held_out.select(range(min(recipe.num_eval_prompts, len(held_out))))
 
 
 def make_rewards(recipe: DetoxArguments, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
@@ -173,12 +127,18 @@ def make_rewards(recipe: DetoxArguments, tokenizer: PreTrainedTokenizerBase) -> 
     return [toxicity, LengthReward(recipe.min_length, outside=-recipe.length_weight, ignore_ids=ignored)]
 
 
-def make_trainer(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfig) -> PPOTrainer:
+def make_trainer(
+    prompts: PromptOptions, recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfig
+) -> PPOTrainer:
     """Load model and data, and put the trainer together."""
     tokenizer = load_tokenizer(model_args, trust_remote_code=args.trust_remote_code)
+
+    def cut(dataset: Dataset) -> Dataset:
+        return cut_prompts(dataset, tokenizer, recipe.prompt_min_tokens, recipe.prompt_max_tokens, args.seed)
+
     with args.main_process_first(desc="prompts"):
-        datasets = load_datasets(recipe, tokenizer, args.prompt_column, args.seed)
-        train_dataset, eval_dataset = (rename_prompts(dataset, args.prompt_column) for dataset in datasets)
+        names = {"prompt_column": args.prompt_column, "min_toxicity": recipe.min_prompt_toxicity}
+        train_dataset, eval_dataset = load_datasets(prompts, args.seed, change=cut, **names)
     args.model_init_kwargs = init_kwargs(model_args) | (args.model_init_kwargs or {})  # type: ignore[operator]
     return PPOTrainer(
         model=str(model_args.model_name_or_path),
@@ -194,35 +154,26 @@ def make_trainer(recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfi
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, prepare everything, and detoxify."""
-    recipe, args, model_args = make_parser().parse_recipe(argv)
-    check_launch(args)
-    output_dir = check_output_dir(args.output_dir)
-    args.output_dir = str(output_dir)
-    with locked(output_dir) if args.process_index == 0 else nullcontext():
+    prompts, recipe, args, model_args = make_parser().parse_recipe(argv)
+    with output_folder(args) as checkpoint:
         progress = PhaseProgress(enabled=args.process_index == 0 and not args.disable_tqdm)
         with progress.phase("prepare"):
-            resolve_names(recipe, args, model_args)
-            trainer = make_trainer(recipe, args, model_args)
-            with args.main_process_first(desc="checkpoint"):
-                checkpoint = newest_checkpoint(args.resume_from_checkpoint, output_dir)
-        if checkpoint is None and args.process_index == 0 and (aside := set_aside_run(output_dir)) is not None:
-            print(f"The earlier run in '{output_dir}' is now in '{aside}'.")
-        try:
-            detoxify(trainer, recipe, model_args, checkpoint, output_dir, progress)
-        except KeyboardInterrupt as stop:
-            raise Interrupted.at("", stop, resume=bool(checkpoints(output_dir))) from None
+            resolve_names(prompts, recipe, args, model_args)
+            trainer = make_trainer(prompts, recipe, args, model_args)
+        with started(args, checkpoint):
+            detoxify(trainer, recipe, (recipe, prompts, model_args), checkpoint, progress)
 
 
 def detoxify(
     trainer: PPOTrainer,
     recipe: DetoxArguments,
-    model_args: ModelConfig,
+    options: Sequence[Any],
     checkpoint: str | None,
-    output_dir: Path,
     progress: PhaseProgress,
 ) -> None:
     """Measure, train, measure again, and write summary and report."""
-    is_main, options = trainer.is_world_process_zero(), (recipe, model_args)
+    output_dir = Path(trainer.args.output_dir)
+    is_main = trainer.is_world_process_zero()
     measured = partial(
         measure,
         policy_of(trainer),
@@ -239,9 +190,7 @@ def detoxify(
         begin(output_dir, trainer, before, options)
     trainer.accelerator.wait_for_everyone()
     with progress.phase("train"):
-        with OrderlyStop(trainer):
-            trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model(str(output_dir))
+        train(trainer, checkpoint)
     if is_main:
         after = measured("after", frontier=(recipe.frontier_prompts, min(8, recipe.frontier_samples)))
         summary = summarize(trainer, before, after, progress.take_seconds())

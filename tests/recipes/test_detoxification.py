@@ -187,15 +187,15 @@ def test_without_a_model_the_embedded_ones_fill_the_gaps(assets, monkeypatch):
     folders = ("lm", "reward", "judge", "train.jsonl", "eval.jsonl")
     embedded = SimpleNamespace(**{n: str(assets / f) for n, f in zip(names, folders, strict=True)})
     monkeypatch.setattr(detoxification, "prepare_once", lambda args, cache_dir: embedded)
-    recipe, args, model_args = make_parser().parse_recipe([])
-    resolve_names(recipe, args, model_args)
+    prompts, recipe, args, model_args = make_parser().parse_recipe([])
+    resolve_names(prompts, recipe, args, model_args)
     assert model_args.model_name_or_path == embedded.model
-    assert (recipe.dataset_name, recipe.eval_dataset_name) == (embedded.train_prompts, embedded.eval_prompts)
+    assert (prompts.dataset_name, prompts.eval_dataset_name) == (embedded.train_prompts, embedded.eval_prompts)
     assert (recipe.toxicity_model, recipe.judge_model) == (embedded.toxicity_model, embedded.judge_model)
-    recipe, args, model_args = make_parser().parse_recipe(["--dataset_name", "mine.jsonl"])
-    resolve_names(recipe, args, model_args)
+    prompts, recipe, args, model_args = make_parser().parse_recipe(["--dataset_name", "mine.jsonl"])
+    resolve_names(prompts, recipe, args, model_args)
     # one's own prompts are not evaluated on the embedded ones
-    assert (recipe.dataset_name, recipe.eval_dataset_name) == ("mine.jsonl", None)
+    assert (prompts.dataset_name, prompts.eval_dataset_name) == ("mine.jsonl", None)
 
 
 def test_resume_names(tmp_path):

@@ -2,6 +2,8 @@
 """Text of a model, a dataset or an exception, made safe for a terminal and a log."""
 
 import re
+import traceback
+from pathlib import Path
 
 from .redaction import redacted_text
 
@@ -52,6 +54,18 @@ def error_text(error: BaseException) -> str:
         message = "(no message)"
     name = one_line(type(error).__name__)
     return f"{name}: {message}" if message else name
+
+
+def line_of(error: BaseException) -> str:
+    """Return "line N of 'FILE' raises " for the innermost frame in a file of the user's own; nothing without one."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(Path(frame.filename))]
+    return f"line {frames[-1].lineno} of '{Path(frames[-1].filename).name}' raises " if frames else ""
+
+
+def _is_users(file: Path) -> bool:
+    libraries = (Path(__file__).resolve().parents[1], Path(traceback.__file__).parent)
+    installed = "site-packages" in file.parts or any(file.is_relative_to(folder) for folder in libraries)
+    return file.suffix == ".py" and not installed
 
 
 def brief(value: object, limit: int = 80) -> str:

@@ -3,7 +3,7 @@
 
 from .base import RewardFunction, completion_text, prompt_text, reward_name
 from .by_name import check_reward_name, reward_by_name
-from .check import RewardCheck, check_reward
+from .check import RewardCheck, check_reward, try_reward
 from .combine import PAR, Clipped, Combination, Ensemble, LogSigmoid, RunningNormalization, WeightedSum
 from .http import HTTPReward
 from .length_debias import LengthDebiased
@@ -40,4 +40,5 @@ __all__ = [
     "prompt_text",
     "reward_by_name",
     "reward_name",
+    "try_reward",
 ]

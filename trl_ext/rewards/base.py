@@ -49,6 +49,7 @@ SILENT = {
     "on_progress": lambda n: None,
 }
 SERVICES = ("trainer_state", *SILENT)
+OWN_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids")  # never passed on as columns
 _FLOAT32_MAX = torch.finfo(torch.float32).max
 
 

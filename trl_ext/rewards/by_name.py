@@ -18,14 +18,13 @@ import inspect
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trl_ext.messages.printable import error_text, one_line
+from trl_ext.messages.printable import error_text, line_of, one_line
 from trl_ext.messages.suggestion import suggestion
 
 from .base import is_async
@@ -225,24 +224,8 @@ def _loading(spec: str) -> Iterator[None]:
         raise ValueError(f"`--reward {spec}`: {where} is not Python ({one_line(error.msg)}).") from error
     except (Exception, SystemExit) as error:
         raise ValueError(
-            f"`--reward {spec}` cannot be imported: {_line_of(error)}{error_text(error).rstrip('.')}."
+            f"`--reward {spec}` cannot be imported: {line_of(error)}{error_text(error).rstrip('.')}."
         ) from error
-
-
-def _line_of(error: BaseException) -> str:
-    """Return the innermost line of the user's own files in a traceback, with a colon."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    return f"line {frames[-1].lineno} of '{Path(frames[-1].filename).name}' raises " if frames else ""
-
-
-def _is_users(file: str) -> bool:
-    own = Path(__file__).resolve().parents[1]
-    return (
-        file.endswith(".py")
-        and not Path(file).is_relative_to(own)
-        and "site-packages" not in file
-        and (not Path(file).is_relative_to(Path(os.__file__).parent))
-    )
 
 
 def _made(spec: str, value: Any) -> Any:
@@ -253,7 +236,7 @@ def _made(spec: str, value: Any) -> Any:
         made = value()
     except (Exception, SystemExit) as error:
         raise ValueError(
-            f"`--reward {spec}` is called without arguments: {_line_of(error)}{error_text(error).rstrip('.')}."
+            f"`--reward {spec}` is called without arguments: {line_of(error)}{error_text(error).rstrip('.')}."
         ) from error
     if not callable(made) or isinstance(made, type):
         raise ValueError(

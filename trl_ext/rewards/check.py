@@ -1,19 +1,29 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""`check_reward`: try a reward function on a few samples before a run."""
+"""Trials of a reward function before a run: `check_reward` looks at all sides of it, `try_reward` calls it once."""
 
 import copy
 import math
 import pickle
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trl_ext.messages.printable import error_text
+from trl_ext.messages.printable import error_text, line_of
 from trl_ext.text.rows import Text
 
-from .base import SILENT, Batch, Reward, Stateful, completion_text, reward_name
+from .base import (
+    OWN_COLUMNS,
+    SILENT,
+    Batch,
+    ContractViolation,
+    Reward,
+    Stateful,
+    completion_text,
+    iter_parts,
+    reward_name,
+)
 from .calling import attempt, call_reward
 
 _PROMPTS = ["The weather today is", "I think that you", "Wie geht", "今天"]
@@ -90,6 +100,44 @@ def check_reward(
     for message in found:
         warnings.warn(message, stacklevel=2)
     return RewardCheck(name, tuple(values), values[form], seconds, tuple(found))
+
+
+_MISTAKES = (NameError, AttributeError, TypeError, ImportError, SyntaxError)
+
+
+def try_reward(fn: Callable, rows: Mapping[str, list]) -> None:
+    """Call a reward function once on rows of a data set with made-up completions, before a policy is loaded.
+
+    A function with a model of its own is not called.
+
+    Args:
+        fn: the reward function.
+        rows: the columns of the data set, `prompt` among them, N values each.
+
+    Raises:
+        ValueError: `fn` breaks its contract, asks for a column that is not there, or has a mistake in its code.
+    """
+    if any(hasattr(part, "scorer") for part in iter_parts(fn)):
+        return
+    prompts = rows["prompt"]
+    texts = [f" answer {i}" for i in range(len(prompts))]
+    answers: list[Any] = [[{"role": "assistant", "content": text.strip()}] for text in texts]
+    completions = texts if prompts and isinstance(prompts[0], str) else answers
+    columns = {key: values for key, values in rows.items() if key not in OWN_COLUMNS}
+    ids = [list(text.encode()) for text in texts]
+    try:
+        error = _try(fn, Batch(prompts, completions, ids, columns, {"trainer_state": None, **SILENT}))[1]
+    except ContractViolation as violation:
+        raise ValueError(str(violation)) from violation
+    if isinstance(error, _MISTAKES):
+        name = reward_name(fn)
+        raise ValueError(f"Reward function '{name}' fails on a trial: {line_of(error)}{error_text(error)}.") from error
+    if error is not None:
+        warnings.warn(
+            f"Reward function '{reward_name(fn)}' fails on made-up completions ({line_of(error)}{error_text(error)}): "
+            "samples on which it fails in the run are skipped.",
+            stacklevel=2,
+        )
 
 
 def _candidates(

@@ -7,11 +7,10 @@ from typing import Any
 
 from trl_ext.messages.printable import brief
 
-from .base import Ids, Outcome, RewardTypeError, RewardValueError, Texts, read_rewards
+from .base import SERVICES, Ids, Outcome, RewardTypeError, RewardValueError, Texts, read_rewards
 from .calling import in_thread
 from .service import NO_REPLY, TEMPORARY, Service, failure_kind
 
-_NO_COLUMNS = ("trainer_state", "log_extra", "log_metric", "on_progress")
 _TOGETHER = (*TEMPORARY, 502, 503, 504)  # the service is busy or not there, whatever the samples are
 
 
@@ -58,7 +57,7 @@ class HTTPReward:
     ) -> list[Outcome]:
         """Return N rewards, None where the service has none, or N exceptions where there was no reply."""
         samples = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
-        samples |= {key: values for key, values in columns.items() if key not in _NO_COLUMNS}
+        samples |= {key: values for key, values in columns.items() if key not in SERVICES}
         body = _encode({key: values for key, values in samples.items() if values is not None})
         try:
             reply = await in_thread(lambda: self._service.post(body, self.timeout))

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl_ext.messages.printable import brief, error_text, one_line
 from trl_ext.text.rows import Text
 
-from .base import Batch, Stateful, Synchronized, completion_text, iter_parts, prompt_text, reward_name
+from .base import OWN_COLUMNS, Batch, Stateful, Synchronized, completion_text, iter_parts, prompt_text, reward_name
 from .combine import check_weights
 from .logged import CallLog, combined
 from .preference import PreferenceReward
@@ -27,7 +27,6 @@ from .scoring import SequenceScorer
 from .sharing import reads_any, shares_base
 
 RewardSource: TypeAlias = str | PreTrainedModel | Callable
-_OWN_COLUMNS = ("prompt", "completion", "prompts", "completions", "completion_ids")
 
 
 class Scores(NamedTuple):
@@ -151,7 +150,7 @@ class RewardRunner:
             RuntimeError: a function failed on too many samples.
             ValueError, TypeError: lists of different lengths, or a function broke its contract.
         """
-        columns = {key: values for key, values in columns.items() if key not in _OWN_COLUMNS}
+        columns = {key: values for key, values in columns.items() if key not in OWN_COLUMNS}
         lengths = {key: len(values) for key, values in columns.items()}
         lengths.update(prompts=len(prompts), completions=len(completions), completion_ids=len(completion_ids))
         if len(set(lengths.values())) > 1:

@@ -46,6 +46,14 @@ _FOR_ARGUMENT = {
     "judge": "use `judge_model`.",
     "args": "give the settings themselves, or a file of them with `--config`.",
 }
+_REWARDS = ("toxicity_model", "reward_model", "reward")  # the option for the reward, in each recipe
+_FOR_REWARD = {
+    "toxicity_model": "use `reward` with toxicity:MODEL.",
+    "reward_model": "use `reward` with preference:MODEL.",
+    "reward_model_path": "use `reward` with preference:MODEL.",
+    "reward_function": "use `reward` with FILE.py:FUNCTION.",
+    "weights": "use `reward_weights`.",
+}
 # A quantized base is trained through adapters alone.
 _NEEDS_LORA = ("use_peft", "load_in_4bit", "load_in_8bit")
 
@@ -136,6 +144,7 @@ class RecipeParser(TrlParser):
             ValueError: in one sentence, for an option or a value that there is not, here or in the YAML file.
         """
         arguments, given_config = _without_config(argv)
+        arguments = self._joined(arguments)
         file = None if given_config is None else find_config(given_config)
         own = {} if file is None else self._read(file)
         environment = own.pop("env", {})
@@ -158,6 +167,24 @@ class RecipeParser(TrlParser):
             if any(name in own and name not in typed for name in named):
                 raise ValueError(f"{str(error).rstrip('.')} (in '{file}').") from error
             raise ValueError(self._in_options(str(error), "--")) from error
+
+    def _joined(self, arguments: Sequence[str]) -> list[str]:
+        """Return the command line with the values of a list's option together, where it is given several times."""
+        lists = {name for name, action in self._options.items() if action.nargs == "+"}
+        rest: list[str] = []
+        values: dict[str, list[str]] = {}
+        taken: list[str] = rest
+        for argument in arguments:
+            name = _option(argument)
+            if argument.startswith("--") and name in lists:
+                taken = values.setdefault(name, [])
+                taken += argument.split("=", 1)[1:]
+            elif argument.startswith("--"):
+                taken = rest
+                rest.append(argument)
+            else:
+                taken.append(argument)
+        return rest + [word for name, words in values.items() for word in (f"--{name}", *words)]
 
     def _get_value(self, action: Action, arg_string: str) -> Any:
         try:
@@ -214,8 +241,10 @@ class RecipeParser(TrlParser):
 
     def _advice(self, name: str) -> str:
         """Return the advice for a name of another trainer, or of Python, in the names of options."""
-        reward = "toxicity_model" if "toxicity_model" in self._options else "reward_model"
+        reward = next(option for option in _REWARDS if option in self._options)
         for_argument = _FOR_ARGUMENT | {"reward_funcs": f"use `{reward}`."}
+        if reward == "reward":
+            for_argument |= _FOR_REWARD
         text = for_argument.get(name) or advice(name, self._options)
         if not text.startswith(("leave", "did")):
             quoted = re.findall(r"`(\w+)", text)

@@ -45,6 +45,7 @@ def load_prompts(
     column: str = PROMPT,
     min_toxicity: float | None = None,
     where: str | None = None,
+    keep_columns: bool = False,
 ) -> Dataset:
     """Load prompts by name and bring them into TRL's prompt-only format.
 
@@ -57,6 +58,7 @@ def load_prompts(
             messages), or, as in real-toxicity-prompts, dictionaries with `text` and `toxicity`.
         min_toxicity: Keep only prompts whose `toxicity` is above this.
         where: `"column=value"`: keep only rows in which the column, as text, has this value.
+        keep_columns: Keep the source's other columns.
 
     Returns:
         A dataset with the column `prompt`, and, where the source has one, the text column `continuation`.
@@ -80,7 +82,8 @@ def load_prompts(
             new["continuation"] = _text_of(row["continuation"]) or ""
         return new
 
-    return dataset.map(normalize, remove_columns=dataset.column_names, desc=f"Reading {name}")
+    replaced = [column, _ROW] if keep_columns else dataset.column_names
+    return dataset.map(normalize, remove_columns=replaced, desc=f"Reading {name}")
 
 
 def load_rows(
@@ -181,7 +184,7 @@ def wrap_in_conversation(dataset: Dataset, instruction: str) -> Dataset:
     if not isinstance(dataset[0]["prompt"], str):
         raise ValueError("`chat_instruction` is for text prompts, these are conversations already; leave it out.")
     messages = [[{"role": "user", "content": instruction.replace("{prompt}", text)}] for text in dataset["prompt"]]
-    return Dataset.from_dict({"prompt": messages})
+    return dataset.remove_columns("prompt").add_column("prompt", messages)
 
 
 def split_prompts(

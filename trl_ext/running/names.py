@@ -1,15 +1,18 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Checks of the names of models, before anything is trained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig
 from transformers import AutoConfig, AutoTokenizer
+from trl import ModelConfig
 
+from trl_ext.config import PPOConfig
 from trl_ext.critic_modes import CRITIC_MODES
-from trl_ext.rewards import ToxicityReward
+from trl_ext.messages.printable import one_line
+from trl_ext.rewards import ToxicityReward, check_reward_name
 
 from .data import looks_like_path
 
@@ -19,8 +22,60 @@ __all__ = [
     "check_distinct",
     "check_judge",
     "check_model",
+    "check_policy",
+    "check_required",
     "check_reward_model",
+    "check_rewards",
 ]
+
+
+def check_required(given: Mapping[str, Any]) -> None:
+    """Refuse a command line with a model of the user's own and without the names that belong to it.
+
+    Args:
+        given: Values of the required options, by name.
+
+    Raises:
+        ValueError: if one is missing.
+    """
+    missing = [f"`--{name}`" for name, value in given.items() if not value]
+    if missing:
+        raise ValueError(f"With `--model_name_or_path` you must also give {' and '.join(missing)}; see `--help`.")
+
+
+def check_policy(model_args: ModelConfig, args: PPOConfig) -> None:
+    """Refuse a policy or a critic that is no model, and an output directory that is the policy's folder.
+
+    Raises:
+        ValueError: if so.
+    """
+    name, trusted = str(model_args.model_name_or_path), {"trust_remote_code": args.trust_remote_code}
+    check_distinct({"model_name_or_path": name}, Path(str(args.output_dir)).expanduser().resolve())
+    check_model("model_name_or_path", name, revision=model_args.model_revision, **trusted)
+    check_critic(args.critic, has_lora=model_args.use_peft, **trusted)
+
+
+def check_rewards(names: Sequence[str], args: PPOConfig) -> None:
+    """Refuse rewards that lead nowhere, one that is given twice, and weights that do not fit.
+
+    Args:
+        names: Values of `--reward`.
+        args: Has the weights, and the reward adapters, which follow the rewards.
+
+    Raises:
+        ValueError: if so.
+    """
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise ValueError(f"`--reward {one_line(twice)}` is given twice; give it once, with a `--reward_weights`.")
+    count = len(names) + len(args.reward_adapters or [])
+    if args.reward_weights is not None and len(args.reward_weights) != count:
+        raise ValueError(
+            f"`--reward_weights` has {len(args.reward_weights)} values and there are {count} rewards; give one weight "
+            "for each `--reward`, in their order."
+        )
+    for name in names:
+        check_reward_name(name)
 
 
 def check_model(option: str, name: str, *, advice: str = "", **options: Any) -> Any:
