@@ -13,7 +13,7 @@ from trl_ext.rewards import completion_text
 def enough_words(completions: list[Any], **columns: Any) -> list[float]:
     """Return 0 from 8 words on, and down to -2.5 for a completion without any."""
     words = [len(completion_text(completion).split()) for completion in completions]
-    return [-2.5 * max(0, 8 - count) / 8 for count in words]
+    return [2.5 * min(count - 8, 0) / 8 for count in words]
 
 
 def brevity(completions: list[Any], **columns: Any) -> list[float]:

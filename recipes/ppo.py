@@ -50,12 +50,9 @@ examples:
       a weighted sum of two rewards
   trl_ext ppo --config my_run.yaml --learning_rate 2e-5
       a YAML file, with one value changed
-  trl_ext ppo ... --load_in_4bit
-      LoRA on a base in 4 bits, which also serves as critic and reference
-  trl_ext ppo ... --resume_from_checkpoint true
-      go on after an interruption, from the newest checkpoint in the output directory
+  trl_ext ppo ... --load_in_4bit                      LoRA on a base in 4 bits, also critic and reference
+  trl_ext ppo ... --resume_from_checkpoint true       go on after an interruption, from the newest checkpoint
   accelerate launch --num_processes 4 -m trl_ext ppo ...
-      several GPUs
 """
 
 
@@ -121,9 +118,8 @@ def measure(trainer: PPOTrainer, progress: PhaseProgress, time: str) -> Scored |
     scored, prompts = None, trainer.eval_dataset[:]
     if trainer.is_world_process_zero():
         with progress.phase(f"evaluate_{time}", len(prompts["prompt"])) as advance:
-            penalty, seed = trainer.args.missing_eos_penalty, trainer.args.seed
-            policy, rewards = policy_of(trainer), trainer.rewards
-            scored = score_policy(policy, rewards, prompts, seed=seed, missing_eos_penalty=penalty, on_progress=advance)
+            how = {"seed": trainer.args.seed, "missing_eos_penalty": trainer.args.missing_eos_penalty}
+            scored = score_policy(policy_of(trainer), trainer.rewards, prompts, on_progress=advance, **how)
     trainer.accelerator.wait_for_everyone()
     return scored
 
@@ -140,9 +136,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             with progress.phase("train"):
                 train(trainer, checkpoint)
             after = measure(trainer, progress, "after")
-            options, samples = (recipe, prompts, model_args), recipe.num_report_samples
-            seconds = progress.take_seconds()
-            report_run(trainer, before, after, title="PPO", seconds=seconds, options=options, num_samples=samples)
+            shown = {"options": (recipe, prompts, model_args), "num_samples": recipe.num_report_samples}
+            report_run(trainer, before, after, seconds=progress.take_seconds(), **shown)
             if args.push_to_hub:
                 trainer.push_to_hub()
             if trainer.is_world_process_zero():

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,15 @@ _NOT_CONNECTED = re.compile(
 
 def torchrun(script: Path, *arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
     """Run a script on gloo processes of one thread each; a job that hangs is ended with all its processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return run_command([*command, str(script), *map(str, arguments)])
+
+
+def run_command(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments, one thread a process; a job that hangs is ended with all its processes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path()}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    words = [*command, str(script), *map(str, arguments)]
+    words = [sys.executable, *arguments]
     with subprocess.Popen(words, env=environment, start_new_session=True, **pipes) as job:
         try:
             out, errors = job.communicate(timeout=240)

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers.integrations import get_available_reporting_integrations
 
 from recipes import detoxification, instruction_following
 from tests.bad_inputs.case import Case, check, table
 from trl_ext.running.cli import RecipeParser
 
+TRACKERS = ", ".join(get_available_reporting_integrations()) or "none is"
 DETOX, INSTRUCT = detoxification.make_parser, instruction_following.make_parser
 
 
@@ -71,7 +73,7 @@ CASES = [
     ),
     row(
         "--report_to notepad",
-        "`--report_to` 'notepad' is no tracker that is installed here (none is); install it, or take 'none'.",
+        f"`--report_to` 'notepad' is no tracker that is installed here ({TRACKERS}); install it, or take 'none'.",
     ),
     row("--stages sft dance", "`--stages` must be some of sft, reward, ppo, eval, got ['dance'].", INSTRUCT),
     row("--label_noise 0.5", "`--label_noise` must be at least 0 and below 0.5, got 0.5.", INSTRUCT),
@@ -146,7 +148,7 @@ CASES = [
         "cards/12gb_llama_8b, cards/16gb_qwen_14b, cards/24gb_llama_8b, cards/8gb_llama_3b, "
         "detoxification/gpt_neo_125m, detoxification/qwen2.5_0.5b_instruct, instruction_following/defended, "
         "instruction_following/over_optimized, instruction_following/qwen2.5_0.5b_ultrafeedback, "
-        "instruction_following/qwen2.5_1.5b_hh.",
+        "instruction_following/qwen2.5_1.5b_hh, ppo/qwen2.5_0.5b_instruct.",
     ),
     row(
         "--config cards/8gb_lama_3b",

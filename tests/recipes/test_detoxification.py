@@ -71,36 +71,38 @@ def error_of(capsys, argv, main=detoxification.main):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_yaml_file_parses(path, tmp_path):
-    recipe, args, model_args = make_parser().parse_recipe(["--config", str(path), "--output_dir", str(tmp_path)])
+    parsed = make_parser().parse_recipe(["--config", str(path), "--output_dir", str(tmp_path)])
+    prompts, recipe, args, model_args = parsed
     assert args.output_dir == str(tmp_path)
     if path.stem not in ("default", "embedded", "lora"):
-        assert None not in (model_args.model_name_or_path, recipe.dataset_name, recipe.toxicity_model)
+        assert None not in (model_args.model_name_or_path, prompts.dataset_name, recipe.toxicity_model)
         assert recipe.judge_model not in (None, recipe.toxicity_model)
         assert "Not run by this project" in path.read_text()
 
 
 def test_guide_configuration_is_the_guides():
-    recipe, args, model_args = make_parser().parse_recipe(["--config", str(CONFIGS / "gpt_neo_125m.yaml")])
+    prompts, recipe, _, model_args = make_parser().parse_recipe(["--config", str(CONFIGS / "gpt_neo_125m.yaml")])
     assert model_args.model_name_or_path == "EleutherAI/gpt-neo-125m"
     assert (recipe.min_prompt_toxicity, recipe.prompt_min_tokens, recipe.prompt_max_tokens) == (0.3, 10, 15)
     assert recipe.toxicity_model == "facebook/roberta-hate-speech-dynabench-r4-target"
-    assert recipe.eval_dataset_name == "OxAISH-AL-LLM/wiki_toxic"
+    assert prompts.eval_dataset_name == "OxAISH-AL-LLM/wiki_toxic"
 
 
 def test_the_embedded_example_has_its_own_target_until_a_model_is_named(tmp_path):
     config = tmp_path / "named.yaml"
     config.write_text("model_name_or_path: some/model\n")
     given = [], ["--model_name_or_path", "some/model"], ["--config", str(config)], ["--kl_target", "2"], ["--use_peft"]
-    targets = [make_parser().parse_recipe(arguments)[1].kl_target for arguments in given]
+    targets = [make_parser().parse_recipe(arguments)[-2].kl_target for arguments in given]
     assert targets == [0.9, 1.3, 1.3, 2.0, 0.9]
 
 
 def test_command_line_beats_yaml_beats_defaults(tmp_path):
     config = tmp_path / "mine.yaml"
     config.write_text("learning_rate: 1e-3\nkl_coef: 0.25\nmin_length: 7\n")
-    recipe, args, model_args = make_parser().parse_recipe([f"--config={config}", "--kl_coef", "0.5", "--lora_r", "3"])
+    argv = [f"--config={config}", "--kl_coef", "0.5", "--lora_r", "3"]
+    _, recipe, args, model_args = make_parser().parse_recipe(argv)
     assert (args.learning_rate, args.kl_coef, recipe.min_length, model_args.lora_r) == (1e-3, 0.5, 7, 3)
-    untouched = make_parser().parse_recipe([])[1]
+    untouched = make_parser().parse_recipe([])[-2]
     assert args.max_completion_length == untouched.max_completion_length == 20
     assert PPOConfig(output_dir=str(tmp_path)).max_completion_length != 20  # so it came from default.yaml
 

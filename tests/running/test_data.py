@@ -159,7 +159,9 @@ def test_without_a_maximum_prompts_stay_whole(tokenizer):
 
 
 def test_texts_become_user_messages():
-    dataset = wrap_in_conversation(Dataset.from_dict({"prompt": ["{x} is"]}), "Continue: {prompt}")
+    dataset = Dataset.from_dict({"prompt": ["a", "{x} is"], "answer": [1, 2]}).filter(lambda row: row["answer"] > 1)
+    dataset = wrap_in_conversation(dataset, "Continue: {prompt}")
+    assert dataset["answer"][:] == [2]
     assert dataset["prompt"][:] == [[{"role": "user", "content": "Continue: {x} is"}]]
     with pytest.raises(ValueError, match="must contain {prompt}"):
         wrap_in_conversation(Dataset.from_dict({"prompt": ["a"]}), "Continue this")

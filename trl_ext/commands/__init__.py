@@ -13,18 +13,19 @@ from collections.abc import Sequence
 from trl_ext import __version__
 from trl_ext.messages.suggestion import suggestion
 
-from . import average, chat, compare, detox, instruct, merge, plan, report, worlds
+from . import average, chat, compare, detox, instruct, merge, plan, ppo, report, worlds
 from .parser import CommandParser
 
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "ppo": ppo,
     "detox": detox,
     "instruct": instruct,
-    "plan": plan,
     "chat": chat,
     "compare": compare,
     "report": report,
+    "plan": plan,
     "merge": merge,
     "average": average,
     "worlds": worlds,

@@ -183,8 +183,11 @@ def wrap_in_conversation(dataset: Dataset, instruction: str) -> Dataset:
         raise ValueError(f"`chat_instruction` must contain {{prompt}}, got '{instruction}'.")
     if not isinstance(dataset[0]["prompt"], str):
         raise ValueError("`chat_instruction` is for text prompts, these are conversations already; leave it out.")
-    messages = [[{"role": "user", "content": instruction.replace("{prompt}", text)}] for text in dataset["prompt"]]
-    return dataset.remove_columns("prompt").add_column("prompt", messages)
+
+    def wrap(row: dict[str, Any]) -> dict[str, Any]:
+        return {"prompt": [{"role": "user", "content": instruction.replace("{prompt}", row["prompt"])}]}
+
+    return dataset.map(wrap, remove_columns="prompt", desc="Making conversations")
 
 
 def split_prompts(
