@@ -27,6 +27,7 @@ from trl_ext.checks.fields import CountOrZero
 from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.config import PPOConfig
 from trl_ext.evaluation.scored import Scored, score_policy
+from trl_ext.experience.prompts import split_columns
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.reports import report_run
 from trl_ext.rewards import reward_by_name, try_reward
@@ -48,8 +49,7 @@ examples:
       your own model, prompts and reward; names are folders, files or ids of the Hub
   trl_ext ppo ... --reward toxicity:CLASSIFIER --reward my_rewards.py:brevity --reward_weights 1 0.5
       a weighted sum of two rewards
-  trl_ext ppo --config my_run.yaml --learning_rate 2e-5
-      a YAML file, with one value changed
+  trl_ext ppo --config my_run.yaml --learning_rate 2e-5 a YAML file, with one value changed
   trl_ext ppo ... --load_in_4bit                      LoRA on a base in 4 bits, also critic and reference
   trl_ext ppo ... --resume_from_checkpoint true       go on after an interruption, from the newest checkpoint
   accelerate launch --num_processes 4 -m trl_ext ppo ...
@@ -96,17 +96,17 @@ def resolve_names(recipe: PPOArguments, prompts: PromptOptions, args: PPOConfig,
 def make_trainer(recipe: PPOArguments, prompts: PromptOptions, args: PPOConfig, model_args: ModelConfig) -> PPOTrainer:
     """Load prompts, rewards and model, and put the trainer together."""
     with args.main_process_first(desc="prompts"):
-        train_dataset, eval_dataset = load_datasets(prompts, args.seed, keep_columns=True)
+        datasets = load_datasets(prompts, args.seed, prompt_column=args.prompt_column, keep_columns=True)
     rewards = [reward_by_name(name) for name in recipe.reward or []]
     for reward in rewards:
-        try_reward(reward, train_dataset[:2])
+        try_reward(reward, *split_columns(datasets[0][:2], args.prompt_column))
     args.model_init_kwargs = init_kwargs(model_args) | (args.model_init_kwargs or {})  # type: ignore[operator]
     return PPOTrainer(
         model=str(model_args.model_name_or_path),
         reward_funcs=rewards,
         args=args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
+        train_dataset=datasets[0],
+        eval_dataset=datasets[1],
         processing_class=load_tokenizer(model_args, trust_remote_code=args.trust_remote_code),
         peft_config=get_peft_config(model_args),
         quantization_config=get_quantization_config(model_args),
@@ -115,11 +115,11 @@ def make_trainer(recipe: PPOArguments, prompts: PromptOptions, args: PPOConfig, 
 
 def measure(trainer: PPOTrainer, progress: PhaseProgress, time: str) -> Scored | None:
     """Sample from the policy as it is now on the prompts held out, and score the completions, in the main process."""
-    scored, prompts = None, trainer.eval_dataset[:]
+    scored, rows, args = None, trainer.eval_dataset[:], trainer.args
     if trainer.is_world_process_zero():
-        with progress.phase(f"evaluate_{time}", len(prompts["prompt"])) as advance:
-            how = {"seed": trainer.args.seed, "missing_eos_penalty": trainer.args.missing_eos_penalty}
-            scored = score_policy(policy_of(trainer), trainer.rewards, prompts, on_progress=advance, **how)
+        with progress.phase(f"evaluate_{time}", len(trainer.eval_dataset)) as advance:
+            how = {name: getattr(args, name) for name in ("seed", "missing_eos_penalty", "prompt_column")}
+            scored = score_policy(policy_of(trainer), trainer.rewards, rows, on_progress=advance, **how)
     trainer.accelerator.wait_for_everyone()
     return scored
 

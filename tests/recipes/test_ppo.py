@@ -129,7 +129,7 @@ def test_a_yaml_file_with_lora_and_a_service(folder: Path, monkeypatch: pytest.M
     server.server_close()
     # a trial of two samples, the measurement before, two rollouts, the measurement after
     assert [len(body["prompts"]) for body in bodies] == [2, 6, 8, 8, 6]
-    assert bodies[0].keys() == {"prompts", "completions", "completion_ids", "answer"}
+    assert bodies[0].keys() == {"prompts", "completions", "completion_ids", "answer", "question"}
     assert bodies[0]["prompts"][0].startswith("the ")
     written = [path for path in Path("out").rglob("*") if path.suffix in (".json", ".html", ".md", ".jsonl", ".txt")]
     assert written and not [path for path in written if "k3y" in path.read_text() or "passw" in path.read_text()]
@@ -214,7 +214,7 @@ CASES = [
     ),
     row(
         "Reward function 'needs_column' asks for ['solution'], but there is only ['answer', 'completion_ids', "
-        "'completions', 'log_extra', 'log_metric', 'on_progress', 'prompts', 'trainer_state']: add the column to the "
+        "'completions', 'log_extra', 'log_metric', 'on_progress', 'prompts', 'question', 'trainer_state']: add the column to the "
         "dataset or give the parameter a default.",
         "my_rewards.py:needs_column",
     ),

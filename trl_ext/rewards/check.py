@@ -105,25 +105,25 @@ def check_reward(
 _MISTAKES = (NameError, AttributeError, TypeError, ImportError, SyntaxError)
 
 
-def try_reward(fn: Callable, rows: Mapping[str, list]) -> None:
-    """Call a reward function once on rows of a data set with made-up completions, before a policy is loaded.
+def try_reward(fn: Callable, prompts: Sequence[Text], columns: Mapping[str, list]) -> None:
+    """Call a reward function once on prompts of a data set with made-up completions, before a policy is loaded.
 
     A function with a model of its own is not called.
 
     Args:
         fn: the reward function.
-        rows: the columns of the data set, `prompt` among them, N values each.
+        prompts: N prompts.
+        columns: the other columns of the data set, N values each.
 
     Raises:
         ValueError: `fn` breaks its contract, asks for a column that is not there, or has a mistake in its code.
     """
     if any(hasattr(part, "scorer") for part in iter_parts(fn)):
         return
-    prompts = rows["prompt"]
     texts = [f" answer {i}" for i in range(len(prompts))]
     answers: list[Any] = [[{"role": "assistant", "content": text.strip()}] for text in texts]
     completions = texts if prompts and isinstance(prompts[0], str) else answers
-    columns = {key: values for key, values in rows.items() if key not in OWN_COLUMNS}
+    columns = {key: values for key, values in columns.items() if key not in OWN_COLUMNS}
     ids = [list(text.encode()) for text in texts]
     try:
         error = _try(fn, Batch(prompts, completions, ids, columns, {"trainer_state": None, **SILENT}))[1]
