@@ -214,8 +214,8 @@ CASES = [
     ),
     row(
         "Reward function 'needs_column' asks for ['solution'], but there is only ['answer', 'completion_ids', "
-        "'completions', 'log_extra', 'log_metric', 'on_progress', 'prompts', 'question', 'trainer_state']: add the column to the "
-        "dataset or give the parameter a default.",
+        "'completions', 'log_extra', 'log_metric', 'on_progress', 'prompts', 'question', 'trainer_state']: add "
+        "the column to the dataset or give the parameter a default.",
         "my_rewards.py:needs_column",
     ),
     row(
