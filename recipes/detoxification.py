@@ -137,15 +137,15 @@ def make_trainer(
         return cut_prompts(dataset, tokenizer, recipe.prompt_min_tokens, recipe.prompt_max_tokens, args.seed)
 
     with args.main_process_first(desc="prompts"):
-        names = {"prompt_column": args.prompt_column, "min_toxicity": recipe.min_prompt_toxicity}
-        train_dataset, eval_dataset = load_datasets(prompts, args.seed, change=cut, **names)
+        column, minimum = args.prompt_column, recipe.min_prompt_toxicity
+        datasets = load_datasets(prompts, args.seed, prompt_column=column, change=cut, min_toxicity=minimum)
     args.model_init_kwargs = init_kwargs(model_args) | (args.model_init_kwargs or {})  # type: ignore[operator]
     return PPOTrainer(
         model=str(model_args.model_name_or_path),
         reward_funcs=make_rewards(recipe, tokenizer),
         args=args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
+        train_dataset=datasets[0],
+        eval_dataset=datasets[1],
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
         quantization_config=get_quantization_config(model_args),

@@ -49,7 +49,8 @@ def check_policy(model_args: ModelConfig, args: PPOConfig) -> None:
     Raises:
         ValueError: if so.
     """
-    name, trusted = str(model_args.model_name_or_path), {"trust_remote_code": args.trust_remote_code}
+    name = str(model_args.model_name_or_path)
+    trusted: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
     check_distinct({"model_name_or_path": name}, Path(str(args.output_dir)).expanduser().resolve())
     check_model("model_name_or_path", name, revision=model_args.model_revision, **trusted)
     check_critic(args.critic, has_lora=model_args.use_peft, **trusted)
