@@ -21,9 +21,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--output", help="the HTML file; default: report.html in DIR, or comparison.html here for several runs"
     )
+    parser.add_argument("--picture", metavar="FILE.svg", help="also write the main plots of one run as one picture")
     arguments = parser.parse_args(argv)
+    folders = [Path(folder).expanduser() for folder in arguments.folders]
     with refusing(OSError, ValueError):
-        print(_draw([Path(folder) for folder in arguments.folders], arguments.output))
+        if arguments.picture and len(folders) > 1:
+            raise ValueError("`--picture` shows one run; give one folder.")
+        print(_draw(folders, arguments.output))
+        if arguments.picture:
+            print(_picture(folders[0], Path(arguments.picture).expanduser()))
+
+
+def _picture(folder: Path, path: Path) -> Path:
+    from trl_ext.reports.picture import write_picture
+    from trl_ext.reports.saved import load_run
+
+    return write_picture(path, load_run(folder))
 
 
 def _draw(folders: Sequence[Path], output: str | None) -> Path:

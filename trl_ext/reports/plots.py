@@ -112,7 +112,11 @@ def _reward_plot(runs: Runs, weights: Mapping[str, float]) -> Plot | None:
     x, reward = series(history, at, "reward")
     if not len(x):
         return None
-    keys = dict.fromkeys(key for entry in history for key in entry if _COMPONENT.fullmatch(key))
+    # In the order of the weights, because JSON does not keep that of the log.
+    keys = dict.fromkeys(
+        f"rewards/{name}/mean" for name in weights if any(f"rewards/{name}/mean" in e for e in history)
+    )
+    keys |= dict.fromkeys(key for entry in history for key in entry if _COMPONENT.fullmatch(key))
     figure, axes = new_figure(x_label, "reward")
     spread = np.concatenate([series(history, at, "reward_std")[1], [0.0]]).max()
     drawn, captions = [reward], []
@@ -209,6 +213,7 @@ def _panel_plot(panel: _Panel, runs: Runs, title: str | None = None) -> Plot | N
         axes.set_ylim(max(low, min(together.min(), 0) - 0.05), max(high, min(together.max(), 2 * high)))
     else:
         axes.set_ylim(*value_range(together, panel.least_top, zero=panel.slug != "reward"))
+    axes.ticklabel_format(axis="y", scilimits=(-3, 5))
     count_axis(axes, max(x[-1] for x, _ in found.values()))
     if len(axes.get_legend_handles_labels()[1]) > 1:
         add_legend(axes)

@@ -21,10 +21,13 @@ from .verdict import verdict
 if TYPE_CHECKING:
     from .drawing import Plot
 
-__all__ = ["figures", "write_page", "write_report"]
+__all__ = ["figures", "plots_of", "write_page", "write_report"]
 
-# Plots of what the run achieved; the others show the state of policy and critic.
-_RESULTS = ("reward", "kl")
+# Plots of the state of policy and critic; the others show what the run achieved.
+_TRAINING = (
+    *("kl-coef", "length", "entropy", "terminated", "explained-variance", "value-loss", "clip-fraction", "approx-kl"),
+    *("skipped", "grad-norm", "learning-rate", "memory", "speed", "time"),
+)
 
 
 def write_report(
@@ -51,8 +54,9 @@ def write_report(
 def write_page(path: Path, report: Report, extra_plots: Sequence[Plot | None] = ()) -> Path:
     """Write a report as HTML, whole or not at all, and return its path."""
     report = report.cleaned(path.parent)
-    results, training = _plots(report)
-    results = [plot for plot in (*extra_plots, *results) if plot is not None]
+    drawn = [*(plot for plot in extra_plots if plot is not None), *plots_of(report)]
+    results = [plot for plot in drawn if plot.slug not in _TRAINING]
+    training = [plot for plot in drawn if plot.slug in _TRAINING]
     sentences = verdict(report)
     notes = [report.notes] if isinstance(report.notes, str) else report.notes or ()
     parts = {
@@ -78,8 +82,8 @@ def write_page(path: Path, report: Report, extra_plots: Sequence[Plot | None] = 
     return path
 
 
-def _plots(report: Report) -> tuple[list[Plot | None], list[Plot | None]]:
-    """Return the plots of what was learned, and those of policy and critic."""
+def plots_of(report: Report) -> list[Plot]:
+    """Return every plot for which a report has data, in the order of the page."""
     # matplotlib takes a second to import, and only the end of a run needs it.
     from . import plots, result_plots
 
@@ -87,11 +91,12 @@ def _plots(report: Report) -> tuple[list[Plot | None], list[Plot | None]]:
     weights = dict(zip(origin.get("rewards") or (), origin.get("reward_weights") or (), strict=False))
     steps = int(config.get("num_ppo_epochs") or 1) * int(config.get("num_mini_batches") or 1)
     drawn = plots.training_plots(report.log_history, report.kl_target, weights, steps)
-    results: list[Plot | None] = [plot for plot in drawn if plot.slug in _RESULTS]
-    results += _hacking_plots(report)
-    results.append(result_plots.frontier_plot(report.frontier, report.measured, report.frontier_caption))
-    results.append(result_plots.histogram_plot(report.histograms or {}, report.score_name))
-    return results, [plot for plot in drawn if plot.slug not in _RESULTS]
+    found: list[Plot | None] = [plot for plot in drawn if plot.slug not in _TRAINING]
+    found += _hacking_plots(report)
+    found.append(result_plots.frontier_plot(report.frontier, report.measured, report.frontier_caption))
+    found.append(result_plots.histogram_plot(report.histograms or {}, report.score_name))
+    found += [plot for plot in drawn if plot.slug in _TRAINING]
+    return [plot for plot in found if plot is not None]
 
 
 def _hacking_plots(report: Report) -> list[Plot | None]:
@@ -109,17 +114,15 @@ def _hacking_plots(report: Report) -> list[Plot | None]:
     return found
 
 
-def figures(plots: Sequence[Plot | None], kind: str) -> str:
+def figures(plots: Sequence[Plot], kind: str) -> str:
     """Return plots as HTML, each with what it shows and what is healthy, empty without any.
 
     Args:
-        plots: The plots; None is passed over.
+        plots: The plots.
         kind: Class of the grid that they stand in.
     """
     cells = []
     for plot in plots:
-        if plot is None:
-            continue
         label = escape(f"{plot.title}. {plot.caption}")
         drawing = plot.svg.replace("<svg", f'<svg role="img" aria-label="{label}" ', 1)
         lines = [f"<p>{prose(plot.caption)}</p>"] if plot.caption else []

@@ -71,15 +71,16 @@ def frontier_plot(
         axes.plot(*optimum.T, color=GREEN, linewidth=1.6, label="optimum")
         shown += list(optimum[optimum[:, 0] <= end, 1])
         shown.append(float(np.interp(end, *optimum.T)))
-    axes.plot(*path.T, color=BLUE, linewidth=1, linestyle=":", marker="o", markersize=4, label="measured")
+    axes.plot(*path.T, color=BLUE, linewidth=1, linestyle=":", marker="o", markersize=3, label="measured")
     for point, (kl, reward) in zip(points, path, strict=True):
         low, high = finite(point.get("low")), finite(point.get("high"))
         if low is not None and high is not None:
             axes.plot([kl, kl], [low, high], color=BLUE, linewidth=1.2)
             shown += [low, high]
         if point.get("name"):
+            axes.plot(kl, reward, color=BLUE, marker="o", markersize=6)
             text = plain(shorten(as_text(point["name"]), 16))
-            axes.annotate(text, (kl, reward), xytext=(6, -10), textcoords="offset points", color=INK, fontsize=9)
+            axes.annotate(text, (kl, reward), xytext=(7, -13), textcoords="offset points", color=INK, fontsize=9)
     axes.set_xlim(min(0.0, path[:, 0].min()) - 0.03 * end, end)
     axes.set_ylim(*value_range(shown))
     add_legend(axes)
