@@ -79,11 +79,32 @@ def test_a_checkpoint_of_another_configuration_is_refused(interrupted):
         resume(interrupted, num_ppo_epochs=3)
     with pytest.raises(ValueError, match=r"critic \(then head, now model\)"):
         resume(interrupted, critic="copy")
+    with pytest.raises(ValueError, match=r"critic_learning_rate of its own \(then False, now True\)"):
+        resume(interrupted, critic_learning_rate=1e-3)
     with pytest.raises(ValueError, match="KL controller"):
         resume(interrupted, kl_controller=AdaptiveKL(target=6.0))
     with pytest.raises(ValueError, match="reward functions"):
         resume(interrupted, reward_funcs=[scripted.reward, scripted.reward])
     assert resume(interrupted).state.global_step == 4
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_a_resumed_run_learns_at_its_own_rates(tmp_path, schedule, caplog):
+    """The checkpoint's optimizer and schedule bring their rates along; the error messages advise to lower them."""
+    settings = {"lr_scheduler_type": schedule, "logging_steps": 1, "critic_learning_rate": 4e-3}
+    first = scripted.trainer(tmp_path, save_strategy="steps", save_steps=2, learning_rate=1e-3, **settings)
+    first.train()
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    assert resume(tmp_path, learning_rate=1e-3, **settings).state.global_step == 4
+    assert "learning rate is" not in caplog.text
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    lowered = resume(tmp_path, learning_rate=1e-4, **settings)
+    rates = [
+        [line["learning_rate"] for line in t.state.log_history if "learning_rate" in line] for t in (first, lowered)
+    ]
+    assert rates[1][:2] == rates[0][:2] and rates[1][2:] == pytest.approx([rate / 10 for rate in rates[0][2:]])
+    assert "learning rate is 0.0001, 0.004, and was 0.001, 0.004" in caplog.text
+    assert [group["initial_lr"] for group in lowered.optimizer.param_groups][-1] == 4e-3
 
 
 def test_a_truncated_checkpoint_is_skipped(interrupted):

@@ -281,6 +281,7 @@ def run_configuration(args: PPOConfig, model: ActorCritic, kl_controller: KLCont
         "max_completion_length": args.max_completion_length,
         "temperature": args.temperature,
         "critic": model.critic_kind,
+        "critic_learning_rate of its own": args.critic_learning_rate is not None,
         "adapters": isinstance(model.policy, PeftModel),
         "KL controller": type(kl_controller).__name__,
         "ptx_coef": args.ptx_coef,

@@ -185,6 +185,32 @@ def warn_of_changed_rewards(folder: Path, current: dict[str, Any]) -> None:
 
 
 @contextmanager
+def own_learning_rates(optimizer: torch.optim.Optimizer, scheduler: Any) -> Iterator[None]:
+    """Keep this run's learning rates over a block that loads the checkpoint's optimizer and schedule.
+
+    Both bring their rates along, so that a lower `learning_rate` would have no effect on a resumed run. The place in
+    the schedule stays the checkpoint's.
+    """
+    ours = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    yield
+    saved = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    if saved == ours:
+        return
+    for group, new, old in zip(optimizer.param_groups, ours, saved, strict=True):
+        group["lr"] = group["lr"] * new / old if old else new
+        group["initial_lr"] = new
+    state = scheduler.state_dict()
+    if "base_lrs" in state:
+        rates = [group["lr"] for group in optimizer.param_groups]
+        scheduler.load_state_dict({**state, "base_lrs": ours, "_last_lr": rates})
+    now, then = (", ".join(f"{rate:g}" for rate in dict.fromkeys(rates)) for rates in (ours, saved))
+    logger.warning(
+        f"The learning rate is {now}, and was {then} when the checkpoint was written; the run goes on with the new "
+        "one, at the same place of the schedule."
+    )
+
+
+@contextmanager
 def without_rotation(args: Any) -> Iterator[int | None]:
     """Keep the Trainer from deleting checkpoints in a block, and yield `save_total_limit`."""
     limit, args.save_total_limit = args.save_total_limit, None

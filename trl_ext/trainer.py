@@ -432,7 +432,8 @@ class PPOTrainer(BaseTrainer):
             return
         folder, process = Path(checkpoint_folder), self.args.process_index
         with together(f"Resuming from {folder}"), resuming.loading(folder):
-            super()._load_optimizer_and_scheduler(checkpoint_folder)
+            with resuming.own_learning_rates(self.optimizer, self.lr_scheduler):
+                super()._load_optimizer_and_scheduler(checkpoint_folder)
             state = resuming.read_state(folder, process)
             self.kl_controller.load_state_dict(state["kl_controller"])
             self.rewards.load_state_dict(state["rewards"])

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The README's table of models and the cards they fit on: `python -m eval.performance.table`."""
+"""The table of models and the cards they fit on, in `docs/memory.md`: `python -m eval.performance.table`."""
 
 import argparse
 import json
@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from eval.pages.markers import between, insert
 from trl_ext.files import write_text
 from trl_ext.planner.plan import GIB, Footprint
 
 from .memory import RESULTS
 
-BEGIN, END = "<!-- what fits: begin -->", "<!-- what fits: end -->"
+PART = "what fits"
 CARDS = (6, 8, 12, 16, 24, 32, 48, 80)
 SETTINGS = ("Card", "Model", "Weights", "Critic", "Reward adapters", "Prompt + completion", "Micro-batch", "Sampled at")
 COLUMNS = (*SETTINGS, "Generate", "Evaluate", "Learn", "Figures")
@@ -34,7 +35,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def render(folder: Path = RESULTS) -> str:
-    """Return the table between its markers, in Markdown.
+    """Return the table, in Markdown.
 
     Args:
         folder: Where `eval.performance.memory` has written its results.
@@ -46,19 +47,7 @@ def render(folder: Path = RESULTS) -> str:
     if not rows:
         raise ValueError(f"{folder} holds no results of whole models; run `python -m eval.performance.memory`.")
     lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
-    return "\n".join([BEGIN, *(f"| {' | '.join(cells)} |" for cells in lines), END])
-
-
-def insert(text: str, table: str) -> str:
-    """Return a text with everything between the two markers replaced.
-
-    Raises:
-        ValueError: when they are not in it.
-    """
-    start, end = text.find(BEGIN), text.find(END)
-    if start < 0 or end < start:
-        raise ValueError(f"The file has no place for the table; add a line {BEGIN} and a line {END}.")
-    return text[:start] + table + text[end + len(END) :]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _figure(results: dict[str, Any]) -> str:
@@ -96,9 +85,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         table = render(arguments.results)
         if arguments.write is None:
-            print(table)
+            print(between(PART, table))
         else:
-            write_text(arguments.write, insert(arguments.write.read_text(encoding="utf-8"), table))
+            write_text(arguments.write, insert(arguments.write.read_text(encoding="utf-8"), PART, table))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

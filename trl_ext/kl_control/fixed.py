@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """A coefficient that stays as it is."""
 
+import warnings
 from typing import Any
 
 from trl_ext.messages.advice import answers_unknown
@@ -40,7 +41,12 @@ class FixedKL:
         return {"controller": type(self).__name__, "coef": self.coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the coefficient; raise ValueError if `state` is not of this class."""
+        """Keep the coefficient, a setting, and warn where the saved one differs; refuse the state of another class."""
         check_state(self, state, ["coef"])
         require_non_negative("coef", state["coef"])
-        self.coef = float(state["coef"])
+        if state["coef"] != self.coef:
+            warnings.warn(
+                f"The fixed KL coefficient is {self.coef:g}, and was {state['coef']:g} when the checkpoint was "
+                "written; the run goes on with the new one.",
+                stacklevel=2,
+            )
