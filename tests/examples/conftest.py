@@ -26,10 +26,10 @@ def run_example(
     """Run a script of `examples/` as `python` does, in an empty folder, and return its variables."""
     monkeypatch.chdir(tmp_path)
 
-    def run(name: str, **changes: str) -> dict[str, Any]:
-        """The embedded model's folder stands for the Hub name; `changes` of further text are exceptions."""
+    def run(name: str, changes: dict[str, str] | None = None) -> dict[str, Any]:
+        """The embedded model's folder stands for the name on the Hub; `changes` are further texts to replace."""
         source = (EXAMPLES / name).read_text(encoding="utf-8")
-        for written, replacement in {"Qwen/Qwen2.5-0.5B-Instruct": embedded.model, **changes}.items():
+        for written, replacement in {"Qwen/Qwen2.5-0.5B-Instruct": embedded.model, **(changes or {})}.items():
             assert source.count(written) == 1, f"{name} no longer has {written} once"
             source = source.replace(written, replacement)
         (tmp_path / name).write_text(source, encoding="utf-8")
