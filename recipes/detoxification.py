@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, prepare everything, and detoxify."""
     prompts, recipe, args, model_args = make_parser().parse_recipe(argv)
     with output_folder(args) as checkpoint:
-        progress = PhaseProgress(enabled=args.process_index == 0 and not args.disable_tqdm)
+        progress = PhaseProgress(args.process_index == 0, bars=not args.disable_tqdm)
         with progress.phase("prepare"):
             resolve_names(prompts, recipe, args, model_args)
             trainer = make_trainer(prompts, recipe, args, model_args)

@@ -155,7 +155,7 @@ class Pipeline:
 
     def evaluate(self, sft: Record | None, reward: Record, ppo: Record) -> Path:
         """Compare the policies before and after PPO, write report and summary, and return the path of the summary."""
-        progress = PhaseProgress(enabled=not self.args.disable_tqdm)
+        progress = PhaseProgress(bars=not self.args.disable_tqdm)
         folder = self.output_dir / self.run.ppo_folder
         target = self.output_dir if folder.name == "ppo" else folder  # several runs, several summaries
         with progress.phase("eval"):

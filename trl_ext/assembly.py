@@ -4,7 +4,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from inspect import signature
 from typing import Any
 
@@ -29,6 +29,7 @@ from .experience.supervised import SupervisedData
 from .kl_control import KLController, make_controller
 from .micro_batches import MicroBatches
 from .monitoring import SampleTable
+from .monitoring.console import CONSOLE
 from .processes import Reduce
 from .rewards import PreferenceReward, RewardRunner
 from .text.tokens import set_padding
@@ -61,6 +62,20 @@ class Parts:
     configuration: dict[str, Any]
 
 
+def shown(function: Callable[..., Parts]) -> Callable[..., Parts]:
+    """Show on the console of the main process what `assemble` is doing."""
+
+    @wraps(function)
+    def call(args: PPOConfig, **given: Any) -> Parts:
+        if args.process_index != 0:
+            return function(args, **given)
+        with CONSOLE.activity("checking the settings", bars=not args.disable_tqdm):
+            return function(args, **given)
+
+    return call
+
+
+@shown
 def assemble(
     args: PPOConfig,
     *,
@@ -88,6 +103,7 @@ def assemble(
     init_kwargs = {"trust_remote_code": args.trust_remote_code, **mapping(args.model_init_kwargs)}
     template_kwargs = mapping(args.chat_template_kwargs)
     tokenizer = processing_class or policy_tokenizer(model, init_kwargs)
+    CONSOLE.now("loading the policy and its reference", long=True)
     actor_critic = build_actor_critic(
         model,
         args.critic,
@@ -102,12 +118,14 @@ def assemble(
         actor_critic.apply_liger_kernel(args.liger_kernel_config)
     set_padding(tokenizer)
     limit = max_prompt_length(args, actor_critic.config)
+    CONSOLE.now("checking the prompts")
     check_datasets(train_dataset, eval_dataset, tokenizer, limit, template_kwargs, actor_critic, args.prompt_column)
     if isinstance(train_dataset, IterableDataset):
         train_dataset = stream_rows(args, train_dataset, tokenizer, limit, count_embeddings(actor_critic))
     reward_funcs, reward_processing_classes = add_adapter_rewards(
         reward_funcs, reward_processing_classes, actor_critic, tokenizer, args
     )
+    CONSOLE.now("loading the rewards")
     rewards = RewardRunner(
         reward_funcs,
         weights=args.reward_weights,
@@ -123,6 +141,7 @@ def assemble(
     )
     episodes = count_episodes(args, train_dataset)
     kl_controller = kl_controller or make_controller(args.kl_controller, vars(args), episodes)
+    CONSOLE.now("comparing models and data with earlier checkpoints")
     supervised = None
     if ptx_dataset is not None:
         supervised = SupervisedData(

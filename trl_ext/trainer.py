@@ -33,6 +33,7 @@ from .learning import Minibatch, StepGate, drop_gradients, learn, mean_losses, r
 from .messages.advice import answers_unknown
 from .micro_batches import MicroBatches
 from .monitoring import PhaseProgress, RunLog, SampleTable, log_samples
+from .monitoring.display import LogFile, show
 from .objectives import masked_sum
 from .processes import reduction, together
 from .rewards import RewardRunner
@@ -130,7 +131,7 @@ class PPOTrainer(BaseTrainer):
                 train_dataset=parts.train_dataset,
                 eval_dataset=eval_dataset,
                 processing_class=parts.tokenizer,
-                callbacks=[*(callbacks or []), EpochSeed(lambda: self._sampler)],
+                callbacks=[*(callbacks or []), EpochSeed(lambda: self._sampler), LogFile()],
                 optimizers=optimizers,
                 # transformers before 5.19 reads this in place of `loss_is_scaled_for_ga`.
                 compute_loss_func=_identity,
@@ -146,7 +147,8 @@ class PPOTrainer(BaseTrainer):
         self.micro_batches = MicroBatches(args.micro_batch_size, "per_device_train_batch_size", fixed=several)
         self.collector = build_collector(args, parts, self.micro_batches, self.accelerator, self._reduce)
         self.supervised = parts.supervised
-        self.progress = PhaseProgress(enabled=self.is_world_process_zero() and not args.disable_tqdm)
+        self.progress = PhaseProgress(self.is_world_process_zero(), bars=not args.disable_tqdm)
+        self.display = show(self, kl_target=getattr(parts.kl_controller, "target", None))
         self.run_log = RunLog(self._reduce)
         self._configuration, self._reward_settings = parts.configuration, resuming.reward_settings(parts.rewards)
         self._gate = StepGate()
@@ -252,7 +254,8 @@ class PPOTrainer(BaseTrainer):
         idle = args.gradient_accumulation_steps - args.local_mini_batch_size // args.micro_batch_size
         last = self._micro_step == args.gradient_accumulation_steps - 1
         loss = torch.zeros((), device=args.device)
-        with self.progress.phase("learn"), self.model.hold():
+        micro_steps = (args.gradient_accumulation_steps, "micro-batches", self._micro_step)
+        with self.progress.phase("learn", *micro_steps), self.model.hold():
             if self._micro_step >= idle and not self._gate.stopped:
                 loss = self._learn(model, self._micro_step - idle)
             if last and args.device.type != "cpu":
@@ -331,10 +334,9 @@ class PPOTrainer(BaseTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, with the same random numbers every time and without taking any from training."""
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with self.progress.phase("eval"), torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.args.seed + self.args.process_index)
-            metrics = super().evaluate(*args, **kwargs)
-        return metrics
+            return super().evaluate(*args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any):
         """Run the Trainer's loop, and add PPO's metrics under its prefix (`eval_reward`, ...)."""
@@ -349,7 +351,7 @@ class PPOTrainer(BaseTrainer):
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor, None, None]:
         """Sample and score one batch of evaluation prompts, and take the losses that it would give."""
-        progress = PhaseProgress(enabled=self.progress.enabled)
+        progress = PhaseProgress(self.progress.enabled, bars=self.progress.bars)
         experience = self._collect(inputs, progress, training=False)
         rollout = experience.rollout
         with progress.phase("learn"):
@@ -389,7 +391,8 @@ class PPOTrainer(BaseTrainer):
         with together(f"Writing {folder}"):
             resuming.check_finite(self.model, self.optimizer, self.state.global_step)
         # Older checkpoints are deleted only once this one is whole.
-        with resuming.without_rotation(self.args) as limit, checkpoint.writing(folder, leader=self.args.should_save):
+        rotation, leader = resuming.without_rotation(self.args), self.args.should_save
+        with self.progress.phase("save"), rotation as limit, checkpoint.writing(folder, leader=leader):
             super()._save_checkpoint(model, trial)
             if not self.args.save_only_model and self._rollout is not None:
                 self._rollout.save(folder / f"rollout_{self.args.process_index}.safetensors")
@@ -412,7 +415,8 @@ class PPOTrainer(BaseTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Run the Trainer's own loop; `resume_from_checkpoint=True` means the newest checkpoint that is whole."""
         found = resuming.find_checkpoint(resume_from_checkpoint, self.args.output_dir, leader=self.args.should_save)
-        return super().train(found, *args, **kwargs)
+        with self.display.training(enabled=self.progress.enabled, bars=self.progress.bars):
+            return super().train(found, *args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder, process = Path(resume_from_checkpoint), self.args.process_index

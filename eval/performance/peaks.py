@@ -121,12 +121,12 @@ class PhasePeaks(PhaseProgress):
         self._current = name
 
     @contextmanager
-    def phase(self, name: str, total: int | None = None, unit: str = "completion") -> Iterator[Callable[..., Any]]:
+    def phase(self, name: str, *args: Any, **kwargs: Any) -> Iterator[Callable[..., Any]]:
         """Measure the phase `name`, as `PhaseProgress.phase` does, with its memory."""
         self.memory.synchronize()
         self.start(name)
         begin = time.perf_counter()
-        with super().phase(name, total, unit) as advance:
+        with super().phase(name, *args, **kwargs) as advance:
             yield advance
             self.memory.synchronize()
         self.total_seconds[name] = self.total_seconds.get(name, 0.0) + time.perf_counter() - begin

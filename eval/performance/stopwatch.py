@@ -70,9 +70,9 @@ class TimedProgress(PhaseProgress):
         self.stopwatch = stopwatch
 
     @contextmanager
-    def phase(self, name: str, total: int | None = None, unit: str = "completion") -> Iterator[Callable[..., Any]]:
+    def phase(self, name: str, *args: Any, **kwargs: Any) -> Iterator[Callable[..., Any]]:
         """Measure the phase `name`, as `PhaseProgress.phase` does."""
-        with self.stopwatch.phase(name), super().phase(name, total, unit) as advance:
+        with self.stopwatch.phase(name), super().phase(name, *args, **kwargs) as advance:
             yield advance
 
 

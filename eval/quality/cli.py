@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
-from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_ext.actor_critic.loading import load_policy
@@ -19,6 +18,7 @@ from trl_ext.experience.engines import TransformersEngine, eos_token_ids
 from trl_ext.experience.prompts import tokenize_prompts
 from trl_ext.files import read_json_lines
 from trl_ext.messages.printable import one_line
+from trl_ext.monitoring.console import CONSOLE
 from trl_ext.rewards.toxicity import ToxicityReward
 from trl_ext.running.data import load_prompts
 from trl_ext.text.rows import Text, is_conversation, render
@@ -168,5 +168,5 @@ def sample_completions(
     repeated = [text for text in texts for _ in range(num_samples)]
     eos_ids = eos_token_ids(model, tokenizer)
     engine = TransformersEngine(tokenizer, eos_token_ids=eos_ids, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    with tqdm(total=len(repeated), desc=description, leave=False, disable=None) as bar:
-        return sample(model, tokenizer, engine, repeated, seed=seed, rendered=rendered, on_progress=bar.update)
+    with CONSOLE.activity(description, len(repeated), "completions", long=True) as activity:
+        return sample(model, tokenizer, engine, repeated, seed=seed, rendered=rendered, on_progress=activity.advance)

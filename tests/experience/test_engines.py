@@ -11,7 +11,13 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from tests.tiny_models import EOS_ID, PAD_ID, VOCAB_SIZE, tiny_causal_lm, tiny_tokenizer
-from trl_ext.experience.engines import Completions, ContinuousBatchingEngine, TransformersEngine, eos_token_ids
+from trl_ext.experience.engines import (
+    Completions,
+    ContinuousBatchingEngine,
+    TransformersEngine,
+    eos_token_ids,
+    generate,
+)
 from trl_ext.experience.engines.generate import _Draw
 
 PROMPTS = [[30, 31, 32, 33, 34, 35, 36], [40], [50, 51, 52], [60, 61], [70, 71, 72, 73, 74]]
@@ -61,34 +67,55 @@ def seeded(engine: Any, model: PreTrainedModel, prompts: list[list[int]]) -> Com
 @both
 def test_each_prompt_of_a_batch_is_continued_as_it_would_be_alone(engine):
     model = peaked_model()
-    progress: list[int] = []
+    progress: list[tuple[int, int]] = []
     config = model.generation_config
     padded = {"input_ids": torch.tensor([[0, 0, 5, 6], [1, 2, 3, 4]])}
     padded["attention_mask"] = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     before = model(**padded).logits
-    out = engine()(model, PROMPTS, progress.append)
+    out = engine()(model, PROMPTS, lambda *done: progress.append(done))
     # Continuous batching exchanges the model's attention for its own.
     assert torch.equal(model(**padded).logits, before) and model.generation_config is config
     assert out.ids == [likeliest(model, prompt, 6) for prompt in PROMPTS]
     assert len({tuple(ids) for ids in out.ids}) == len(PROMPTS)
     assert out.terminated == [False] * len(PROMPTS) and out.logps is None
-    assert sum(progress) == len(PROMPTS)
+    assert [sum(done) for done in zip(*progress, strict=True)] == [len(PROMPTS), sum(map(len, out.ids))]
 
 
 def test_prompts_are_sampled_some_at_a_time():
     model = peaked_model()
     generate = model.generate
     widths: list[tuple[int, ...]] = []
-    progress: list[int] = []
+    progress: list[tuple[int, int]] = []
 
     def spy(ids, **kwargs):
         widths.append(tuple(ids.shape))
         return generate(ids, **kwargs)
 
     model.generate = spy
-    out = transformers_engine(batch_size=2)(model, PROMPTS, progress.append)
-    assert widths == [(2, 7), (2, 3), (1, 5)] and progress == [2, 2, 1]
+    out = transformers_engine(batch_size=2)(model, PROMPTS, lambda *done: progress.append(done))
+    assert widths == [(2, 7), (2, 3), (1, 5)] and [completions for completions, _ in progress] == [2, 2, 1]
     del model.generate
+    assert out.ids == transformers_engine()(model, PROMPTS).ids
+
+
+def test_progress_is_told_token_by_token_and_taken_back_where_memory_runs_out(monkeypatch):
+    """Five prompts of six tokens each, sampled at once; memory runs out after three tokens."""
+    monkeypatch.setattr(generate, "_REPORT_SECONDS", 0.0)
+    model, told = peaked_model(), []
+    real, calls = model.forward, 0
+
+    def forward(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(*args, **kwargs)
+
+    model.forward = forward
+    out = transformers_engine()(model, PROMPTS, lambda *done: told.append(done))
+    assert told[:4] == [(0, 5), (0, 5), (0, 5), (0, -15)]
+    assert [sum(done) for done in zip(*told, strict=True)] == [5, sum(map(len, out.ids))] == [5, 30]
+    del model.forward
     assert out.ids == transformers_engine()(model, PROMPTS).ids
 
 

@@ -23,6 +23,7 @@ from trl_ext.evaluation.measures import (
 from trl_ext.evaluation.sampling import Samples, check_lengths, sample
 from trl_ext.evaluation.win_rates import Comparisons, bootstrap_win_rate, count
 from trl_ext.experience.prompts import tokenize_prompts
+from trl_ext.monitoring.console import CONSOLE
 from trl_ext.rewards import RewardRunner
 from trl_ext.running.finished import load_finished
 from trl_ext.running.named_rewards import load_rewards
@@ -125,8 +126,8 @@ def _sample(member: Member, request: Request) -> Samples:
     ids = tokenize_prompts(request.prompts, member.tokenizer, kwargs)
     check_lengths(ids, request.sampling.max_completion_length, member.model, "--max_completion_length")
     engine = request.sampling.engine(member.model, member.tokenizer, batch_size=request.batch_size)
-    bar = tqdm(total=len(ids), desc=f"Sampling from {member.title}", leave=False, disable=None)
-    with member.switched(), bar:
+    shown = CONSOLE.activity(f"sampling from {member.title}", len(ids), "completions", long=True)
+    with member.switched(), shown as activity:
         return sample(
             member.model,
             member.tokenizer,
@@ -134,7 +135,7 @@ def _sample(member: Member, request: Request) -> Samples:
             request.prompts,
             seed=request.seed,
             chat_template_kwargs=kwargs,
-            on_progress=bar.update,
+            on_progress=activity.advance,
         )
 
 

@@ -51,7 +51,7 @@ def sample(
     seed: int,
     chat_template_kwargs: dict[str, Any] | None = None,
     rendered: bool = False,
-    on_progress: Callable[[int], Any] | None = None,
+    on_progress: Callable[..., Any] | None = None,
 ) -> Samples:
     """Sample one completion for each prompt.
 
@@ -63,7 +63,7 @@ def sample(
         seed: The same seed gives the same completions; the state of the global generators is left as it was.
         chat_template_kwargs: Further arguments of the chat template.
         rendered: Whether the prompts are texts that a chat template has written, special tokens and all.
-        on_progress: Called with the number of completions finished since the last call.
+        on_progress: Called as `on_progress(completions, tokens)`, see [`GenerationEngine`].
     """
     if rendered:
         prompt_ids = encode(prompts, tokenizer, rendered=True)  # type: ignore[arg-type]
@@ -144,7 +144,7 @@ class Policy(NamedTuple):
     chunk_size: int | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    def sample(self, prompts: list[Text], seed: int, on_progress: Callable[[int], Any] | None = None) -> Samples:
+    def sample(self, prompts: list[Text], seed: int, on_progress: Callable[..., Any] | None = None) -> Samples:
         """Sample one completion for each prompt, as `sample` does."""
         with self.actor_critic.hold():
             return sample(

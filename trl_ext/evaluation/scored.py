@@ -39,7 +39,7 @@ def score_policy(
     seed: int,
     missing_eos_penalty: float | None = None,
     prompt_column: str = PROMPT,
-    on_progress: Callable[[int], Any] | None = None,
+    on_progress: Callable[..., Any] | None = None,
 ) -> Scored:
     """Sample one completion for each prompt from a policy as it is now, and score it with the training reward.
 
@@ -50,7 +50,7 @@ def score_policy(
         seed: The same seed gives the same completions.
         missing_eos_penalty: As in training.
         prompt_column: As in training.
-        on_progress: Called with the number of completions finished since the last call.
+        on_progress: Called as `on_progress(completions, tokens)`, see [`GenerationEngine`].
     """
     prompts, others = split_columns(columns, prompt_column)
     samples = policy.sample(prompts, seed, on_progress)

@@ -166,7 +166,7 @@ class Collector:
 
     def _score(self, rollout: Rollout, batch: Batch, progress: PhaseProgress, state: Any, training: bool) -> Scores:
         """Call the reward functions and fill in `scores` and `valid`."""
-        with progress.phase("score", total=len(batch) * len(self.rewards.names)) as advance:
+        with progress.phase("score", len(batch) * len(self.rewards.names), "rewards") as advance:
             scores = self.rewards(
                 batch.prompts,
                 batch.completions,

@@ -4,10 +4,11 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trl_ext.checkpoint import checkpoints, recover
 from trl_ext.folders import commit, find_damage, is_whole_model, remove
+from trl_ext.monitoring.display import show
 from trl_ext.running.interrupts import OrderlyStop
 
 KEPT = 2
@@ -43,7 +44,7 @@ def train(trainer: Trainer, name: str = "") -> None:
         name: Name of the model in training, for the message after Ctrl-C.
     """
     newest = newest_whole(Path(str(trainer.args.output_dir)))
-    trainer.remove_callback(PrinterCallback)
+    display = show(trainer, name or "sft")
     trainer.add_callback(CommitCheckpoints())
-    with OrderlyStop(trainer, name):
+    with OrderlyStop(trainer, name), display.training(enabled=True, bars=not trainer.args.disable_tqdm):
         trainer.train(resume_from_checkpoint=None if newest is None else str(newest))

@@ -13,6 +13,7 @@ from trl_ext.evaluation.intervals import bootstrap_mean
 from trl_ext.evaluation.judges import compare_scores
 from trl_ext.evaluation.sampling import Policy, Samples
 from trl_ext.evaluation.win_rates import bootstrap_win_rate, count
+from trl_ext.monitoring.console import CONSOLE
 from trl_ext.reports.runs import paired_change
 from trl_ext.rewards import RewardFunction, RewardRunner
 from trl_ext.text.decoding import as_completions
@@ -47,7 +48,8 @@ def measure(policy: Policy, rewards: RewardRunner, rows: Dataset, gold: RewardFu
         seed: Of sampling.
     """
     prompts = rows["prompt"][:]
-    samples = policy.sample(prompts, seed)
+    with CONSOLE.activity("sampling answers to compare", len(prompts), "completions", long=True) as answers:
+        samples = policy.sample(prompts, seed, answers.advance)
     columns = {name: rows[name][:] for name in rows.column_names if name != "prompt"}
     completions = as_completions(prompts, samples.completions)
     scores = rewards(prompts, completions, samples.completion_ids, columns, update_state=False)

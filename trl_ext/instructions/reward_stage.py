@@ -11,6 +11,7 @@ from trl_ext.config import PPOConfig
 from trl_ext.evaluation.reward_models import evaluate_reward_models
 from trl_ext.files import read_json_lines, write_json_lines
 from trl_ext.folders import remove
+from trl_ext.monitoring.console import CONSOLE
 from trl_ext.rewards import PreferenceReward
 from trl_ext.worlds.instructions import grade
 
@@ -66,7 +67,8 @@ def work(
 
 def measure(members: list[PreferenceReward], pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return the report on the mean of the members, and `member_accuracies`."""
-    whole, reports = evaluate_reward_models(members, list(pairs), tokenizer)
+    with CONSOLE.activity(f"scoring {len(pairs):,} held-out pairs", long=True):
+        whole, reports = evaluate_reward_models(members, list(pairs), tokenizer)
     return whole.as_dict() | {"member_accuracies": [report.accuracy.estimate for report in reports]}
 
 

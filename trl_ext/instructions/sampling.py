@@ -13,6 +13,7 @@ from trl_ext.assembly import mapping
 from trl_ext.config import PPOConfig
 from trl_ext.evaluation.sampling import sample
 from trl_ext.experience.engines import TransformersEngine, eos_token_ids
+from trl_ext.monitoring.console import CONSOLE
 from trl_ext.text.rows import Text
 
 
@@ -46,8 +47,17 @@ def sample_answers(
         top_k=args.top_k,
         batch_size=args.local_rollout_forward_batch_size,
     )
-    kwargs = mapping(args.chat_template_kwargs)
-    return sample(model, tokenizer, engine, list(prompts), seed=seed, chat_template_kwargs=kwargs).completions
+    shown = CONSOLE.activity("sampling answers", len(prompts), "completions", bars=not args.disable_tqdm, long=True)
+    with shown as answers:
+        return sample(
+            model,
+            tokenizer,
+            engine,
+            list(prompts),
+            seed=seed,
+            chat_template_kwargs=mapping(args.chat_template_kwargs),
+            on_progress=answers.advance,
+        ).completions
 
 
 def rank_pairs(

@@ -1,23 +1,40 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Progress that also moves while completions are sampled and scored, and the seconds each phase took."""
+"""The phases of a run: how long each takes, shown on the console while it goes on."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from tqdm.auto import tqdm
+from .console import CONSOLE, Activity, Console, library_bars_off
+
+# What the console says in a phase. Phases that are not in this table are timed and not shown: "train" and "prepare"
+# hold phases that say more.
+_SHOWN = {
+    "generate": "sampling",
+    "score": "scoring",
+    "evaluate": "forward passes",
+    "learn": "learning",
+    "eval": "evaluating",
+    "save": "saving a checkpoint",
+    "evaluate_before": "evaluating before training",
+    "evaluate_after": "evaluating after training",
+    "frontier_before": "sampling for the least KL, before training",
+    "frontier_after": "sampling for the least KL, after training",
+}
+# Of these a log file is told when they begin.
+_LONG = ("evaluate_before", "evaluate_after", "frontier_before", "frontier_after")
 
 
 class PhaseProgress:
-    """Times the phases of a rollout and shows a transient bar below the Trainer's own.
+    """Times the phases of a rollout and shows them on the console.
 
     Example:
         >>> progress = PhaseProgress(enabled=False)
         >>> with progress.phase("generate", total=64) as advance:
-        ...     advance(8)
+        ...     advance(8, tokens=120)
         >>> list(progress.take_seconds())
         ['generate']
 
@@ -26,47 +43,44 @@ class PhaseProgress:
             another counts for both.
     """
 
-    def __init__(self, enabled: bool = True) -> None:
+    def __init__(self, enabled: bool = True, *, bars: bool = True, console: Console = CONSOLE) -> None:
         """Create a progress display.
 
         Args:
-            enabled: Whether to show bars, usually
-                `trainer.is_world_process_zero() and not args.disable_tqdm`. Time is measured in any case.
+            enabled: Whether to show anything, usually `args.process_index == 0`. Time is measured in any case.
+            bars: Whether a terminal gets a status line, usually `not args.disable_tqdm`; otherwise it gets lines now
+                and then, as a log file does.
+            console: Where to show it.
         """
-        self.enabled = enabled
+        self.enabled, self.bars, self.console = enabled, bars, console
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def phase(self, name: str, total: int | None = None, unit: str = "completion") -> Iterator[Callable[..., Any]]:
-        """Measure the phase `name`, and show a bar if `total` is given.
-
-        The bar vanishes at the end, also when the phase raises. It is never drawn into a file or a pipe.
+    def phase(
+        self, name: str, total: int | None = None, unit: str = "completions", done: int = 0
+    ) -> Iterator[Callable[..., Any]]:
+        """Measure the phase `name`, and show it.
 
         Args:
             name: For example `generate`, `score`, `evaluate` or `learn`. A name may be used repeatedly; its seconds
                 add up.
-            total: Number of units in the phase. Without it the phase is only timed.
-            unit: What is counted, for the display.
+            total: Number of units in the phase, if it is known.
+            unit: What is counted, in the plural.
+            done: Units that are done already.
 
         Yields:
-            A function `advance(n=1)`: `n` more units are done.
+            A function `advance(n=1, tokens=0)`: `n` more units, and `tokens` more tokens, are done.
         """
-        # disable=None is tqdm's own test for a terminal. tqdm chooses the position itself, the first line that
-        # is free: below the Trainer's training bar, or below its evaluation bar too when that is open.
-        bar = tqdm(
-            total=total,
-            desc=name,
-            unit=f" {unit}",
-            leave=False,
-            dynamic_ncols=True,
-            disable=None if self.enabled and total is not None else True,
-        )
+        shown = nullcontext(Activity(name))
+        if self.enabled and name in _SHOWN:
+            is_long = name in _LONG
+            shown = self.console.activity(_SHOWN[name], total, unit, done=done, bars=self.bars, long=is_long)  # type: ignore[assignment]
         start = time.perf_counter()
         try:
-            yield bar.update
+            with shown as activity, library_bars_off() if name == "save" else nullcontext():
+                yield activity.advance
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-            bar.close()
 
     def take_seconds(self) -> dict[str, float]:
         """Return `seconds` and start a new measurement, once per rollout."""

@@ -77,7 +77,8 @@ class OrderlyStop(TrainerCallback):
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         self.asked = True
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second Ctrl-C also ends code outside Python
-        os.write(2, b"\nCtrl-C: this step is finished and a checkpoint written; Ctrl-C again ends at once.\n")
+        os.write(2, b"\r\x1b[K" if os.isatty(2) else b"\n")  # over the status line
+        os.write(2, b"Ctrl-C: this step is finished and a checkpoint written; Ctrl-C again ends at once.\n")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from trl_ext.folders import commit, find_damage, whole_folder
+from trl_ext.monitoring.console import CONSOLE
 
 
 def key(settings: Any, seed: int, files: Iterable[str | None]) -> str:
@@ -47,7 +48,8 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
         if find_damage(folder) is not None:
             if folder.exists():
                 print(f"{folder} is incomplete and is made again")
-            with whole_folder(folder, replace=True) as work:
+            making = CONSOLE.activity(f"making the embedded {folder.name}, once", bars=False, long=True)
+            with making, whole_folder(folder, replace=True) as work:
                 build(work)
                 commit(work)
     finally:

@@ -61,7 +61,7 @@ class ContinuousBatchingEngine:
         )
 
     def __call__(
-        self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[[int], Any] | None = None
+        self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[..., Any] | None = None
     ) -> Completions:
         """Sample one completion per prompt; see [`GenerationEngine`]."""
         with torch.no_grad(), own_generation_config(model, self.generation_config), _cast_as_autocast_would(model):
@@ -84,9 +84,9 @@ class ContinuousBatchingEngine:
                 f"Continuous batching finished {len(results) - len(failed)} of {len(prompt_ids)} prompts"
                 f"{f' (first error: {failed[0]})' if failed else ''}; set `use_transformers_continuous_batching=False`."
             )
-        if on_progress is not None:
-            on_progress(len(results))
         ids = [list(r.generated_tokens) for r in results]
+        if on_progress is not None:
+            on_progress(len(ids), sum(map(len, ids)))
         return Completions(
             ids,
             [bool(row) and row[-1] in self.eos_token_ids for row in ids],

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Sampling with transformers' `generate`."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from .protocol import Completions, own_generation_config
 
 # Options of `generate` that shape the distribution after the caller's processors; with them `generate` draws itself.
 _APPLIED_LAST = {"typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "watermarking_config"}
+_REPORT_SECONDS = 0.2  # between two reports of progress
 
 
 class TransformersEngine:
@@ -100,30 +102,34 @@ class TransformersEngine:
         )
 
     def __call__(
-        self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[[int], Any] | None = None
+        self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[..., Any] | None = None
     ) -> Completions:
         """Sample one completion per prompt; see [`GenerationEngine`]."""
         out = Completions([], [], [] if self.return_logps else None)
 
         def sample(some: list[list[int]]) -> None:
-            batch = self._sample(model, some)
+            count = _Count(on_progress or (lambda completions, tokens: None))
+            try:
+                batch = self._sample(model, some, count)
+            except RuntimeError:
+                count.to(0, 0)  # out of memory, perhaps, and begun again in halves
+                raise
+            count.to(len(batch.ids), sum(map(len, batch.ids)))
             out.ids.extend(batch.ids)
             out.terminated.extend(batch.terminated)
             if out.logps is not None and batch.logps is not None:
                 out.logps.extend(batch.logps)
-            if on_progress is not None:
-                on_progress(len(batch.ids))
 
         self.batches.run(prompt_ids, sample, "sampling")
         return out
 
     @torch.no_grad()
-    def _sample(self, model: PreTrainedModel, prompt_ids: list[list[int]]) -> Completions:
+    def _sample(self, model: PreTrainedModel, prompt_ids: list[list[int]], count: "_Count") -> Completions:
         longest = max(map(len, prompt_ids))
         pad = self.tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompt_ids], device=model.device)
         mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompt_ids], device=model.device)
-        ending = _Ending(self.endings, longest)
+        ending = _Ending(self.endings, longest, count)
         recorder = _SampledLogprobs() if self.return_logps else None
         draw = _Draw() if self.draws else None
         with own_generation_config(model, self.generation_config):
@@ -147,12 +153,30 @@ class TransformersEngine:
         )
 
 
-class _Ending(StoppingCriteria):
-    """Remembers at which length each sequence first met one of the `criteria`."""
+class _Count:
+    """Reports completions and tokens of a batch, each as the difference to what was reported before."""
 
-    def __init__(self, criteria: list[StoppingCriteria], prompt_length: int):
+    def __init__(self, on_progress: Callable[..., Any]):
+        self.on_progress, self.completions, self.tokens = on_progress, 0, 0
+        self.time = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return whether a while has passed: numbers are read off a device, which then has to finish its work."""
+        return time.monotonic() - self.time >= _REPORT_SECONDS
+
+    def to(self, completions: int, tokens: int) -> None:
+        """Report that so many are there by now."""
+        self.on_progress(completions - self.completions, tokens - self.tokens)
+        self.completions, self.tokens, self.time = completions, tokens, time.monotonic()
+
+
+class _Ending(StoppingCriteria):
+    """Remembers at which length each sequence first met one of the `criteria`, and keeps `count` up to date."""
+
+    def __init__(self, criteria: list[StoppingCriteria], prompt_length: int, count: _Count):
         self.criteria = criteria
         self.prompt_length = prompt_length
+        self.count = count
         self.lengths: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, logits: Any, **kwargs: Any) -> Tensor:
@@ -162,7 +186,11 @@ class _Ending(StoppingCriteria):
         for criterion in self.criteria:
             done |= criterion(input_ids, logits, **kwargs)
         first = done & (self.lengths == 0)
-        self.lengths[first] = input_ids.shape[1] - self.prompt_length
+        length = input_ids.shape[1] - self.prompt_length
+        self.lengths[first] = length
+        if self.count.is_due():
+            lengths = self.lengths.tolist()
+            self.count.to(sum(n > 0 for n in lengths), sum(n or length for n in lengths))
         return self.lengths > 0
 
     def result(self, sequences: Tensor) -> tuple[list[int], list[bool]]:

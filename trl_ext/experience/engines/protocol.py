@@ -27,14 +27,16 @@ class GenerationEngine(Protocol):
     """Samples one completion per prompt."""
 
     def __call__(
-        self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[[int], Any] | None = None
+        self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[..., Any] | None = None
     ) -> Completions:
         """Sample one completion per prompt.
 
         Args:
             model: Causal LM in eval mode.
             prompt_ids: Unpadded token ids of each prompt.
-            on_progress: Called with the number of completions finished since the last call.
+            on_progress: Called as `on_progress(completions, tokens)` with the numbers finished and sampled since the
+                last call, from time to time; both negative where a batch is begun again. An engine that knows no tokens
+                may leave them out.
         """
         ...
 
