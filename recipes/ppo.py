@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, prepare everything, measure, train, measure again, and report."""
     recipe, prompts, args, model_args = make_parser().parse_recipe(argv)
     with output_folder(args) as checkpoint:
-        progress = PhaseProgress(enabled=args.process_index == 0 and not args.disable_tqdm)
+        progress = PhaseProgress(args.process_index == 0, bars=not args.disable_tqdm)
         resolve_names(recipe, prompts, args, model_args)
         trainer = make_trainer(recipe, prompts, args, model_args)
         with started(args, checkpoint):

@@ -238,10 +238,8 @@ class PPOTrainer(BaseTrainer):
         return inputs
 
     def _collect(self, rows: list[dict[str, Any]], progress: PhaseProgress, *, training: bool) -> Experience:
-        callbacks = self.callback_handler.callbacks
-        return self.collector.collect(
-            self.model, rows, progress, callbacks=callbacks, state=self.state, training=training
-        )
+        shown_to: dict[str, Any] = {"callbacks": self.callback_handler.callbacks, "state": self.state}
+        return self.collector.collect(self.model, rows, progress, **shown_to, training=training)
 
     # ---- learning ----
 
