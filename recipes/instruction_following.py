@@ -36,6 +36,7 @@ from trl_ext.instructions.options import PPOStage, PreferenceData, RewardStage, 
 from trl_ext.instructions.rewards import make_gold
 from trl_ext.instructions.settings import StageSettings
 from trl_ext.instructions.stages import Record, fingerprint, read_record, require, run_stage
+from trl_ext.model_card import add_results
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
 from trl_ext.reports.runs import report_of
@@ -182,6 +183,7 @@ class Pipeline:
             num_samples=self.run.num_report_samples,
             embedded=self.is_embedded,
         )
+        add_results(ppo.result["model"], summary)
         showing.print_summary(summary)
         return target / "summary.json"
 

@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"experience", "checkpoint"}),
     frozenset({"learning"}),
     frozenset({"config"}),
-    frozenset({"evaluation", "arguments", "resuming"}),
+    frozenset({"evaluation", "arguments", "resuming", "model_card"}),
     frozenset({"assembly"}),
     frozenset({"trainer"}),
     frozenset({"trl_ext"}),

@@ -36,7 +36,15 @@ def prompts(n: int) -> Dataset:
 
 def trainer(folder: Path | str, *, scripted: bool = True, model: Any = None, **settings: Any) -> PPOTrainer:
     """A PPO trainer on a tiny Llama; `settings` go to `PPOConfig`, or to the trainer where it knows them."""
-    names = ("peft_config", "callbacks", "eval_dataset", "kl_controller", "train_dataset", "processing_class")
+    names = (
+        "peft_config",
+        "quantization_config",
+        "callbacks",
+        "eval_dataset",
+        "kl_controller",
+        "train_dataset",
+        "processing_class",
+    )
     for_trainer = {name: settings.pop(name) for name in (*names, "ptx_dataset") if name in settings}
     if isinstance(for_trainer.get("kl_controller"), str):
         settings["kl_controller"] = for_trainer.pop("kl_controller")  # by name, a field of PPOConfig

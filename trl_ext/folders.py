@@ -20,6 +20,7 @@ __all__ = [
     "WRITING",
     "commit",
     "digest",
+    "final_name",
     "find_damage",
     "is_complete",
     "is_whole_model",
@@ -159,6 +160,12 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         os.replace(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def final_name(folder: Path) -> str:
+    """Return the name of a folder, also while `whole_folder` has not put it in its place."""
+    name = folder.resolve().name
+    return name.removeprefix(".").removesuffix(".unfinished") if name.endswith(".unfinished") else name
 
 
 def _sync(path: Path) -> None:

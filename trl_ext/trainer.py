@@ -2,7 +2,6 @@
 """`PPOTrainer`: PPO inside the Hugging Face Trainer's own loop."""
 
 import copy
-import textwrap
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -32,25 +31,12 @@ from .kl_control import KLController
 from .learning import Minibatch, StepGate, drop_gradients, learn, mean_losses, restored, token_losses
 from .messages.advice import answers_unknown
 from .micro_batches import MicroBatches
+from .model_card import PAPER, TAGS, write_model_card
 from .monitoring import PhaseProgress, RunLog, SampleTable, log_samples
 from .monitoring.display import LogFile, show
 from .objectives import masked_sum
 from .processes import reduction, together
 from .rewards import RewardRunner
-
-# For the model card.
-PAPER = {
-    "title": "Fine-Tuning Language Models from Human Preferences",
-    "id": "1909.08593",
-    "citation": textwrap.dedent("""\
-        @article{ziegler2019fine,
-            title  = {{Fine-Tuning Language Models from Human Preferences}},
-            author = {Ziegler, Daniel M. and Stiennon, Nisan and Wu, Jeffrey and Brown, Tom B. and Radford, Alec and
-                      Amodei, Dario and Christiano, Paul and Irving, Geoffrey},
-            year   = 2019,
-            eprint = {arXiv:1909.08593},
-        }"""),
-}
 
 
 @answers_unknown("argument", "PPOConfig", PPOConfig.__dataclass_fields__, check_arguments)
@@ -85,7 +71,7 @@ class PPOTrainer(BaseTrainer):
 
     # Each minibatch is normalized by its own number of tokens, so the Trainer must not divide again.
     loss_is_scaled_for_ga = True
-    _tag_names = ["trl", "trl_ext", "ppo"]
+    _tag_names = list(TAGS)
     _name = "PPO"
     _paper = PAPER
 
@@ -153,6 +139,7 @@ class PPOTrainer(BaseTrainer):
         self._configuration, self._reward_settings = parts.configuration, resuming.reward_settings(parts.rewards)
         self._gate = StepGate()
         self._rollout: Rollout | None = None
+        self.card_facts: dict[str, Any] = {}  # what `write_model_card` was told
         self._micro_step = 0  # the Trainer's micro-batches of the current optimizer step that are done
         self.model.add_model_tags(self._tag_names)
         # A seed per process, so that each samples other completions.
@@ -382,6 +369,12 @@ class PPOTrainer(BaseTrainer):
         self.model.save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
         write_json(folder / "ppo_config.json", self.args.to_dict())
+        write_model_card(folder, self)
+
+    def create_model_card(self, *args: Any, dataset_name: str | None = None, **kwargs: Any) -> None:
+        """Write the model card of `output_dir` again, as a push does."""
+        if self.is_world_process_zero():
+            write_model_card(self.args.output_dir, self, dataset_name=dataset_name)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save everything the next optimizer step depends on, then declare the checkpoint complete."""

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Bad files of prompts, pairs and demonstrations: one line names the file and the row."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,28 @@ CASES = [
         "latin.jsonl",
         b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n',
         "Byte 16 is not UTF-8 in line 2 of 'latin.jsonl'; mend or remove it.",
+    ),
+    row("no.jsonl.gz", gzip.compress(b""), "The dataset 'no.jsonl.gz' is empty; give one with at least one prompt."),
+    row(
+        "packed.parquet.gz",
+        b"a",
+        "The dataset 'packed.parquet.gz' has an unknown ending '.gz'; known are .jsonl, .json, .parquet, .csv, .tsv, "
+        ".txt, and all but .parquet also with .gz.",
+    ),
+    row(
+        "open.jsonl.gz",
+        gzip.compress(b'{"prompt": "a"}\n{"prompt"'),
+        "There is no JSON (Expecting ':' delimiter, column 10) in line 2 of 'open.jsonl.gz'; mend or remove it.",
+    ),
+    row(
+        "cut.jsonl.gz",
+        gzip.compress(b'{"prompt": "a"}\n' * 99)[:-9],
+        "There is damage in the gzip compression of 'cut.jsonl.gz'; mend or remove it.",
+    ),
+    row(
+        "plain.csv.gz",
+        b"prompt\na\n",
+        "There is damage in the gzip compression of 'plain.csv.gz'; mend or remove it.",
     ),
     row("latin.csv", b"prompt\ncaf\xe9\n", "Byte 4 is not UTF-8 in line 2 of 'latin.csv'; mend or remove it."),
     row("latin.txt", b"caf\xe9\n", "Byte 4 is not UTF-8 in line 1 of 'latin.txt'; mend or remove it."),

@@ -1,14 +1,23 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Every form in which prompts arrive, and what is said about those that cannot be used."""
 
+import gzip
 import json
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from trl_ext.running.data import cut_prompts, load_prompts, looks_like_path, split_prompts, wrap_in_conversation
+from trl_ext.running.data import (
+    cut_prompts,
+    load_prompts,
+    looks_like_path,
+    rename_prompts,
+    split_prompts,
+    wrap_in_conversation,
+)
 
 TEXTS = ["you are", "what a day", "look at"]
 REAL_TOXICITY = [
@@ -40,6 +49,10 @@ def write_as(form, tmp_path):
         dataset.to_parquet(path)
     elif form == "csv":
         dataset.to_csv(path)
+    elif form == "tsv":
+        dataset.to_csv(path, sep="\t")
+    elif form.endswith(".gz"):
+        path.write_bytes(gzip.compress(Path(write_as(form.removesuffix(".gz"), tmp_path)).read_bytes()))
     elif form == "txt":
         path.write_text("\n".join(TEXTS) + "\n")
     elif form == "saved":
@@ -52,7 +65,23 @@ def write_as(form, tmp_path):
     return str(path)
 
 
-@pytest.mark.parametrize("form", ["jsonl", "json", "parquet", "csv", "txt", "saved", "saved_dict", "folder"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "jsonl",
+        "json",
+        "parquet",
+        "csv",
+        "tsv",
+        "txt",
+        "saved",
+        "saved_dict",
+        "folder",
+        "jsonl.gz",
+        "csv.gz",
+        "txt.gz",
+    ],
+)
 def test_every_form_gives_the_same_prompts(form, tmp_path):
     dataset = load_prompts(write_as(form, tmp_path))
     assert dataset["prompt"][:] == TEXTS
@@ -63,8 +92,20 @@ def test_split_names_and_slices(tmp_path):
     assert load_prompts(write_as("jsonl", tmp_path), split="validation[:2]")["prompt"][:] == TEXTS[:2]
     saved = write_as("saved_dict", tmp_path)
     assert load_prompts(saved, split="test")["prompt"][:] == TEXTS[:1]
+    for split, rows in {
+        "train[:2]": [0, 1],
+        "train[34%:]": [1, 2],
+        "train[-1:]": [2],
+        "test+train[1:2]": [0, 1],
+    }.items():
+        assert load_prompts(saved, split=split)["prompt"][:] == [TEXTS[i] for i in rows], split
+    assert load_prompts(write_as("saved", tmp_path / "one"), split="train[1:]")["prompt"][:] == TEXTS[1:]
     with pytest.raises(ValueError, match="no split 'dev'; its splits are train, test"):
-        load_prompts(saved, split="dev")
+        load_prompts(saved, split="dev[:2]")
+    with pytest.raises(ValueError, match="'train.:x.' is no split; write 'train'"):
+        load_prompts(saved, split="train[:x]")
+    with pytest.raises(ValueError, match="split 'train.3:.'. is empty"):
+        load_prompts(saved, split="train[3:]")
 
 
 def test_real_toxicity_prompts_schema_and_filter(tmp_path):
@@ -80,6 +121,17 @@ def test_conversations_pass_through(tmp_path):
     messages = [{"role": "user", "content": "hello"}]
     name = write_jsonl(tmp_path / "chat.jsonl", [{"question": messages}])
     assert load_prompts(name, column="question")[0] == {"prompt": messages}
+
+
+def test_conversations_give_their_prompts_and_stay_for_reward_functions(tmp_path):
+    turns = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}]
+    name = write_jsonl(tmp_path / "sharegpt.jsonl", [{"conversations": turns, "id": 7}])
+    prompt = [{"role": "user", "content": "hello"}]
+    assert load_prompts(name)[0] == {"prompt": prompt}
+    assert load_prompts(name, keep_columns=True)[0] == {"prompt": prompt, "conversations": turns, "id": 7}
+    named = load_prompts(name, column="conversations", keep_columns=True)
+    assert named[0] == {"prompt": prompt, "id": 7}
+    assert rename_prompts(named, "conversations").column_names == ["id", "conversations"]
 
 
 def test_where_compares_as_text(tmp_path):

@@ -289,6 +289,7 @@ class ActorCritic(nn.Module):
         record_base(folder, self.config.name_or_path)
         if self.critic_kind == "adapter":
             self._save_adapter(critic_folder, CRITIC_ADAPTER)
+            (critic_folder / "README.md").unlink(missing_ok=True)  # PEFT's card names the folder of the base
         elif self.critic is not None:
             self.critic.save_pretrained(critic_folder)
         save_file(self.value_head.state_dict(), critic_folder / "value_head.safetensors")

@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from trl_ext.actor_critic.merge import merge
+    from trl_ext.model_card import add_merged_card
 
     with refusing(ImportError, OSError, ValueError):
         merge(
@@ -34,4 +35,5 @@ def main(argv: Sequence[str] | None = None) -> None:
             original_base=arguments.original_base,
             base_model=arguments.base_model,
         )
+        add_merged_card(arguments.run, arguments.output)
     print(arguments.output)

@@ -65,6 +65,12 @@ def split_columns(columns: Mapping[str, Sequence[Any]], given: str = PROMPT) -> 
     return prompts, {name: list(values) for name, values in columns.items() if name != PROMPT}
 
 
+def has_conversations(dataset: Any, given: str = PROMPT) -> bool:
+    """Return whether the prompts of a dataset that has been checked are conversations."""
+    first = dataset.first if hasattr(dataset, "first") else dataset[0]
+    return is_conversation(split_columns({name: [value] for name, value in first.items()}, given)[0][0])
+
+
 def template_row(columns: Mapping[str, Sequence[Any]], i: int) -> dict[str, Any]:
     """Return the values of row `i` that its chat template reads."""
     return {name: columns[name][i] for name in TEMPLATE_COLUMNS if name in columns}

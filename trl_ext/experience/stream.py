@@ -32,6 +32,7 @@ class StreamRows(torch.utils.data.Dataset):
         check: Checks the rows of every rollout.
 
     Attributes:
+        first: The first row.
         column_names: Columns of the first row.
         identity: Tells the stream from others, by its first rows.
 
@@ -46,7 +47,7 @@ class StreamRows(torch.utils.data.Dataset):
         self._position, self._iterator = 0, self._passes()
         head = list(itertools.islice(self._epoch(0), _HEAD))
         self._check_rows(head[:num_rows], 0)
-        self.column_names, self.identity = list(head[0]), _digest(head[:_IDENTITY])
+        self.first, self.column_names, self.identity = head[0], list(head[0]), _digest(head[:_IDENTITY])
         if len(set(gather(self.identity))) > 1:
             raise ValueError(
                 f"`{check.name}` is a stream whose rows differ from process to process; shuffle it with a seed, and do "

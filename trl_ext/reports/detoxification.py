@@ -13,7 +13,7 @@ from trl_ext.messages.places import short_name
 from trl_ext.trainer import PPOTrainer
 
 from .content import Report
-from .runs import cost_of, evaluated_points, paired_change, report_of, write_run
+from .runs import cost_of, evaluated_points, paired_change, report_of, write_card, write_run
 from .samples import sorted_samples
 
 __all__ = ["begin", "report", "summarize"]
@@ -63,7 +63,7 @@ def report(
     options: Sequence[Any],
     num_samples: int,
 ) -> dict[str, Any]:
-    """Write `report.html`, `report_data.json` and `summary.json`, and return the summary with its verdict.
+    """Write `report.html`, `report_data.json` and `summary.json`, add to the model card, and return the summary.
 
     Args:
         folder: Folder of the run.
@@ -71,7 +71,7 @@ def report(
         before: Measurement of the initial policy.
         after: Measurement of the trained policy.
         summary: As `summarize` returns it.
-        options: The recipe's options, with `judge_model`, and the model's.
+        options: The recipe's options, with `judge_model`, the data's, and the model's.
         num_samples: Completions shown side by side.
     """
     content = report_of(trainer, title=_TITLE, options=options)
@@ -82,7 +82,9 @@ def report(
     content.histograms = dict(zip(("before", "after"), scores, strict=True))
     content.notes, content.signed = _note(options[0], len(before.scores)), ("reward",)
     _add_frontier(content, trainer, before, after, summary)
-    return write_run(folder, content)
+    summary = write_run(folder, content)
+    write_card(folder, trainer, summary, options)
+    return summary
 
 
 def _numbers(time: str, measured: Measured, seed: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from trl_ext.evaluation.intervals import bootstrap_mean
 from trl_ext.evaluation.scored import Scored
 from trl_ext.messages.places import short_name
+from trl_ext.model_card import CARD, write_model_card
 from trl_ext.monitoring.metrics import finite
 from trl_ext.trainer import PPOTrainer
 
@@ -24,7 +25,7 @@ from .settings import settings_in_force
 from .summary import write_summary
 from .verdict import verdict
 
-__all__ = ["cost_of", "evaluated_points", "paired_change", "report_of", "report_run", "write_run"]
+__all__ = ["cost_of", "evaluated_points", "paired_change", "report_of", "report_run", "write_card", "write_run"]
 
 
 def report_run(
@@ -39,6 +40,8 @@ def report_run(
     output_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Write `report.html`, `summary.json` and `report_data.json` of a run, on the main process alone.
+
+    The results also go into the model card of a policy that was saved in the same folder.
 
     `report_run(trainer)` after `trainer.train()` is enough; with `before` and `after` the report also says what the
     training changed.
@@ -75,7 +78,11 @@ def report_run(
             f"Mean reward and KL, measured on the same {len(before.totals)} prompts before and after training, with "
             "the 95% interval of the reward; points between them are the evaluations during training."
         )
-    return write_run(Path(output_dir or trainer.args.output_dir), report, is_main=trainer.is_world_process_zero())
+    folder, is_main = Path(output_dir or trainer.args.output_dir), trainer.is_world_process_zero()
+    summary = write_run(folder, report, is_main=is_main)
+    if is_main:
+        write_card(folder, trainer, summary, options)
+    return summary
 
 
 def report_of(trainer: PPOTrainer, *, title: str, options: Sequence[Any] = (), finished: bool = True) -> Report:
@@ -106,6 +113,20 @@ def report_of(trainer: PPOTrainer, *, title: str, options: Sequence[Any] = (), f
         max_steps=trainer.state.max_steps or None,
         finished=finished,
     )
+
+
+def write_card(folder: Path, trainer: PPOTrainer, summary: Mapping[str, Any], options: Sequence[Any]) -> None:
+    """Put the results of a run into the model card in its folder, if the policy was saved there.
+
+    Args:
+        folder: Folder of the run.
+        trainer: The trainer, after training.
+        summary: Content of `summary.json`.
+        options: The script's own options; one of them may have a `dataset_name`.
+    """
+    if (folder / CARD).is_file():
+        names = [option.dataset_name for option in options if getattr(option, "dataset_name", None)]
+        write_model_card(folder, trainer, results=summary, dataset_name=next(iter(names), None))
 
 
 def write_run(folder: Path, report: Report, *, is_main: bool = True) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from .faults import file_ending, find_fault, is_empty
 __all__ = [
     "cut_prompts",
     "load_prompts",
-    "load_rows",
     "looks_like_path",
     "rename_prompts",
     "split_prompts",
@@ -33,7 +32,8 @@ FILE_FORMATS = {
     ".txt": "text",
 }
 _OPTIONS = {".txt": {"encoding": "utf-8-sig"}, ".tsv": {"sep": "\t"}}
-EXTENSIONS = f"{', '.join(FILE_FORMATS)}, each also with .gz"
+_PACKED = ".parquet"  # has a compression of its own
+EXTENSIONS = f"{', '.join(FILE_FORMATS)}, and all but {_PACKED} also with .gz"
 _ROW = "number of the row"
 
 
@@ -50,7 +50,7 @@ def load_prompts(
     """Load prompts by name and bring them into TRL's prompt-only format.
 
     Args:
-        name: A dataset of the Hub, a file (JSONL, JSON, parquet, CSV, TSV, or txt with one prompt a line; each may be
+        name: A dataset of the Hub, a file (JSONL, JSON, parquet, CSV, TSV, or txt with one prompt a line; text may be
             compressed with gzip), or a folder: one written by `save_to_disk`, or one of such files.
         config: Configuration of a dataset of the Hub.
         split: Split, also a slice of one (`"train[:100]"`, `"train[:10%]"`). A single file has every split.
@@ -71,7 +71,7 @@ def load_prompts(
     if where is not None:
         dataset = _keep_where(dataset, where, name)
     columns = _columns(dataset)
-    column = _prompt_column(columns, column, name)
+    given, column = column, _prompt_column(columns, column, name)
     if min_toxicity is not None:
         dataset = _keep_toxic(dataset, column, min_toxicity, name)
     has_continuation = "continuation" in columns
@@ -82,30 +82,9 @@ def load_prompts(
             new["continuation"] = _text_of(row["continuation"]) or ""
         return new
 
-    replaced = [column, _ROW] if keep_columns else dataset.column_names
+    # Conversations in the place of a column "prompt" hold the answers, which a reward function may compare with.
+    replaced = [_ROW, *([column] if column == given else [])] if keep_columns else dataset.column_names
     return dataset.map(normalize, remove_columns=replaced, desc=f"Reading {name}")
-
-
-def load_rows(
-    name: str,
-    *,
-    config: str | None = None,
-    split: str = "train",
-    column: str = PROMPT,
-    where: str | None = None,
-) -> Dataset:
-    """Load rows by name with all their columns, for a trainer whose `prompt_column` is `column`.
-
-    The arguments are those of `load_prompts`. The lines of a .txt file come in the column `column`.
-
-    Raises:
-        ValueError: as `load_prompts`; the rows themselves are checked by the trainer.
-    """
-    dataset = _not_empty(load_dataset_by_name(name, config, split), name, split)
-    if where is not None:
-        dataset = _keep_where(dataset, where, name)
-    found = _prompt_column(dataset.column_names, column, name)
-    return dataset.rename_column("text", column) if found == "text" != column else dataset
 
 
 def rename_prompts(dataset: Dataset, column: str) -> Dataset:
@@ -227,7 +206,7 @@ def load_dataset_by_name(name: str, config: str | None, split: str) -> Dataset:
 
 def _load_file(path: Path, split: str) -> Dataset:
     ending = file_ending(path)
-    if ending not in FILE_FORMATS:
+    if ending not in FILE_FORMATS or path.suffixes[-2:] == [_PACKED, ".gz"]:
         raise ValueError(f"The dataset '{path}' has an unknown ending '{path.suffix}'; known are {EXTENSIONS}.")
     if is_empty(path):
         raise ValueError(f"The dataset '{path}' is empty; give one with at least one prompt.")
