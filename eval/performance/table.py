@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The table of models and the cards they fit on, in `docs/memory.md`: `python -m eval.performance.table`."""
+"""The table of models and the cards they fit on, in `docs/memory.md` and, short, in the README."""
 
 import argparse
 import json
@@ -17,6 +17,7 @@ PART = "what fits"
 CARDS = (6, 8, 12, 16, 24, 32, 48, 80)
 SETTINGS = ("Card", "Model", "Weights", "Critic", "Reward adapters", "Prompt + completion", "Micro-batch", "Sampled at")
 COLUMNS = (*SETTINGS, "Generate", "Evaluate", "Learn", "Figures")
+SHORT = ("Card", "Model", "Weights", "Prompt + completion", "Micro-batch", "Peak", "Figures")
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -34,11 +35,12 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     return sorted(chosen.values(), key=lambda results: (_peak(results), results["shape"]))
 
 
-def render(folder: Path = RESULTS) -> str:
+def render(folder: Path = RESULTS, columns: tuple[str, ...] = COLUMNS) -> str:
     """Return the table, in Markdown.
 
     Args:
         folder: Where `eval.performance.memory` has written its results.
+        columns: The columns, `COLUMNS` or `SHORT`.
 
     Raises:
         ValueError: when there are none.
@@ -46,7 +48,7 @@ def render(folder: Path = RESULTS) -> str:
     rows = [_row(results) for results in read_results(folder)]
     if not rows:
         raise ValueError(f"{folder} holds no results of whole models; run `python -m eval.performance.memory`.")
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
+    lines = [columns, ("---",) * len(columns), *([row[column] for column in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -58,32 +60,37 @@ def _peak(results: dict[str, Any]) -> int:
     return max(figures[_figure(results)] for figures in results["phases"].values())
 
 
-def _row(results: dict[str, Any]) -> tuple[str, ...]:
+def _row(results: dict[str, Any]) -> dict[str, str]:
     setup, phases, figure = results["arguments"], results["phases"], _figure(results)
     whole = Footprint({"peak": _peak(results)}, {"run": {}}, 1, 1)
     card = next((f"{card} GB" for card in CARDS if whole.fits(card)), "none")
-    return (
-        card,
-        results["shape"],
-        setup["quantization"],
-        setup["critic"],
-        str(setup["reward_adapters"]),
-        f"{setup['prompt']} + {setup['completion']}",
-        str(setup["micro_batch"]),
-        f"{results['generation_batch']} a time",
-        *(f"{phases[phase][figure] / GIB:.1f} GiB" for phase in ("generate", "evaluate", "learn")),
-        "planned" if results["device"] is None else f"measured, {results['device']['name']}",
-    )
+    gib = {phase: f"{phases[phase][figure] / GIB:.1f} GiB" for phase in ("generate", "evaluate", "learn")}
+    return {
+        "Card": card,
+        "Model": results["shape"],
+        "Weights": setup["quantization"],
+        "Critic": setup["critic"],
+        "Reward adapters": str(setup["reward_adapters"]),
+        "Prompt + completion": f"{setup['prompt']} + {setup['completion']}",
+        "Micro-batch": str(setup["micro_batch"]),
+        "Sampled at": f"{results['generation_batch']} a time",
+        "Generate": gib["generate"],
+        "Evaluate": gib["evaluate"],
+        "Learn": gib["learn"],
+        "Peak": f"{_peak(results) / GIB:.1f} GiB",
+        "Figures": "planned" if results["device"] is None else f"measured, {results['device']['name']}",
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.performance.table", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the results")
+    parser.add_argument("--short", action="store_true", help="the README's columns")
     parser.add_argument("--write", type=Path, help="file in which to replace the table; otherwise it is printed")
     arguments = parser.parse_args(argv)
     try:
-        table = render(arguments.results)
+        table = render(arguments.results, SHORT if arguments.short else COLUMNS)
         if arguments.write is None:
             print(between(PART, table))
         else:

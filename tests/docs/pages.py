@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
-LANGUAGES = {"python", "bash", "yaml", "json", "jsonl", "html", "text", "mermaid"}
-MARKERS = {"small", "setup", "check", "needs", "run", "config"}
+LANGUAGES = {"python", "bash", "yaml", "json", "jsonl", "html", "text", "diff"}
+MARKERS = {"small", "setup", "check", "needs", "run", "config", "part"}
 _PIECE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$|<!-- (?P<marker>[a-z]+)\b:?(?P<text>.*?)-->",
     flags=re.MULTILINE | re.DOTALL,
@@ -32,6 +32,7 @@ class Block(NamedTuple):
         needs: A module without which the block cannot run; empty for none.
         run: Whether the commands of a bash block run, instead of only being parsed.
         config: The command whose `--config` reads a YAML block, or "none".
+        part: A file that the block is a part of, and that has a test of its own; empty for none.
     """
 
     where: str
@@ -44,6 +45,7 @@ class Block(NamedTuple):
     needs: str
     run: bool
     config: str
+    part: str
 
     @property
     def shrunk(self) -> str:
@@ -92,6 +94,7 @@ def blocks(page: Path) -> list[Block]:
                     before.get("needs", ""),
                     "run" in before,
                     before.get("config", ""),
+                    before.get("part", ""),
                 )
             )
             before = {}

@@ -40,6 +40,9 @@ def test_blocks_run(page: Path, local: LocalNames, tmp_path: Path, monkeypatch: 
     for block in blocks(page):
         if block.needs and not _installed(block.needs):
             continue
+        if block.part:
+            assert block.code in (ROOT / block.part).read_text(encoding="utf-8"), f"{block.where}: not in {block.part}"
+            continue
         code = local.in_place(block.shrunk)
         if block.file:
             Path(block.file).parent.mkdir(parents=True, exist_ok=True)

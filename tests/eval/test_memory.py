@@ -297,6 +297,8 @@ def test_stored_plans_are_what_the_planner_says_now():
         assert planned == {phase: pytest.approx(footprint.phase_peak(phase), rel=0.05) for phase in footprint.phases}
 
 
-def test_the_page_has_the_table_of_the_stored_results():
-    page = (Path(__file__).parents[2] / "docs" / "memory.md").read_text(encoding="utf-8")
-    assert table.render() in page, "run `python -m eval.performance.table --write docs/memory.md`"
+def test_readme_and_documentation_have_the_table_of_the_stored_results():
+    root = Path(__file__).parents[2]
+    for file, columns, option in (("README.md", table.SHORT, "--short "), ("docs/memory.md", table.COLUMNS, "")):
+        text = (root / file).read_text(encoding="utf-8")
+        assert table.render(columns=columns) in text, f"run `python -m eval.performance.table {option}--write {file}`"
