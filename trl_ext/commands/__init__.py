@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from trl_ext import __version__
 from trl_ext.messages.suggestion import suggestion
 
-from . import average, chat, compare, detox, instruct, merge, plan, ppo, report, worlds
+from . import average, chat, check_reward, compare, detox, instruct, merge, plan, ppo, report, worlds
 from .parser import CommandParser
 
 __all__ = ["COMMANDS", "main"]
@@ -24,6 +24,7 @@ COMMANDS = {
     "instruct": instruct,
     "chat": chat,
     "compare": compare,
+    "check-reward": check_reward,
     "report": report,
     "plan": plan,
     "merge": merge,
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "trl_ext",
         usage="%(prog)s COMMAND [OPTION ...]",
         description="PPO for language models.",
-        epilog="\n".join(["commands:", *(f"  {name:10}{module.SUMMARY}" for name, module in COMMANDS.items())]),
+        epilog="\n".join(["commands:", *(f"  {name:14}{module.SUMMARY}" for name, module in COMMANDS.items())]),
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", metavar="COMMAND", help="one of the commands below; `trl_ext COMMAND --help`")

@@ -124,7 +124,7 @@ def prepare(
         toxicity = ToxicityReward(toxicity_model, toxic_label=toxic_label, batch_size=batch_size)
         toxicity.scorer.check()
     decides = _make_judge(judge, margin, judge_endpoint, judge_model, judge_criteria, api_key_env)
-    rows = load_prompts(prompts, split=split, column=prompt_column)
+    rows = load_prompts(prompts, split=split, column=prompt_column, keep_columns=True)
     rows = rows.select(range(min(num_prompts, len(rows))))
     if chat_instruction is not None:
         wrapped = wrap_in_conversation(rows, chat_instruction)["prompt"]

@@ -7,7 +7,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trl_ext.messages.printable import error_text, line_of
@@ -26,8 +26,8 @@ from .base import (
 )
 from .calling import attempt, call_reward
 
-_PROMPTS = ["The weather today is", "I think that you", "Wie geht", "今天"]
-_COMPLETIONS = [" fine, and it will stay fine.", " are an idiot.", " es dir? Gut, gut, gut, gut.", ""]
+PROMPTS = ["The weather today is", "I think that you", "Wie geht", "今天"]
+COMPLETIONS = [" fine, and it will stay fine.", " are an idiot.", " es dir? Gut, gut, gut, gut.", ""]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class RewardCheck:
         values: its rewards for the samples, in the first of these formats.
         seconds: how long that call took.
         warnings: doubts about the function; each was also given by `warnings.warn`.
+        failures: its exception for each format that it does not accept.
     """
 
     name: str
@@ -47,6 +48,7 @@ class RewardCheck:
     values: list[Reward]
     seconds: float
     warnings: tuple[str, ...]
+    failures: Mapping[str, BaseException] = field(default_factory=dict)
 
 
 def check_reward(
@@ -93,13 +95,13 @@ def check_reward(
         if len(values) == 1:
             seconds = time.perf_counter() - start
     if not values:
-        tried = "; ".join(f"{form}: {error_text(error)}" for form, error in errors.items())
+        tried = "; ".join(f"{form}: {line_of(error)}{error_text(error)}" for form, error in errors.items())
         raise ValueError(f"Reward function '{name}' failed on a sample ({tried}).") from errors.popitem()[1]
     form = next(iter(values))
     found = _doubts(fn, name, candidates[form], values[form])
     for message in found:
         warnings.warn(message, stacklevel=2)
-    return RewardCheck(name, tuple(values), values[form], seconds, tuple(found))
+    return RewardCheck(name, tuple(values), values[form], seconds, tuple(found), errors)
 
 
 _MISTAKES = (NameError, AttributeError, TypeError, ImportError, SyntaxError)
@@ -151,9 +153,9 @@ def _candidates(
         conversational = bool(completions) and not isinstance(completions[0], str)
         samples = {"conversational" if conversational else "plain": (prompts, completions)}
     else:
-        chats: list[Text] = [[{"role": "user", "content": prompt}] for prompt in _PROMPTS]
-        answers: list[Text] = [[{"role": "assistant", "content": completion}] for completion in _COMPLETIONS]
-        samples = {"plain": ([*_PROMPTS], [*_COMPLETIONS]), "conversational": (chats, answers)}
+        chats: list[Text] = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+        answers: list[Text] = [[{"role": "assistant", "content": completion}] for completion in COMPLETIONS]
+        samples = {"plain": ([*PROMPTS], [*COMPLETIONS]), "conversational": (chats, answers)}
     services = {"trainer_state": None, **SILENT}
     batches = {}
     for form, (some_prompts, some_completions) in samples.items():
