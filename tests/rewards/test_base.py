@@ -119,8 +119,18 @@ def test_a_function_that_fails_on_every_format_raises():
     def divides(completions, **columns):
         return [1 / 0 for _ in completions]
 
-    with pytest.raises(ValueError, match="'divides' failed on a sample.*plain: ZeroDivisionError.*conversational"):
+    with pytest.raises(ValueError, match="'divides' failed on a sample.*plain: .*ZeroDivisionError.*conversational") as caught:
         check_reward(divides)
+    assert f"plain: line {divides.__code__.co_firstlineno + 1} of 'test_base.py' raises" in str(caught.value)
+
+
+def test_the_failure_on_one_format_is_in_the_report():
+    def of_messages(completions, **columns):
+        return [float(len(completion[0]["content"])) for completion in completions]
+
+    check = check_reward(of_messages)
+    assert check.formats == ("conversational",) and list(check.failures) == ["plain"]
+    assert isinstance(check.failures["plain"], TypeError)
 
 
 def test_rewards_in_another_order_raise():
