@@ -30,7 +30,9 @@ def test_help_lists_every_subcommand_in_one_line(capsys: pytest.CaptureFixture[s
         assert end.value.code == 0 and max(map(len, lines)) <= 120
         for name, module in COMMANDS.items():
             assert [line.split(maxsplit=1) for line in lines].count([name, module.SUMMARY]) == 1
-            assert module.__name__ == f"trl_ext.commands.{name.replace('-', '_')}" and module.__doc__.startswith(f"`trl_ext {name}")
+            assert module.__name__ == f"trl_ext.commands.{name.replace('-', '_')}" and module.__doc__.startswith(
+                f"`trl_ext {name}"
+            )
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:

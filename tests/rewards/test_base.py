@@ -119,7 +119,9 @@ def test_a_function_that_fails_on_every_format_raises():
     def divides(completions, **columns):
         return [1 / 0 for _ in completions]
 
-    with pytest.raises(ValueError, match="'divides' failed on a sample.*plain: .*ZeroDivisionError.*conversational") as caught:
+    with pytest.raises(
+        ValueError, match="'divides' failed on a sample.*plain: .*ZeroDivisionError.*conversational"
+    ) as caught:
         check_reward(divides)
     assert f"plain: line {divides.__code__.co_firstlineno + 1} of 'test_base.py' raises" in str(caught.value)
 
