@@ -198,6 +198,9 @@ def test_advice_says_what_each_change_saves(monkeypatch):
     assert advice["critic='head' instead of 'adapter'"] == now - peak(critic="head", generation_batch=512)
     assert list(advice.values()) == sorted(advice.values(), reverse=True)
     assert not any("quantization" in text for text in advice)  # int8 would take more
+    whole = Setup(**TINY | {"rank": 0, "quantization": "none"})
+    lora = [text for text, _ in advise(tiny(), whole, plan(tiny(), whole).peak) if text.startswith("rank=")]
+    assert lora == ["rank=16 instead of 0"]  # the critic stays a head
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,8 @@ def advise(config: PretrainedConfig, setup: Setup, peak: int) -> list[tuple[str,
     saved = {}
     for change in changes:
         changed = dataclasses.replace(setup, **change)
-        text = ", ".join(f"{k}={v!r} instead of {getattr(setup, k)!r}" for k, v in change.items())
+        now = {name: getattr(setup, name) for name in change}
+        text = ", ".join(f"{k}={v!r} instead of {now[k]!r}" for k, v in change.items() if v != now[k])
         if changed != setup:
             saved[text] = peak - plan(config, changed).peak
     return sorted(((text, n) for text, n in saved.items() if n >= GIB // 1000), key=lambda pair: -pair[1])
