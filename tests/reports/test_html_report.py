@@ -283,7 +283,8 @@ def test_the_frontier_shows_measured_points_and_no_rollouts(tmp_path: Path):
     whole = plots_of_results.frontier_plot(None, [points[0], points[2]])
     assert drawn is not None and whole is not None and _paths(drawn.svg) == _paths(whole.svg)
     assert plots_of_results.frontier_plot([(0.0, 1.0), (1.0, 2.0)], []) is None
-    page = _page(tmp_path, title="t", log_history=_history(), frontier=[(0.0, 1.0), (1.0, 2.0)])
+    rollouts = [{"kl": 0.1, "reward": 1.0}, {"kl": 0.2, "reward": 2.0}]
+    page = _page(tmp_path, title="t", log_history=rollouts, frontier=[(0.0, 1.0), (1.0, 2.0)])
     assert "frontier" not in page.plots
 
 

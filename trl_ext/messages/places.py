@@ -8,9 +8,13 @@ from typing import Any
 
 __all__ = ["short_name", "without_places"]
 
-# At least two parts: "/3" and "and/or" are no paths. Not the path of a URL, nor what follows `./` and `../`.
-_POSIX = re.compile(r"(?<![\w.:/~)\]-])~?/[^\s/'\"<>|:,;()\[\]{}]+(?:/[^\s/'\"<>|:,;()\[\]{}]+)+/?")
-_WINDOWS = re.compile(r"(?<![\w])[A-Za-z]:[\\/][^\s'\"<>|:,;()\[\]{}]+")
+_NAME = r"[^\s/'\"`<>|:,;()\[\]{}]+"
+# URLs stay as they are. At least two parts: "/3" and "and/or" are no paths; nor what follows `./` and `../`.
+_PATH = re.compile(
+    r"(?P<url>\b(?!file:)[a-zA-Z][a-zA-Z0-9+.-]*://\S+)"
+    r"|(?P<quote>['\"`])(?P<quoted>(?:/|~/|[A-Za-z]:[\\/])[^'\"`\n]+)(?P=quote)"
+    rf"|(?P<bare>(?<![\w.:/~)\]-])(?:~/{_NAME}|/{_NAME}/{_NAME})(?:/{_NAME})*/?|(?<!\w)[A-Za-z]:[\\/]{_NAME})"
+)
 _FILE_URL = re.compile(r"\bfile://(?:localhost)?(?=/)")
 # A folder in the Hub's cache: models--org--name/snapshots/<commit>
 _CACHED = re.compile(r"(?:models|datasets)--(.+)")
@@ -56,13 +60,20 @@ def _in_text(text: str, bases: list[Path]) -> str:
     if "\n" not in text and (text.startswith("/") or PureWindowsPath(text).is_absolute()):
         return _place(text, bases)  # a whole path, which may contain spaces
     text = _FILE_URL.sub("", text)
-    home = str(Path.home())
-    for folder in [*map(str, bases), home] if home != "/" else map(str, bases):
-        if folder != "/" and f"{folder}/" in text:  # also where a name in it contains a space
-            text = text.replace(f"{folder}/", "" if folder != home else "~/home/")
-    for pattern in (_POSIX, _WINDOWS):
-        text = pattern.sub(lambda match: _place(match[0], bases), text)
-    return text
+    for folder, start in [*((str(base), "") for base in bases), (str(Path.home()), "~/")]:
+        if folder != "/":  # also where a name in it contains a space
+            text = re.sub(rf"(?<![\w.~-]){re.escape(folder)}/", start, text)
+
+    def shown(match: re.Match[str]) -> str:
+        if match["url"]:
+            return match["url"]
+        return (
+            match["quote"] + _place(match["quoted"], bases) + match["quote"]
+            if match["quote"]
+            else _place(match["bare"], bases)
+        )
+
+    return _PATH.sub(shown, text)
 
 
 def _place(path: str, bases: list[Path]) -> str:

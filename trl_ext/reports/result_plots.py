@@ -80,7 +80,8 @@ def frontier_plot(
         if point.get("name"):
             axes.plot(kl, reward, color=BLUE, marker="o", markersize=6)
             text = plain(shorten(as_text(point["name"]), 16))
-            axes.annotate(text, (kl, reward), xytext=(7, -13), textcoords="offset points", color=INK, fontsize=9)
+            place = (9, -4) if point is points[0] else (7, -13)  # beside the axis, below the points of evaluations
+            axes.annotate(text, (kl, reward), xytext=place, textcoords="offset points", color=INK, fontsize=9)
     axes.set_xlim(min(0.0, path[:, 0].min()) - 0.03 * end, end)
     axes.set_ylim(*value_range(shown))
     add_legend(axes)

@@ -14,7 +14,10 @@ from trl_ext.messages.redaction import redacted
 __all__ = ["settings_in_force"]
 
 # Set by the machine, the library or the Trainer itself and not by the user.
-_NOT_CHOSEN = ("accelerator_config", "activation_checkpointing", "bf16", "fp16", "local_rank", "logging_dir")
+_NOT_CHOSEN = (
+    *("accelerator_config", "activation_checkpointing", "bf16", "dataloader_pin_memory", "disable_tqdm", "fp16"),
+    *("local_rank", "logging_dir"),
+)
 _EMPTY: tuple[Any, ...] = (None, "", "none", [], {})
 
 
