@@ -49,16 +49,16 @@ from trl_ext.worlds.launch import prepare_once
 CONFIGS = Path(__file__).resolve().parent / "configs" / "detoxification"
 EXAMPLES = """
 examples:
-  python recipes/detoxification.py
+  trl_ext detox
       the embedded example: offline, on the CPU, a few minutes
-  python recipes/detoxification.py --model_name_or_path MODEL --dataset_name prompts.jsonl
+  trl_ext detox --model_name_or_path MODEL --dataset_name prompts.jsonl
       --toxicity_model CLASSIFIER --judge_model ANOTHER_CLASSIFIER --output_dir out
       your own model and prompts; names are folders, files or ids of the Hub
-  python recipes/detoxification.py --config recipes/configs/detoxification/gpt_neo_125m.yaml --learning_rate 2e-5
+  trl_ext detox --config gpt_neo_125m --learning_rate 2e-5
       a YAML file, with one value changed
-  python recipes/detoxification.py --resume_from_checkpoint true
+  trl_ext detox --resume_from_checkpoint true
       go on after an interruption, from the newest checkpoint in the output directory
-  accelerate launch --num_processes 4 recipes/detoxification.py --config FILE.yaml
+  accelerate launch --num_processes 4 -m trl_ext detox --config FILE.yaml
       several GPUs
 """
 
@@ -88,7 +88,9 @@ class DetoxArguments(CheckedOptions):
 
 def make_parser() -> RecipeParser:
     """Return the parser of this recipe's options, PPO's, the model's, and the Trainer's."""
-    return RecipeParser({"prompts": PromptOptions, "detoxification": DetoxArguments}, CONFIGS, __doc__ or "", EXAMPLES)
+    return RecipeParser(
+        {"prompts": PromptOptions, "detoxification": DetoxArguments}, CONFIGS, __doc__ or "", EXAMPLES, "trl_ext detox"
+    )
 
 
 def resolve_names(prompts: PromptOptions, recipe: DetoxArguments, args: PPOConfig, model_args: ModelConfig) -> None:

@@ -50,13 +50,13 @@ from trl_ext.trainer import PPOTrainer
 CONFIGS = Path(__file__).resolve().parent / "configs" / "instruction_following"
 EXAMPLES = """
 examples:
-  python recipes/instruction_following.py
+  trl_ext instruct
       the embedded example: offline, on the CPU, all four stages
-  python recipes/instruction_following.py --stages ppo eval --kl_target 3
+  trl_ext instruct --stages ppo eval --kl_target 3
       the last two again, with another setting; the others are found in the output directory
-  python recipes/instruction_following.py --model_name_or_path MODEL --preference_dataset PAIRS --output_dir out
+  trl_ext instruct --model_name_or_path MODEL --preference_dataset PAIRS --output_dir out
       your own model and preference data; names are folders, files or ids of the Hub
-  python recipes/instruction_following.py --config recipes/configs/instruction_following/qwen2.5_0.5b_ultrafeedback.yaml
+  trl_ext instruct --config qwen2.5_0.5b_ultrafeedback
       a YAML file
 """
 OPTIONS = {
@@ -70,7 +70,7 @@ OPTIONS = {
 
 def make_parser() -> RecipeParser:
     """Return the parser of this recipe's options, PPO's, the model's, and the Trainer's (which are for PPO)."""
-    return RecipeParser(OPTIONS, CONFIGS, __doc__ or "", EXAMPLES)
+    return RecipeParser(OPTIONS, CONFIGS, __doc__ or "", EXAMPLES, "trl_ext instruct")
 
 
 class Pipeline:

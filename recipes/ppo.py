@@ -72,7 +72,7 @@ class PPOArguments(CheckedOptions):
 def make_parser() -> RecipeParser:
     """Return the parser of this recipe's options, PPO's, the model's, and the Trainer's."""
     groups = {"reward and report": PPOArguments, "prompts": PromptOptions}
-    return RecipeParser(groups, HERE / "configs" / "ppo", __doc__ or "", EXAMPLES)
+    return RecipeParser(groups, HERE / "configs" / "ppo", __doc__ or "", EXAMPLES, "trl_ext ppo")
 
 
 def resolve_names(recipe: PPOArguments, prompts: PromptOptions, args: PPOConfig, model_args: ModelConfig) -> None:

@@ -10,4 +10,4 @@ SUMMARY = "recipe: detoxify a language model and measure its cost"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the script with the options that `detoxification.py --help` lists."""
-    run_script("detoxification.py", argv)
+    run_script("detox", argv)

@@ -10,4 +10,4 @@ SUMMARY = "recipe: supervised fine-tuning, reward model, PPO and comparison"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the script with the options that `instruction_following.py --help` lists."""
-    run_script("instruction_following.py", argv)
+    run_script("instruct", argv)

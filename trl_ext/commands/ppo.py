@@ -10,4 +10,4 @@ SUMMARY = "recipe: PPO with prompts and rewards of your own"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the script with the options that `ppo.py --help` lists."""
-    run_script("ppo.py", argv)
+    run_script("ppo", argv)

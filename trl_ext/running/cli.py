@@ -4,13 +4,13 @@
 import os
 import re
 import shlex
-import shutil
 import signal
 import sys
 import traceback
-from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentError, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -26,9 +26,10 @@ from trl_ext.messages.advice import advice
 from trl_ext.messages.refusal import refuse
 from trl_ext.messages.suggestion import suggestion
 
+from .help import COMMON, COMMON_TITLE, Option, Recipe, help_parser
 from .interrupts import Interrupted
 from .places import PACKAGE, RECIPES
-from .values import parse_node, parse_text, read_mapping
+from .values import kind_of, parse_node, parse_text, read_mapping
 
 __all__ = ["RecipeParser", "check_launch", "check_output_dir", "find_config", "newest_checkpoint", "run"]
 
@@ -58,22 +59,6 @@ _FOR_REWARD = {
 _NEEDS_LORA = ("use_peft", "load_in_4bit", "load_in_8bit")
 
 
-class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Each option under one name, with its default where it has one; description and examples as they are written."""
-
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=36, width=min(120, shutil.get_terminal_size().columns))
-
-    def _get_help_string(self, action: Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-    def _format_action_invocation(self, action: Action) -> str:
-        # the parser also takes every name with hyphens, which doubles the length of the list
-        names = [name for name in action.option_strings if "-" not in name.lstrip("-")]
-        value = "" if action.nargs == 0 else " " + self._format_args(action, "VALUE")
-        return ", ".join(names) + (value if len(value) < 60 else " VALUE")
-
-
 class RecipeParser(TrlParser):
     """TRL's parser with the recipe's defaults below the YAML file, and help that can be read.
 
@@ -87,6 +72,7 @@ class RecipeParser(TrlParser):
             `--load_in_8bit`, `lora.yaml`; and, where the embedded example wants its own, `embedded.yaml`.
         description: Shown above the options.
         epilog: Shown below them, for instance examples.
+        command: The command as a user types it, such as "trl_ext ppo".
 
     Raises:
         ValueError: for an unknown key or a wrong value in one of the recipe's own files.
@@ -98,6 +84,7 @@ class RecipeParser(TrlParser):
         configs: Path,
         description: str,
         epilog: str,
+        command: str,
     ):
         embedded = configs / "embedded.yaml"
         files = "default.yaml, with LoRA also lora.yaml" + ", without a model embedded.yaml" * embedded.exists()
@@ -105,26 +92,49 @@ class RecipeParser(TrlParser):
         description += (
             "--config FILE.yaml, or --config NAME of a file in configs, and then the command line override them."
         )
-        super().__init__(
-            (*groups.values(), PPOConfig, ModelConfig),
-            usage="%(prog)s [--config FILE.yaml] [--option VALUE ...]",
-            description=description,
-            epilog=epilog,
-            formatter_class=_HelpFormatter,
-            allow_abbrev=False,
-        )
+        parts = (*groups.values(), PPOConfig, ModelConfig)
+        super().__init__(parts, prog=command, description=description, epilog=epilog, allow_abbrev=False)
         trainer_fields = [f.name for f in fields(TrainingArguments) if f.init]
-        self._group(
-            {
-                **{title: [f.name for f in fields(group)] for title, group in groups.items()},
-                "PPO": [f.name for f in fields(PPOConfig) if f.init and f.name not in trainer_fields],
-                "model, LoRA and quantization": [f.name for f in fields(ModelConfig)],
-                "training (transformers.TrainingArguments)": trainer_fields,
-            }
-        )
+        titles = {
+            **{title: [f.name for f in fields(group)] for title, group in groups.items()},
+            COMMON_TITLE: list(COMMON),
+            "PPO": [f.name for f in fields(PPOConfig) if f.init and f.name not in trainer_fields],
+            "model, LoRA and quantization": [f.name for f in fields(ModelConfig)],
+            "training (transformers.TrainingArguments)": trainer_fields,
+        }
+        self._titles: dict[str, str] = {}
+        for title, names in titles.items():
+            self._titles |= {name: title for name in names if name not in self._titles}
+        self._shown = [*groups, COMMON_TITLE, "PPO"]
         self._hints = {name: hint for part in self.dataclass_types for name, hint in get_type_hints(part).items()}
         self._options = {action.dest: action for action in reversed(self._actions)}
         self._layers = [self._read(configs / f"{name}.yaml") for name in LAYERS]
+
+    def describe(self) -> Recipe:
+        """Return the options with the recipe's defaults, as data."""
+        twins = {action.dest for action in self._actions if "--no_" in action.option_strings[0]}
+        options = []
+        for name, title in self._titles.items():
+            action = self._options[name]
+            default = self._layers[0].get(name, action.default)
+            options.append(
+                Option(
+                    name,
+                    kind_of(action, self._hints[name]),
+                    title,
+                    default=default.value if isinstance(default, Enum) else default,
+                    help=COMMON.get(name) or action.help or "",
+                    choices=None if action.choices is None else [str(choice) for choice in action.choices],
+                    several=action.nargs == "+",
+                    flag=action.nargs == "?",
+                    negative=name in twins,
+                )
+            )
+        return Recipe(self.prog, self.description or "", self.epilog or "", options, self._shown)
+
+    def format_help(self) -> str:
+        """Return the text of `--help`."""
+        return help_parser(self.describe()).format_help()
 
     def parse_recipe(self, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
         """Parse a command line; `--config` may name a YAML file.
@@ -143,6 +153,9 @@ class RecipeParser(TrlParser):
         Raises:
             ValueError: in one sentence, for an option or a value that there is not, here or in the YAML file.
         """
+        if "--help_all" in argv:
+            print(help_parser(self.describe(), everything=True).format_help())
+            raise SystemExit(0)
         arguments, given_config = _without_config(argv)
         arguments = self._joined(arguments)
         file = None if given_config is None else find_config(given_config)
@@ -204,16 +217,6 @@ class RecipeParser(TrlParser):
         if of_option := re.match(r"argument (--\w+)\S*: (.*)", message):
             message = f"`{of_option[1]}` {'needs a' if 'expected' in of_option[2] else 'takes no'} value."
         raise ValueError(message)
-
-    def _group(self, groups: Mapping[str, Sequence[str]]) -> None:
-        options = {action.dest: [] for action in self._actions}  # type: dict[str, list[Any]]
-        for action in self._actions:
-            options[action.dest].append(action)
-        for title, names in groups.items():
-            group = self.add_argument_group(title)
-            for action in (action for name in names for action in options[name]):
-                self._optionals._group_actions.remove(action)
-                group._group_actions.append(action)
 
     def _read(self, path: Path) -> dict[str, Any]:
         """Return the options in a YAML file, and its `env`: variables of the environment."""

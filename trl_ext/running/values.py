@@ -16,7 +16,7 @@ import yaml
 
 from trl_ext.checks.fields import shown
 
-__all__ = ["parse_node", "parse_text", "read_mapping"]
+__all__ = ["kind_of", "parse_node", "parse_text", "read_mapping"]
 
 _YAML = "tag:yaml.org,2002:"
 _KINDS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")
@@ -169,6 +169,15 @@ def _kinds(hint: Any) -> list[Any]:
     """Return the types of a field: the members of a union, without the types of a container's elements."""
     members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return [get_origin(member) or member for member in members]
+
+
+def kind_of(action: Action, hint: Any) -> str:
+    """Return the kind of an option's values: "int", "float", "bool", "json" or "text"."""
+    kinds = _kinds(hint)
+    names = {dict: "json", bool: "bool", int: "int", float: "float"}
+    if action.nargs == "+":
+        return names.get(action.type, "text")  # type: ignore[call-overload]
+    return next((name for kind, name in names.items() if kind in kinds), "text")
 
 
 def _expected(action: Action, hint: Any) -> str:

@@ -1,0 +1,47 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""`trl_ext completion SHELL`: print the script with which a shell completes subcommands, options and values."""
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+
+from trl_ext.running.help import help_parser, read_recipes
+
+from .parser import CommandParser
+
+SUMMARY = "print the completion script of bash or zsh"
+DESCRIPTION = "Print a script with which the shell completes subcommands, options, choices and file names."
+EPILOG = """bash: trl_ext completion bash > ~/.local/share/bash-completion/completions/trl_ext
+zsh: trl_ext completion zsh > a folder of $fpath, as _trl_ext"""
+
+
+def make_parser() -> CommandParser:
+    """Return the parser of this subcommand."""
+    parser = CommandParser("trl_ext completion", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("shell", choices=["bash", "zsh"], help="the shell")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the script."""
+    arguments = make_parser().parse_args(argv)
+
+    import shtab
+
+    print(shtab.complete(whole_parser(), shell=arguments.shell))
+
+
+def whole_parser() -> ArgumentParser:
+    """Return a parser with every subcommand and its options, for completion."""
+    import shtab
+
+    from . import COMMANDS, make_top_parser
+
+    parser, recipes = make_top_parser(), read_recipes()
+    subcommands = parser.add_subparsers()
+    for name, module in COMMANDS.items():
+        own = help_parser(recipes[name], everything=True) if name in recipes else module.make_parser()
+        part = subcommands.add_parser(name, parents=[own], add_help=False, help=module.SUMMARY)
+        for action in part._actions:
+            if action.choices is None and action.nargs != 0 and action.type is None:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return parser
