@@ -6,5 +6,8 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["trl_ext", "trl_ext.*"]), "trl_ext.recipes"],
     package_dir={"trl_ext.recipes": "recipes"},
-    package_data={"trl_ext": ["py.typed", "running/options.json"], "trl_ext.recipes": ["README.md", "configs/*/*.yaml"]},
+    package_data={
+        "trl_ext": ["py.typed", "running/options.json"],
+        "trl_ext.recipes": ["README.md", "configs/*/*.yaml"],
+    },
 )

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from recipes import detoxification
-from recipes.detoxification import CONFIGS, DetoxArguments, make_parser, resolve_names
+from recipes.detoxification import CONFIGS, make_parser, resolve_names
 from tests import tiny_models
 from trl_ext.config import PPOConfig
 from trl_ext.folders import commit
@@ -129,21 +128,6 @@ def test_bad_options_are_one_line(capsys):
     assert "did you mean `--dataset_name`" in error_of(capsys, ["--datasetname", "x"])
     assert "gone.yaml" in error_of(capsys, ["--config", "gone.yaml"])
     assert "needs the path of a YAML file" in error_of(capsys, ["--config"])
-
-
-def test_help_explains(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
-    parser = make_parser()
-    text = parser.format_help()
-    titles = ["detoxification:", "PPO:", "model, LoRA and quantization:", "training (transformers", "examples:"]
-    positions = [text.index(f"\n{title}") for title in titles]
-    assert positions == sorted(positions)
-    own = text[positions[0] : positions[1]]
-    for name in (f.name for f in fields(DetoxArguments)):
-        assert re.search(rf"\n  --{name} .*\S", own)
-    assert text.count("--kl_coef VALUE") == 1 and "--learning-rate" not in text
-    assert "accelerate launch" in text and "SUPPRESS" not in text
-    assert max(map(len, text.splitlines())) <= 120
 
 
 # ---- names ----

@@ -1,9 +1,9 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The command line `trl_ext`: one module for each subcommand.
 
-A module has `SUMMARY`, its line of `trl_ext --help`, and `main`, which takes the arguments after the subcommand. It
-imports torch and transformers inside functions, so that `--help` answers at once. To add a subcommand, write a module
-and add a line to `COMMANDS`.
+A module has `SUMMARY`, its line of `trl_ext --help`, `make_parser`, from which the shell completes, and `main`, which
+takes the arguments after the subcommand. It imports torch and transformers inside functions, so that `--help` answers
+at once. To add a subcommand, write a module and add a line to `COMMANDS`.
 """
 
 import sys
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from trl_ext import __version__
 from trl_ext.messages.suggestion import suggestion
 
-from . import average, chat, check_reward, compare, detox, instruct, merge, plan, ppo, report, worlds
+from . import average, chat, check_reward, compare, completion, detox, instruct, merge, plan, ppo, report, worlds
 from .parser import CommandParser
 
 __all__ = ["COMMANDS", "main"]
@@ -30,6 +30,7 @@ COMMANDS = {
     "merge": merge,
     "average": average,
     "worlds": worlds,
+    "completion": completion,
 }
 
 

@@ -12,12 +12,17 @@ SUMMARY = "average the weights of reward models (WARM)"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Average, and print the folder of the result."""
-    parser = CommandParser("trl_ext average", description="Average reward models of one origin (arXiv 2401.12187).")
-    parser.add_argument("output", help="folder for the average")
-    parser.add_argument("models", nargs="+", help="folders of two or more reward models, or of their LoRA adapters")
-    arguments = parser.parse_args(argv)
+    arguments = make_parser().parse_args(argv)
 
     from trl_ext.rewards.warm import average_reward_models
 
     with refusing(OSError, ValueError):
         print(average_reward_models(arguments.models, arguments.output))
+
+
+def make_parser() -> CommandParser:
+    """Return the parser of this subcommand."""
+    parser = CommandParser("trl_ext average", description="Average reward models of one origin (arXiv 2401.12187).")
+    parser.add_argument("output", help="folder for the average")
+    parser.add_argument("models", nargs="+", help="folders of two or more reward models, or of their LoRA adapters")
+    return parser

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with status 2 for input that cannot be used, and 130 after Ctrl-C.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     try:
         with refusing(ValueError, TypeError, RuntimeError, ImportError, OSError):
             _run(arguments)
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _parser() -> CommandParser:
+def make_parser() -> CommandParser:
+    """Return the parser of this subcommand."""
     parser = CommandParser("trl_ext chat", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument(
         "model", metavar="DIR", help="output folder or checkpoint of a run, or any model's folder or name"

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with status 2 for input that cannot be used, and 130 after Ctrl-C.
     """
-    options = vars(_parser().parse_args(argv))
+    options = vars(make_parser().parse_args(argv))
     try:
         with refusing(ValueError, TypeError, RuntimeError, ImportError, OSError):
             quiet_imports()
@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _parser() -> CommandParser:
+def make_parser() -> CommandParser:
+    """Return the parser of this subcommand."""
     parser = CommandParser("trl_ext compare", description=DESCRIPTION)
     parser.add_argument("model", metavar="A", help="output folder or checkpoint of a run, or any model")
     parser.add_argument("baseline", metavar="B", nargs="?", help="the other model (where the training of A began)")

@@ -12,15 +12,7 @@ SUMMARY = "merge the adapter of a LoRA run into its base model"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Merge, and print the folder of the merged model."""
-    parser = CommandParser("trl_ext merge", description="Write a plain model that needs neither PEFT nor bitsandbytes.")
-    parser.add_argument("run", help="folder of a run with LoRA")
-    parser.add_argument("output", help="folder for the merged model")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: the checkpoint's own")
-    parser.add_argument("--base_model", help="name or folder of the base model, where it has moved")
-    parser.add_argument(
-        "--original_base", action="store_true", help="merge into the original weights, not the dequantized ones"
-    )
-    arguments = parser.parse_args(argv)
+    arguments = make_parser().parse_args(argv)
 
     import torch
 
@@ -37,3 +29,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         add_merged_card(arguments.run, arguments.output)
     print(arguments.output)
+
+
+def make_parser() -> CommandParser:
+    """Return the parser of this subcommand."""
+    parser = CommandParser("trl_ext merge", description="Write a plain model that needs neither PEFT nor bitsandbytes.")
+    parser.add_argument("run", help="folder of a run with LoRA")
+    parser.add_argument("output", help="folder for the merged model")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: the checkpoint's own")
+    parser.add_argument("--base_model", help="name or folder of the base model, where it has moved")
+    parser.add_argument(
+        "--original_base", action="store_true", help="merge into the original weights, not the dequantized ones"
+    )
+    return parser

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Write the file of the recipes' options, from which `--help` and completion answer: for developers.
 
-    python -m trl_ext.commands.options_file
+python -m trl_ext.commands.options_file
 """
 
 import json
@@ -29,7 +29,9 @@ def write() -> None:
     parts = []
     for name, recipe in describe_scripts().items():
         options = [f"   {json.dumps(_without_defaults(option))}" for option in recipe.brief().options]
-        about = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in recipe._asdict().items() if key != "options"]
+        about = [
+            f"{json.dumps(key)}: {json.dumps(value)}" for key, value in recipe._asdict().items() if key != "options"
+        ]
         lines = ",\n".join(options)
         parts.append(f' "{name}": {{\n  ' + ",\n  ".join(about) + f',\n  "options": [\n{lines}\n  ]}}')
     made_with = json.dumps({library: version(library) for library in LIBRARIES})

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from trl_ext.planner.plan import Footprint
 
-__all__ = ["footprint_table", "main", "setup_from", "setup_parser"]
+__all__ = ["footprint_table", "main", "make_parser", "setup_from", "setup_parser"]
 
 SUMMARY = "plan the memory of a run for a model and a card"
 DESCRIPTION = """Plan the memory of a PPO run from a model's configuration, without its weights: by role and by phase,
@@ -30,17 +30,22 @@ CARDS = (8.0, 12.0, 16.0, 24.0)  # GiB
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Plan one model, or find the largest model, and print tables or JSON."""
-    parser = setup_parser("trl_ext plan", DESCRIPTION)
-    parser.add_argument("--model", help=f"config.json, folder, hub name, or one of {', '.join(SHAPES)}")
-    parser.add_argument("--card", type=float, help="memory of one card in GB (8, 12, 16 and 24)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     with refusing(ValueError), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT calls a deprecated function of transformers
         if arguments.card is not None and not arguments.card > 0:
             raise ValueError(f"`card` must be more than 0, got {arguments.card}.")
         setup, cards = setup_from(arguments), CARDS if arguments.card is None else (arguments.card,)
         (_print_model if arguments.model else _print_largest)(arguments, setup, cards)
+
+
+def make_parser() -> CommandParser:
+    """Return the parser of this subcommand."""
+    parser = setup_parser("trl_ext plan", DESCRIPTION)
+    parser.add_argument("--model", help=f"config.json, folder, hub name, or one of {', '.join(SHAPES)}")
+    parser.add_argument("--card", type=float, help="memory of one card in GB (8, 12, 16 and 24)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
 
 
 def setup_parser(prog: str, description: str) -> CommandParser:

@@ -16,13 +16,7 @@ axes. The path of the page is printed."""
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the page and print its path."""
-    parser = CommandParser("trl_ext report", description=DESCRIPTION)
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="output directory of a run")
-    parser.add_argument(
-        "--output", help="the HTML file; default: report.html in DIR, or comparison.html here for several runs"
-    )
-    parser.add_argument("--picture", metavar="FILE.svg", help="also write the main plots of one run as one picture")
-    arguments = parser.parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     folders = [Path(folder).expanduser() for folder in arguments.folders]
     with refusing(OSError, ValueError):
         if arguments.picture and len(folders) > 1:
@@ -63,3 +57,14 @@ def _names(folders: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(folder) for folder in folders]
+
+
+def make_parser() -> CommandParser:
+    """Return the parser of this subcommand."""
+    parser = CommandParser("trl_ext report", description=DESCRIPTION)
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="output directory of a run")
+    parser.add_argument(
+        "--output", help="the HTML file; default: report.html in DIR, or comparison.html here for several runs"
+    )
+    parser.add_argument("--picture", metavar="FILE.svg", help="also write the main plots of one run as one picture")
+    return parser

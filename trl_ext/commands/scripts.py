@@ -15,7 +15,7 @@ __all__ = ["SCRIPTS", "run_script", "script_of"]
 SCRIPTS = {"ppo": "ppo.py", "detox": "detoxification.py", "instruct": "instruction_following.py"}
 
 
-def runscript_of(command: str, argv: Sequence[str] | None = None) -> None:
+def run_script(command: str, argv: Sequence[str] | None = None) -> None:
     """Run a recipe's script as the main program, or print the help of its options.
 
     Args:

@@ -10,10 +10,7 @@ SUMMARY = "make the embedded models and prompts, offline"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the models that are not in the cache yet, and print a table of paths and accuracies."""
-    parser = CommandParser("trl_ext worlds", description=__doc__)
-    parser.add_argument("--cache_dir", help="folder of the models; default: $TRL_EXT_CACHE or ~/.cache/trl_ext/offline")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the grammar and of the training runs")
-    arguments = parser.parse_args(argv)
+    arguments = make_parser().parse_args(argv)
 
     from rich.console import Console
     from rich.table import Table
@@ -24,3 +21,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, value in prepare(arguments.cache_dir, arguments.seed)._asdict().items():
         table.add_row(name, f"{value:.1%}" if isinstance(value, float) else value)
     Console().print(table)
+
+
+def make_parser() -> CommandParser:
+    """Return the parser of this subcommand."""
+    parser = CommandParser("trl_ext worlds", description=__doc__)
+    parser.add_argument("--cache_dir", help="folder of the models; default: $TRL_EXT_CACHE or ~/.cache/trl_ext/offline")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the grammar and of the training runs")
+    return parser

@@ -22,7 +22,7 @@ COMMON = {
     "output_dir": "Folder of the model, the checkpoints and the report.",
     "learning_rate": "Initial learning rate of the policy.",
     "per_device_train_batch_size": "Completions sampled and learned from at a time on one device.",
-    "gradient_accumulation_steps": "So many of them make a rollout.",
+    "gradient_accumulation_steps": "Such batches in a rollout, on each device.",
     "bf16": "Compute in bfloat16; the trained weights stay float32. Default: where the device has it.",
     "use_cpu": "Train on the CPU although there is a GPU.",
     "seed": "Seed of the weights, the data and the sampling.",
@@ -137,7 +137,7 @@ def _add(group: Any, option: Option) -> None:
     shown = _shown(option.default)
     group.add_argument(
         *names,
-        nargs="*" if option.several else "?" if option.flag else None,
+        nargs="?" if option.kind == "bool" and option.flag else None,  # behind a list the shell offers no options
         metavar=f"[{metavar}]" if option.flag else f"{metavar} ..." if option.several else metavar,
         choices=choices,
         type={"int": int, "float": float}.get(option.kind),
