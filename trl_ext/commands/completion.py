@@ -3,6 +3,7 @@
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from typing import Any
 
 from trl_ext.running.help import help_parser, read_recipes
 
@@ -37,11 +38,11 @@ def whole_parser() -> ArgumentParser:
     from . import COMMANDS, make_top_parser
 
     parser, recipes = make_top_parser(), read_recipes()
-    subcommands = parser.add_subparsers()
+    subcommands: Any = parser.add_subparsers()
     for name, module in COMMANDS.items():
         own = help_parser(recipes[name], everything=True) if name in recipes else module.make_parser()
         part = subcommands.add_parser(name, parents=[own], add_help=False, help=module.SUMMARY)
         for action in part._actions:
             if action.choices is None and action.nargs != 0 and action.type is None:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
+                action.complete = shtab.FILE
     return parser
