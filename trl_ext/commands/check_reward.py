@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with status 1 for a reward that cannot be used, 2 for input that cannot be used, 130 after Ctrl-C.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     try:
         with refusing(ValueError, TypeError, RuntimeError, ImportError, OSError):
             quiet_imports()
@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _parser() -> CommandParser:
+def make_parser() -> CommandParser:
+    """Return the parser of this subcommand."""
     parser = CommandParser("trl_ext check-reward", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument(
         "spec",
