@@ -45,16 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if argv is None else argv)
     if given and given[0] in COMMANDS:
-        COMMANDS[given[0]].main(given[1:])
+        options = {"commands": COMMANDS} if given[0] == "completion" else {}
+        COMMANDS[given[0]].main(given[1:], **options)
         return
-    parser = make_top_parser()
-    parser.add_argument("command", metavar="COMMAND", help="one of the commands below; `trl_ext COMMAND --help`")
-    name = parser.parse_known_args(given or ["--help"])[0].command
-    parser.error(f"There is no command `{name}`: {suggestion(name, COMMANDS) or '`trl_ext --help` lists all of them.'}")
-
-
-def make_top_parser() -> CommandParser:
-    """Return the parser of what stands before a subcommand."""
     width = max(map(len, COMMANDS)) + 2
     commands = [f"  {name:{width}}{module.SUMMARY}" for name, module in COMMANDS.items()]
     parser = CommandParser(
@@ -65,4 +58,6 @@ def make_top_parser() -> CommandParser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"trl_ext {__version__}")
-    return parser
+    parser.add_argument("command", metavar="COMMAND", help="one of the commands below; `trl_ext COMMAND --help`")
+    name = parser.parse_known_args(given or ["--help"])[0].command
+    parser.error(f"There is no command `{name}`: {suggestion(name, COMMANDS) or '`trl_ext --help` lists all of them.'}")

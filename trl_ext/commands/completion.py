@@ -2,7 +2,7 @@
 """`trl_ext completion SHELL`: print the script with which a shell completes subcommands, options and values."""
 
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trl_ext.running.help import help_parser, read_recipes
@@ -22,24 +22,28 @@ def make_parser() -> CommandParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the script."""
+def main(argv: Sequence[str] | None = None, commands: Mapping[str, Any] | None = None) -> None:
+    """Print the script.
+
+    Args:
+        argv: Arguments after the subcommand.
+        commands: Modules of all subcommands, which this one cannot import.
+    """
     arguments = make_parser().parse_args(argv)
 
     import shtab
 
-    print(shtab.complete(whole_parser(), shell=arguments.shell))
+    print(shtab.complete(_whole_parser(commands or {}), shell=arguments.shell))
 
 
-def whole_parser() -> ArgumentParser:
-    """Return a parser with every subcommand and its options, for completion."""
+def _whole_parser(commands: Mapping[str, Any]) -> ArgumentParser:
+    """Return a parser with every subcommand and its options; text is completed by the names of files."""
     import shtab
 
-    from . import COMMANDS, make_top_parser
-
-    parser, recipes = make_top_parser(), read_recipes()
+    parser, recipes = ArgumentParser("trl_ext"), read_recipes()
+    parser.add_argument("--version", action="store_true", help="show the version")
     subcommands: Any = parser.add_subparsers()
-    for name, module in COMMANDS.items():
+    for name, module in commands.items():
         own = help_parser(recipes[name], everything=True) if name in recipes else module.make_parser()
         part = subcommands.add_parser(name, parents=[own], add_help=False, help=module.SUMMARY)
         for action in part._actions:
