@@ -52,8 +52,8 @@ MAIN = "__name__ == '__main__'"
 # More lines than this are a warning: the rule is "split by concept". The trainer's limit is a rule.
 LONG_MODULE = 400
 LINE_LIMITS = {"trl_ext/trainer.py": 450}
-# Leading underscores that are documented (named tuples), or argparse's, which has no other way to regroup options.
-NOT_PRIVATE = frozenset({"_asdict", "_replace", "_fields", "_make", "_group_actions"})
+# Leading underscores that are documented (named tuples), or argparse's, which has no other way to list the options.
+NOT_PRIVATE = frozenset({"_asdict", "_replace", "_fields", "_make", "_actions"})
 # Whether something can be pickled may be asked; nothing is ever read back.
 PICKLE_ALLOWED = ("pickle", "pickle.dumps", "pickle.PicklingError")
 PICKLES = ("pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
