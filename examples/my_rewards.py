@@ -2,7 +2,7 @@
 """Reward functions to start from, for `--reward FILE.py:function` and for `PPOTrainer(reward_funcs=[...])`.
 
     trl_ext ppo --model_name_or_path MODEL --dataset_name prompts.jsonl --reward my_rewards.py:brevity
-    trl_ext ppo ... --reward my_rewards.py:brevity my_rewards.py:mentions --reward_weights 1 0.5
+    trl_ext ppo ... --reward my_rewards.py:brevity --reward my_rewards.py:mentions --reward_weights 1 0.5
 
 A reward function gets lists of the same length and returns a number for each completion, or `None` where it does not
 apply. Completions are texts; where the prompts are conversations, they are lists of messages, and `completion_text`
