@@ -1,11 +1,12 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Configurations by path and by short name."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from trl_ext.running.cli import find_config
+from trl_ext.running.cli import find_config, interrupted
 from trl_ext.running.places import RECIPES
 
 CARD = RECIPES / "configs" / "cards" / "8gb_llama_3b.yaml"
@@ -31,3 +32,15 @@ def test_a_file_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_part_of_a_name_or_a_layer_of_defaults_is_no_short_name(name: str) -> None:
     with pytest.raises(ValueError, match="is no file, and no configuration of the recipes has this name"):
         find_config(name or "nothing")
+
+
+def test_the_command_that_goes_on_hides_the_secrets_of_a_url(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["/bin/python", "-m", "trl_ext", "ppo", "--reward", "http://me:passw@host/score?api_key=k3y&a=1"]
+    monkeypatch.setattr(sys, "orig_argv", words)
+    with pytest.raises(SystemExit) as end:
+        interrupted(KeyboardInterrupt())
+    line = capsys.readouterr().err
+    assert end.value.code == 130 and "passw" not in line and "k3y" not in line
+    assert "python -m trl_ext ppo --reward 'http://(hidden)@host/score?api_key=(hidden)&a=1'" in line

@@ -23,6 +23,7 @@ from trl_ext.arguments import check_output_dir
 from trl_ext.checkpoint import newest_whole
 from trl_ext.config import PPOConfig
 from trl_ext.messages.advice import advice
+from trl_ext.messages.redaction import redacted_text
 from trl_ext.messages.refusal import refuse
 from trl_ext.messages.suggestion import suggestion
 
@@ -399,7 +400,7 @@ def interrupted(stop: KeyboardInterrupt) -> NoReturn:
 
 
 def _command(resume: bool) -> str:
-    """Return the command that started this process, or the command that resumes its run."""
+    """Return the command that started this process, or the command that resumes its run; secrets of a URL hidden."""
     words = [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]
     if resume:
         places = [i for i, word in enumerate(words) if _option(word) == "resume_from_checkpoint"]
@@ -408,4 +409,4 @@ def _command(resume: bool) -> str:
         words += ["--resume_from_checkpoint", "true"]
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return "the same command" + " with `--resume_from_checkpoint true`" * resume
-    return shlex.join(words)
+    return shlex.join(map(redacted_text, words))
