@@ -19,7 +19,7 @@ from .measuring import Comparison, Side, WinRate
 
 __all__ = ["as_json", "comparison_table", "print_comparison", "win_rate_line"]
 
-_WIDE = 100  # characters; in less, the models' own intervals are left out
+_WIDE, _NARROW = 100, 72  # characters
 _PIPE_WIDTH = 120  # of the table in a file
 
 
@@ -35,8 +35,11 @@ def print_comparison(comparison: Comparison, console: Console, *, show: int = 0,
 
 
 def comparison_table(comparison: Comparison, width: int) -> Table:
-    """Return a table of all measures for `width` characters; a star marks differences whose interval excludes 0."""
-    wide = width >= _WIDE
+    """Return a table of all measures for `width` characters; a star marks differences whose interval excludes 0.
+
+    Where the terminal is narrow, the models' own intervals are left out, and then that of the difference is below it.
+    """
+    wide, narrow = width >= _WIDE, width < _NARROW
     count = len(comparison.sides[0].samples.prompts)
     table = Table(
         title=f"{count} prompt{'' if count == 1 else 's'}, 95% bootstrap intervals",
@@ -48,8 +51,10 @@ def comparison_table(comparison: Comparison, width: int) -> Table:
     )
     table.add_column("")
     for title in [side.title for side in comparison.sides]:
-        table.add_column(Text(title), justify="right", overflow="fold")
-    table.add_column("difference", justify="right")
+        table.add_column(
+            Text(title), justify="right", overflow="fold", max_width=None if wide else 10 if narrow else 14
+        )
+    table.add_column("difference", justify="right", no_wrap=True)
     named = [name for name in comparison.measures if name.startswith("rewards/")]
     for name, row in comparison.measures.items():
         if name == "reward" and len(named) == 1 and row == comparison.measures[named[0]]:
@@ -60,8 +65,13 @@ def comparison_table(comparison: Comparison, width: int) -> Table:
         cells = [
             _interval(row[key], digits) if wide else _number(row[key].estimate, digits) for key in ("model", "baseline")
         ]
-        shown = Text(_interval(difference, digits) + ("*" if differs else " "), style="bold" if differs else "")
-        table.add_row(Text(one_line(name, 60)), *cells, shown)
+        mark = "*" if differs else " "
+        ends = f"[{difference.low:.{digits}f}, {difference.high:.{digits}f}]"
+        text = (
+            f"{_number(difference.estimate, digits)}{mark}\n{ends} " if narrow else _interval(difference, digits) + mark
+        )
+        label = one_line(name, 60).replace("_", " ") if narrow else one_line(name, 60)
+        table.add_row(Text(label), *cells, Text(text, style="bold" if differs else ""))
     return table
 
 
