@@ -80,7 +80,8 @@ def test_a_wheel_puts_one_package_on_the_path_and_brings_types_and_recipes(tmp_p
         metadata = {Path(name).name: wheel.read(name).decode() for name in inside if ".dist-info/" in name}
     assert metadata["top_level.txt"].split() == ["trl_ext"]
     assert "trl_ext = trl_ext.commands:main" in metadata["entry_points.txt"]
-    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "trl_ext").rglob("*.py")} | {"trl_ext/py.typed"}
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "trl_ext").rglob("*.py")}
+    files |= {"trl_ext/py.typed", "trl_ext/running/options.json"}
     recipes = [path for path in (ROOT / "recipes").rglob("*") if path.suffix in (".py", ".yaml", ".md")]
     files |= {f"trl_ext/{path.relative_to(ROOT).as_posix()}" for path in recipes}
     assert len(recipes) > 15 and {name for name in inside if ".dist-info/" not in name} == files
