@@ -83,3 +83,9 @@ def test_the_reference_shows_the_options_of_the_configuration(site: Path) -> Non
     text = " ".join(re.sub(r"<[^>]+>", "", html).split())
     assert "Initial coefficient of the KL penalty in the reward." in text
     assert "[`" not in text, "a reference in a docstring is no link"
+
+
+def test_no_page_is_a_stub() -> None:
+    pages = sorted((ROOT / "docs").rglob("*.md"))
+    texts = {page.name: page.read_text(encoding="utf-8") for page in pages}
+    assert [name for name, text in texts.items() if len(text.split()) < 60 and ":::" not in text] == []
