@@ -179,6 +179,7 @@ class Pipeline:
             summary,
             runs=runs,
             reward=reward.result,
+            model=str(self.model_args.model_name_or_path),
             about=report_of(trainer, title="Instruction following", options=(*self.options, self.model_args)),
             num_samples=self.run.num_report_samples,
             embedded=self.is_embedded,

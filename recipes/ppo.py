@@ -29,7 +29,7 @@ from trl_ext.config import PPOConfig
 from trl_ext.evaluation.scored import Scored, score_policy
 from trl_ext.experience.prompts import split_columns
 from trl_ext.monitoring.progress import PhaseProgress
-from trl_ext.reports import report_run
+from trl_ext.reports import print_before_after, report_run
 from trl_ext.rewards import reward_by_name, try_reward
 from trl_ext.running.cli import RecipeParser, run
 from trl_ext.running.models import init_kwargs, load_tokenizer
@@ -137,12 +137,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 train(trainer, checkpoint)
             after = measure(trainer, progress, "after")
             shown = {"options": (recipe, prompts, model_args), "num_samples": recipe.num_report_samples}
-            report_run(trainer, before, after, seconds=progress.take_seconds(), **shown)
+            summary = report_run(trainer, before, after, seconds=progress.take_seconds(), **shown)
             if args.push_to_hub:
                 trainer.push_to_hub()
             if trainer.is_world_process_zero():
-                print(f"Model and report: {args.output_dir}")
-                print(Path(args.output_dir) / "summary.json")
+                print_before_after("PPO", summary, goals={})
+                print(f"Model and report: {args.output_dir}", Path(args.output_dir) / "summary.json", sep="\n")
             trainer.accelerator.wait_for_everyone()
 
 

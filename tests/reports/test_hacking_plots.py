@@ -53,5 +53,6 @@ def test_without_data_or_with_too_many_runs():
 
 
 def test_it_goes_into_the_report(tmp_path):
-    page = write_report(tmp_path / "r.html", title="t", extra_plots=[overoptimization_plot({"run": history()}), None])
-    assert 'id="plot-overoptimization"' in page.read_text()
+    plots = [overoptimization_plot({"run": history()}), None]
+    page = write_report(tmp_path / "r.html", title="t", log_history=history(), extra_plots=plots)
+    assert page.read_text().count('id="plot-overoptimization"') == 1  # the log alone would also draw it

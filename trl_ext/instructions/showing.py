@@ -12,6 +12,7 @@ from rich.text import Text
 
 from trl_ext.evaluation.quantities import duration
 from trl_ext.evaluation.reward_models import RewardModelReport
+from trl_ext.messages.places import short_name
 from trl_ext.messages.printable import one_line
 from trl_ext.reports.content import Report
 from trl_ext.reports.runs import write_run
@@ -75,6 +76,7 @@ def report(
     *,
     runs: Mapping[str, Mapping[str, Any]],
     reward: Mapping[str, Any],
+    model: str,
     about: Report,
     num_samples: int,
     embedded: bool,
@@ -88,6 +90,7 @@ def report(
         summary: As `comparison.summarize` returns it.
         runs: `log_history` and `alarms` of this run, and of one to compare it with, by name.
         reward: What the `reward` stage left.
+        model: Name or folder of the model that the first stage started from.
         about: What `report_of` says of the trainer.
         num_samples: Completions to show.
         embedded: Whether the goals of the embedded example apply.
@@ -97,6 +100,7 @@ def report(
     samples = sorted_samples(before.samples, after.samples, *marks, num_samples, "higher")
     content = replace(
         about,
+        origin={**(about.origin or {}), "model": short_name(model)},
         summary=summary,
         thresholds=GOALS if embedded else None,
         log_history=run["log_history"],

@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from .report import write_report
     from .runs import report_of, report_run
     from .saved import load_run
+    from .summary import print_before_after
 
 _HOMES = {
     "Report": "content",
     "load_run": "saved",
+    "print_before_after": "summary",
     "report_of": "runs",
     "report_run": "runs",
     "write_report": "report",
 }
-__all__ = ["Report", "load_run", "report_of", "report_run", "write_report"]
+__all__ = ["Report", "load_run", "print_before_after", "report_of", "report_run", "write_report"]
 
 if not TYPE_CHECKING:  # a type checker then reports a name that is misspelt
 

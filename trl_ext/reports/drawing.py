@@ -157,6 +157,12 @@ def series(log_history: LogHistory, x: Iterable[float], key: str) -> tuple[np.nd
     return np.array([at for at, _ in kept], dtype=float), np.array([value for _, value in kept], dtype=float)
 
 
+def series_label(name: str, limit: int = 20) -> str:
+    """Return a name for a legend, cut so that the legend leaves room for the plot."""
+    text = as_text(name)
+    return plain(text if len(text) <= limit else f"{text[: limit - 1]}…")
+
+
 def plain(text: str) -> str:
     """Return a text for matplotlib, which would set what stands between dollar signs as mathematics."""
     return as_text(text).replace("$", r"\$")

@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from trl_ext.monitoring.metrics import finite
-from trl_ext.monitoring.samples import shorten
 
 from .drawing import (
     BLUE,
@@ -24,7 +23,7 @@ from .drawing import (
     add_legend,
     moving_average,
     new_figure,
-    plain,
+    series_label,
     style_axis,
     to_svg,
 )
@@ -58,7 +57,7 @@ def overoptimization_plot(
     sentences = []
     for (name, path), color in zip(paths.items(), itertools.cycle((BLUE, ORANGE)), strict=False):
         _, distance, proxy, gold = (moving_average(column) for column in path.T)
-        left.plot(distance, gold, color=color, linewidth=1.6, label=plain(shorten(name, 24)))
+        left.plot(distance, gold, color=color, linewidth=1.6, label=series_label(name))
         right.plot(distance, proxy, color=color, linewidth=1.4, linestyle="--")
         first = min(((alarm.step, alarm.signal) for alarm in (alarms or {}).get(name, ())), default=None)
         if first is not None:

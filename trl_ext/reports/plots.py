@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from trl_ext.evaluation.quantities import number_text
 from trl_ext.monitoring.glossary import find, label_of
@@ -20,6 +21,7 @@ from .drawing import (
     BLUE,
     DASHES,
     GREEN,
+    GREY,
     ORANGE,
     SERIES,
     LogHistory,
@@ -29,9 +31,9 @@ from .drawing import (
     draw_line,
     moving_average,
     new_figure,
-    plain,
     positions,
     series,
+    series_label,
     to_svg,
     value_range,
 )
@@ -127,10 +129,10 @@ def _reward_plot(runs: Runs, weights: Mapping[str, float]) -> Plot | None:
             weight = weights.get(name, 1.0)
             at_x, values = series(history, at, key)
             if len(values):
-                label = shorten(name, 22) if weight == 1 else f"{weight:g} × {shorten(name, 18)}"
-                draw_line(axes, at_x, weight * values, plain(label), color, style)
+                label = name if weight == 1 else f"{weight:g} × {name}"
+                draw_line(axes, at_x, weight * values, series_label(label), color, style)
                 drawn.append(weight * values)
-                captions.append(f"{label}: {_course(weight * values)}")
+                captions.append(f"{shorten(label, 60)}: {_course(weight * values)}")
     draw_line(axes, x, reward, "weighted sum" if len(keys) > 1 else "mean")
     if len(keys) <= 1:
         _spread_band(axes, history, at)
@@ -163,10 +165,10 @@ def _kl_plot(runs: Runs, kl_target: float | None) -> Plot | None:
     top, end, captions = [_LEAST_KL], max(x[-1] for x, _ in found.values()), []
     if target is not None:
         low, high = (1 - _KL_TOLERANCE) * target, (1 + _KL_TOLERANCE) * target
-        axes.axhline(target, color=ORANGE, linewidth=1.2, linestyle="--", label="target")
+        axes.axhline(target, color=ORANGE if len(runs) == 1 else GREY, linewidth=1.2, linestyle="--", label="target")
         top.append(high)
     for (name, (x, kl)), color in zip(found.items(), itertools.cycle(SERIES), strict=False):
-        draw_line(axes, x, kl, plain(shorten(name, 24)) or "measured", color)
+        draw_line(axes, x, kl, series_label(name) or "measured", color)
         top.append(kl.max())
         late = kl[x >= x[0] + (x[-1] - x[0]) * 2 / 3]
         caption = f"Over the last third the mean KL is {late.mean():.3g} nats"
@@ -201,7 +203,7 @@ def _panel_plot(panel: _Panel, runs: Runs, title: str | None = None) -> Plot | N
     figure, axes = new_figure(positions(next(iter(runs.values())))[1], unit)
     drawn = []
     for (name, (x, y)), color in zip(found.items(), itertools.cycle(SERIES), strict=False):
-        draw_line(axes, x, y, plain(shorten(name, 24)) or "training", color)
+        draw_line(axes, x, y, series_label(name) or "training", color)
         drawn.append(y)
     if len(runs) == 1:
         history = next(iter(runs.values()))
@@ -213,7 +215,8 @@ def _panel_plot(panel: _Panel, runs: Runs, title: str | None = None) -> Plot | N
         axes.set_ylim(max(low, min(together.min(), 0) - 0.05), max(high, min(together.max(), 2 * high)))
     else:
         axes.set_ylim(*value_range(together, panel.least_top, zero=panel.slug != "reward"))
-    axes.ticklabel_format(axis="y", scilimits=(-3, 5))
+    # Without the factor above the axis ("1e-4"), where the legend stands.
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     count_axis(axes, max(x[-1] for x, _ in found.values()))
     if len(axes.get_legend_handles_labels()[1]) > 1:
         add_legend(axes)

@@ -54,7 +54,8 @@ def write_report(
 def write_page(path: Path, report: Report, extra_plots: Sequence[Plot | None] = ()) -> Path:
     """Write a report as HTML, whole or not at all, and return its path."""
     report = report.cleaned(path.parent)
-    drawn = [*(plot for plot in extra_plots if plot is not None), *plots_of(report)]
+    extra = [plot for plot in extra_plots if plot is not None]
+    drawn = [*extra, *(plot for plot in plots_of(report) if plot.slug not in {own.slug for own in extra})]
     results = [plot for plot in drawn if plot.slug not in _TRAINING]
     training = [plot for plot in drawn if plot.slug in _TRAINING]
     sentences = verdict(report)

@@ -12,7 +12,20 @@ import numpy as np
 from trl_ext.monitoring.metrics import finite
 from trl_ext.monitoring.samples import as_text, shorten
 
-from .drawing import BLUE, GREEN, GREY, INK, ORANGE, Plot, add_legend, new_figure, plain, to_svg, value_range
+from .drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    Plot,
+    add_legend,
+    new_figure,
+    plain,
+    series_label,
+    to_svg,
+    value_range,
+)
 
 
 def histogram_plot(histograms: Mapping[str, Sequence[float]], x_label: str = "toxicity") -> Plot | None:
@@ -35,12 +48,15 @@ def histogram_plot(histograms: Mapping[str, Sequence[float]], x_label: str = "to
     figure, axes = new_figure(x_label, "fraction of completions")
     for (name, values), color in zip(scores.items(), itertools.cycle((ORANGE, BLUE, GREEN, GREY)), strict=False):
         weights = np.full(len(values), 1 / len(values))
-        label = plain(shorten(name, 24))
+        label = series_label(name)
         axes.hist(values, list(edges), weights=weights, histtype="stepfilled", color=color, alpha=0.25)
         axes.hist(values, list(edges), weights=weights, histtype="step", color=color, linewidth=1.5, label=label)
     axes.set_xlim(edges[0], edges[-1])
     add_legend(axes)
-    means = [f"{name}: mean {values.mean():.3g} over {len(values)} completions" for name, values in scores.items()]
+    means = [
+        f"{shorten(name, 60)}: mean {values.mean():.3g} over {len(values)} completions"
+        for name, values in scores.items()
+    ]
     return Plot("histogram", f"Distribution of {x_label}", to_svg(figure, "histogram"), "; ".join(means) + ".")
 
 

@@ -165,7 +165,7 @@ def _card(sample: Mapping[str, Any], score_name: str) -> str:
     sides = []
     for time in ("before", "after"):
         score = sample.get(f"score_{time}")
-        shown = "" if score is None else f" · {escape(score_name)} {escape(number_text(score))}"
+        shown = "" if finite(score) is None else f" · {escape(score_name)} {escape(number_text(score))}"
         body = _text(sample.get(time), prompt if together else None)
         sides.append(f'<div class="{time}"><div class="label">{time}{shown}</div>{body}</div>')
     return f'<div class="sample">{above}<div class="pair">{"".join(sides)}</div></div>'

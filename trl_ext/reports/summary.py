@@ -34,7 +34,7 @@ def print_before_after(
         console: Where to print; the standard output by default.
     """
     console = console or Console()
-    table = Table("", "before", "after", "goal", "", title=title)
+    table = Table("", "before", "after", *(("goal", "") if goals else ()), title=title)
     for name in compared(summary):
         cells = [_cell(name, summary, time) for time in ("before", "after")]
         goal = goals.get(f"{name}_after")
@@ -43,11 +43,11 @@ def print_before_after(
             limit = goal_text(name, *goal)
             is_passed = is_met(name, summary.get(f"{name}_after"), *goal)
             mark = "[green]passed[/]" if is_passed else "[red]missed[/]"
-        table.add_row(Text(_label(name)), *cells, limit, mark)
+        table.add_row(Text(_label(name)), *cells, *((limit, mark) if goals else ()))
     optimum = summary.get("kl_at_optimum")
     least = "" if optimum is None else f"least possible for this reward: {value_text('kl', optimum)}"
     if summary.get("kl") is not None:
-        table.add_row(_label("kl"), "0", value_text("kl", summary["kl"]), least, "")
+        table.add_row(_label("kl"), "0", value_text("kl", summary["kl"]), *((least, "") if goals else ()))
     if table.row_count:
         console.print(table)
     if summary.get("verdict"):
