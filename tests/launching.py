@@ -37,12 +37,12 @@ def run_command(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(words, job.returncode, out, errors)
 
 
-def run_whole(script: Path, *arguments: object, processes: int = 2) -> None:
+def run_whole(script: Path, *arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
     """Run a script that must succeed; a job whose processes did not find each other runs again, twice at most."""
     for _ in range(3):
         done = torchrun(script, *arguments, processes=processes)
         if done.returncode == 0:
-            return
+            return done
         if not _NOT_CONNECTED.search(done.stderr):
             break
     raise AssertionError(f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")

@@ -366,10 +366,11 @@ class PPOTrainer(BaseTrainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(folder)
-        self.processing_class.save_pretrained(folder)
-        write_json(folder / "ppo_config.json", self.args.to_dict())
-        write_model_card(folder, self)
+        with self.progress.phase("write"):
+            self.model.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+            write_json(folder / "ppo_config.json", self.args.to_dict())
+            write_model_card(folder, self)
 
     def create_model_card(self, *args: Any, dataset_name: str | None = None, **kwargs: Any) -> None:
         """Write the model card of `output_dir` again, as a push does."""

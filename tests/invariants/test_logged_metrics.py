@@ -14,7 +14,7 @@ from trl_ext import AdaptiveKL
 
 def test_two_processes_agree_on_everything_that_is_logged(tmp_path):
     """gloo, real processes; the reward logs under the names of the trainer's metrics, and skips a quarter."""
-    run_whole(Path(__file__).with_name("two_processes_logs.py"), tmp_path)
+    said = run_whole(Path(__file__).with_name("two_processes_logs.py"), tmp_path)
     first, second = (json.loads((tmp_path / f"left_{rank}.json").read_text()) for rank in range(2))
     # Twelve of sixteen samples count, and both measured KLs are far below the target: twice 0.8 x 12 / 100 less.
     assert first["coef"] == second["coef"] == pytest.approx(0.1 * (1 - 0.2 * 12 / 100) ** 2)
@@ -25,6 +25,10 @@ def test_two_processes_agree_on_everything_that_is_logged(tmp_path):
         assert one["rewards/skipped_fraction"] == other["rewards/skipped_fraction"] == 0.25
         for log in (one, other):  # 10 from one process and 11 from the other; 3 from the second alone
             assert (log["mine/seen"], log["mine/max"], log["mine/rare"]) == (10.5, 11.0, 3.0)
+    # Only the main process speaks, and writes the log file.
+    assert sum(line.startswith("step ") for line in said.stdout.splitlines()) == len(first["log"])
+    assert said.stderr.splitlines().count("... training") == 1
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == len(first["log"]) + 1
     for name in ("kl", "reward", "loss", "kl_coef", "time/score"):
         assert sum(f"'{name}'" in message for message in first["warnings"]) == 1
 

@@ -68,6 +68,11 @@ def test_the_end():
     assert line_of(logs, AT) == "finished  step  12/640  episodes 4,096  in 12:31  5.46 completions a second"
 
 
+def test_the_end_of_another_training_counts_samples():
+    logs = {"train_runtime": 3.0, "train_samples_per_second": 17.4}
+    assert line_of(logs, Position(4, 4)) == "finished  step 4/4  in 0:03  17.4 samples a second"
+
+
 def test_other_entries_are_told_as_they_are():
     logs = {"loss": 2.3456, "mean_token_accuracy": 0.5, "learning_rate": 1e-5, "epoch": 0.5, "note": "text"}
     line = line_of(logs, Position(3, 50))

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,8 @@ def ends(folder: Path) -> tuple[dict[str, torch.Tensor], dict, list]:
     lines = read_record(folder / "ppo").result["log_history"]
     timing = ("time", "second", "train_loss")
     log = [{k: v for k, v in line.items() if not any(part in k for part in timing)} for line in lines]
-    del summary["seconds"], summary["reward_model"]["models"]
+    summary["verdict"] = re.sub(r" for (\d+) episodes in .*?\.", r" for \1 episodes.", summary["verdict"])
+    del summary["seconds"], summary["train_seconds"], summary["reward_model"]["models"]
     return weights, summary, log
 
 

@@ -4,6 +4,9 @@
 import copy
 import json
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +66,8 @@ def train_supervised(
     if not is_whole_model(output):
         own = folder / CHECKPOINTS / output.name
         shared = _settings(args, own, stage.sft_learning_rate, stage.sft_epochs, stage.sft_batch_size)
-        settings = SFTConfig(**shared, max_length=stage.sft_max_length, model_init_kwargs=None)
+        with _renamed():
+            settings = SFTConfig(**shared, max_length=stage.sft_max_length, model_init_kwargs=None)
         set_seed(args.seed)
         model = load_policy(model_name, trained=peft_config is None, **init_kwargs)
         trainer = SFTTrainer(
@@ -121,7 +125,8 @@ def train_reward_model(
         remove(own)
         return
     shared = _settings(args, own, stage.reward_learning_rate, stage.reward_epochs, stage.reward_batch_size)
-    settings = RewardConfig(**shared | {"seed": seed}, max_length=stage.reward_max_length)
+    with _renamed():
+        settings = RewardConfig(**shared | {"seed": seed}, max_length=stage.reward_max_length)
     set_seed(seed)
     model = load_reward_model(model_name, with_dtype(init_kwargs, trained=peft_config is None))
     adapter = None if peft_config is None else replace(peft_config, task_type="SEQ_CLS", modules_to_save=["score"])
@@ -170,6 +175,14 @@ def load_reward_model(model_name: str, init_kwargs: dict[str, Any]) -> PreTraine
     if head.bias is not None:
         nn.init.zeros_(head.bias)
     return model
+
+
+@contextmanager
+def _renamed() -> Iterator[None]:
+    """Run a block without the warning that transformers has renamed `gradient_checkpointing`; older ones have not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
+        yield
 
 
 def _settings(args: PPOConfig, folder: Path, learning_rate: float, epochs: float, batch_size: int) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class _StatusLine(_Ticker):
 
     def tick(self) -> None:
         """Draw the line, if it has changed."""
-        text = status(list(self.activities), shutil.get_terminal_size().columns - 1)
+        text = status(list(self.activities), shutil.get_terminal_size().columns - 3)  # and the ^C of Ctrl-C
         if text != self._shown:
             self._shown = text
             self._bar.set_description_str(text)

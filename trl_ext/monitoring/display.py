@@ -3,6 +3,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,6 +131,8 @@ def show(trainer: Trainer, name: str = "", *, kl_target: float | None = None) ->
         trainer: A trainer that was just made.
         name, kl_target: As in [`RunDisplay`].
     """
+    # Without an accelerator the setting is without effect, and every evaluation would warn of it again.
+    warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator")
     chosen = PrinterCallback if trainer.args.disable_tqdm else hf_trainer.DEFAULT_PROGRESS_CALLBACK
     kinds = (PrinterCallback, ProgressCallback, chosen)
     displays = [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, kinds)]

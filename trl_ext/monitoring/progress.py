@@ -19,6 +19,7 @@ _SHOWN = {
     "learn": "learning",
     "eval": "evaluating",
     "save": "saving a checkpoint",
+    "write": "writing the model",
     "evaluate_before": "evaluating before training",
     "evaluate_after": "evaluating after training",
     "frontier_before": "sampling for the least KL, before training",
@@ -77,7 +78,7 @@ class PhaseProgress:
             shown = self.console.activity(_SHOWN[name], total, unit, done=done, bars=self.bars, long=is_long)  # type: ignore[assignment]
         start = time.perf_counter()
         try:
-            with shown as activity, library_bars_off() if name == "save" else nullcontext():
+            with shown as activity, library_bars_off() if name == "write" else nullcontext():
                 yield activity.advance
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

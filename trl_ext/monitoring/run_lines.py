@@ -102,7 +102,8 @@ def _end(logs: Mapping[str, Any], at: Position) -> list[_Part]:
         parts.append(_Part(1, f"episodes {logs['episodes']:,}"))
     parts.append(_Part(1, f"in {duration(logs['train_runtime'])}"))
     if "train_samples_per_second" in logs:
-        parts.append(_Part(2, f"{_number(logs['train_samples_per_second'])} completions a second"))
+        unit = "completions" if "episodes" in logs else "samples"
+        parts.append(_Part(2, f"{_number(logs['train_samples_per_second'])} {unit} a second"))
     return parts
 
 
