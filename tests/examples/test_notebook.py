@@ -36,7 +36,7 @@ def test_it_is_committed_without_outputs() -> None:
         assert not cell.get("outputs") and cell.get("execution_count") is None
 
 
-@pytest.mark.timeout(240, func_only=True)
+@pytest.mark.timeout(600, func_only=True)
 def test_it_runs_on_the_embedded_models(
     embedded: OfflineAssets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +57,7 @@ def test_it_runs_on_the_embedded_models(
     }
     assert set(re.findall(r"^([A-Z_]+) =", settings.source, flags=re.MULTILINE)) == set(values)
     settings.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
-    NotebookClient(notebook, timeout=200, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    NotebookClient(notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
 
     cells = {cell.source.split("\n")[0]: cell for cell in notebook.cells if cell.cell_type == "code"}
     plan, report, table = (
