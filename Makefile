@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 # The first import compiles modules: compiling every module of every package would take a third of the installation. Without
 # kept bytecode every process would compile anew, for seconds.
 export PYTHONDONTWRITEBYTECODE :=
-PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP_INSTALL := $(PIP) install -qq --no-compile
 TRL_1_12 := $(VENV)/trl-1.12.0
 
 # No target but the installation uses the network or sends telemetry; two threads keep runs comparable across machines.
@@ -21,7 +22,7 @@ WITHOUT_TRL := $(addprefix --ignore=tests/,examples objectives kl_control monito
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo instruct test test-trl-1.12 quality docs format clean
+.PHONY: help demo instruct test test-trl-1.12 quality docs package format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +47,19 @@ quality: $(VENV)/.dev-installed  ## Check format, lint, docstrings and types
 docs: $(VENV)/.dev-installed  ## Build the documentation into site/; a warning is an error
 	@$(OFFLINE) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo site/index.html
+
+# The environment of the wheel sees the libraries of $(VENV) by a line in a file, which spares a second download; the wheel
+# itself is installed, and its requirements are resolved against the pins.
+package: $(VENV)/.dev-installed  ## Build wheel and source archive into dist/, and use the wheel in a fresh environment
+	@rm -rf build dist trl_ext.egg-info && mkdir build
+	@$(BIN)/python -m build --no-isolation --outdir dist . >build/log 2>&1 || { cat build/log; exit 1; }
+	@$(BIN)/python -m venv --without-pip build/fresh
+	@PYTHONPATH= $(PIP) --python build/fresh/bin/python install -qq --no-deps --no-index dist/*.whl
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		>"$$(build/fresh/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/libraries.pth"
+	@for wheel in dist/*.whl; do \
+		PYTHONPATH= $(PIP) --python build/fresh/bin/python install -q --dry-run --no-index -c constraints.txt "$$wheel[quantization,trackers]"; done
+	@$(OFFLINE) $(THREADS) $(BIN)/python -m tests.installed dist build/fresh/bin/python
 
 format: $(VENV)/.dev-installed  ## Apply the formatter and the safe lint fixes
 	@$(BIN)/ruff format .
