@@ -21,6 +21,9 @@ REWARDS = """
 def letters(completions, **columns):
     return [float(len(text if isinstance(text, str) else text[0]["content"])) for text in completions]
 
+def tokens(completion_ids, **columns):
+    return [float(len(ids)) for ids in completion_ids]
+
 def of_column(completions, bonus, **columns):
     return [float(value) if value else None for value in bonus]
 """
@@ -74,6 +77,13 @@ def test_columns_reach_the_rewards_and_none_counts_nowhere(world, tmp_path):
     measures = json.loads(output.read_text())["measures"]
     assert measures["rewards/of_column"]["model"]["estimate"] == pytest.approx((1 + 2 + 1 + 2) / 4)
     assert measures["rewards/of_column"]["difference"]["estimate"] == 0
+
+
+def test_a_judge_sees_the_tokens_as_a_reward_does(world, tmp_path):
+    output = tmp_path / "out.json"
+    main(arguments(world, "--judge", f"{world / 'scores.py'}:tokens", "--output", output))
+    results = json.loads(output.read_text())
+    assert results["win_rate"]["left_out"] == 0 and results["win_rate"]["losses"] >= 3, "a ends early"
 
 
 def test_a_model_does_not_differ_from_itself_and_wins_half(world, tmp_path):

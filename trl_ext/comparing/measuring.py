@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from trl_ext.actor_critic.names import load_tokenizer
 from trl_ext.evaluation.intervals import Interval
-from trl_ext.evaluation.judges import EndpointJudge, Outcome
+from trl_ext.evaluation.judges import EndpointJudge, Outcome, RewardJudge, compare_scores
 from trl_ext.evaluation.measures import (
     Measure,
     compare,
@@ -171,14 +171,7 @@ def _scored(
     by_name: dict[str, list[float | None]] = {}
     toxicity: list[float] | None = None
     if rewards is not None:
-        completions = as_completions(samples.prompts, samples.completions)
-        scores = rewards(samples.prompts, completions, samples.completion_ids, request.columns, update_state=False)
-        columns = scores.per_function.T.tolist()
-        by_name = {
-            name: [None if math.isnan(value) else value for value in values]
-            for name, values in zip(rewards.names, columns, strict=True)
-        }
-        totals = [t if v else None for t, v in zip(scores.total.tolist(), scores.valid.tolist(), strict=True)]
+        by_name, totals = _rewards(rewards, samples, request)
         measures |= reward_measures(by_name, totals)
     if request.toxicity is not None:
         toxicity = request.toxicity.toxicity(samples.completions)
@@ -187,12 +180,31 @@ def _scored(
     return Side(title, samples, by_name, toxicity), measures
 
 
+def _rewards(
+    rewards: RewardRunner, samples: Samples, request: Request
+) -> tuple[dict[str, list[float | None]], list[float | None]]:
+    """Return the rewards of samples by name, and their weighted sums; None where there is none."""
+    completions = as_completions(samples.prompts, samples.completions)
+    scores = rewards(samples.prompts, completions, samples.completion_ids, request.columns, update_state=False)
+    by_name = {
+        name: [None if math.isnan(value) else value for value in values]
+        for name, values in zip(rewards.names, scores.per_function.T.tolist(), strict=True)
+    }
+    totals = zip(scores.total.tolist(), scores.valid.tolist(), strict=True)
+    return by_name, [total if valid else None for total, valid in totals]
+
+
 def _win_rate(ours: Side, theirs: Side, request: Request) -> WinRate | None:
     if request.judge is None:
         return None
     prompts = ours.samples.prompts
-    answers, baselines = (as_completions(prompts, side.samples.completions) for side in (ours, theirs))
-    outcomes = request.judge(prompts, answers, baselines, **request.columns)
+    if isinstance(request.judge, RewardJudge):  # which would see no token ids
+        runner = RewardRunner([request.judge.reward], max_reward_failures=1.0)
+        mine, other = (_rewards(runner, side.samples, request)[1] for side in (ours, theirs))
+        outcomes = compare_scores(mine, other, request.judge.margin)
+    else:
+        answers, baselines = (as_completions(prompts, side.samples.completions) for side in (ours, theirs))
+        outcomes = request.judge(prompts, answers, baselines, **request.columns)
     if outcomes.count(None) == len(outcomes):
         raise ValueError(f"The judge '{request.judge_name}' decided none of the {len(outcomes)} comparisons.")
     interval = bootstrap_win_rate(outcomes, num_resamples=request.num_resamples, seed=request.seed)

@@ -23,9 +23,11 @@ def telling_warnings() -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        yield
-    for message in dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning):
-        tell(f"warning: {message}")
+        try:
+            yield
+        finally:
+            for message in dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning):
+                tell(f"warning: {message}")
 
 
 def quiet_imports() -> None:
