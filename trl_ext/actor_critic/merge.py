@@ -17,7 +17,7 @@ from trl_ext.folders import whole_folder
 from trl_ext.messages.printable import one_line
 
 from .adapters import ADAPTER_WEIGHTS, resize_for_adapter, saved_quantization
-from .names import first_tokenizer
+from .names import first_tokenizer, recorded_base
 
 
 def merge(
@@ -51,7 +51,7 @@ def merge(
     folder, output = Path(folder), Path(output)
     config = _adapter_config(folder)
     _check_output(output)
-    base = base_model or config.base_model_name_or_path
+    base = base_model or _recorded(folder) or config.base_model_name_or_path
     if not base:
         raise ValueError(f"The adapter in '{folder}' names no base model; give it as `base_model` (`--base_model`).")
     quantization = saved_quantization(folder)
@@ -80,6 +80,12 @@ def merge(
         merged.save_pretrained(unfinished)
         if tokenizer is not None:
             tokenizer.save_pretrained(unfinished)
+
+
+def _recorded(folder: Path) -> str | None:
+    """Return the folder of the base as the run recorded it; the adapter may name it relative to another folder."""
+    recorded = recorded_base(folder)
+    return recorded if recorded is not None and Path(recorded).is_dir() else None
 
 
 def _adapter_config(folder: Path) -> PeftConfig:

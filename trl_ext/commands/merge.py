@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 
+from trl_ext.messages.notes import quiet_imports
 from trl_ext.messages.refusal import refusing
 
 from .parser import CommandParser
@@ -14,6 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Merge, and print the folder of the merged model."""
     arguments = make_parser().parse_args(argv)
 
+    quiet_imports()
     import torch
 
     from trl_ext.actor_critic.merge import merge
