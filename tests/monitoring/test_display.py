@@ -10,6 +10,7 @@ import pytest
 from transformers import PrinterCallback, ProgressCallback
 
 from tests import scripted
+from trl_ext.monitoring.console import CONSOLE
 from trl_ext.monitoring.display import LogFile, RunDisplay
 
 RUN = {
@@ -72,7 +73,7 @@ def test_a_training_that_fails_ends_its_display(tmp_path: Path):
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="broken"):
         made.train()
-    assert threading.active_count() == before
+    assert threading.active_count() == before and CONSOLE._activities == []
 
 
 @pytest.mark.parametrize("disable_tqdm", [True, False])
