@@ -147,7 +147,7 @@ def bad_merges(root: Path) -> list[Case]:
             "a run without LoRA",
             lambda: merge(plain, out),
             FileNotFoundError,
-            f"'{plain}' has no `adapter_config.json`; give the folder of a run with LoRA.",
+            f"'{plain}' is a whole model already, with nothing to merge; use the folder as it is.",
         ),
         Case(
             "no weights",
@@ -218,10 +218,10 @@ def test_merging(index, tmp_path):
 
 def test_merging_on_the_command_line_says_where_a_base_is_missing(tmp_path, capsys):
     folder = adapter(tmp_path / "run")
-    with pytest.raises(SystemExit) as end, pytest.warns(UserWarning, match="has a tokenizer; the merged model is"):
+    with pytest.raises(SystemExit) as end:
         merge_command.main([str(folder), str(tmp_path / "out")])
-    error = capsys.readouterr().err
-    assert end.value.code == 2 and error.count("\n") == 1
+    warning, error = capsys.readouterr().err.splitlines(keepends=True)
+    assert end.value.code == 2 and warning.startswith("warning: Neither") and "has a tokenizer" in warning
     assert error.startswith(f"error: The base model '/nowhere/base' of '{folder}' cannot be loaded (")
     assert error.endswith("if it has moved, give its folder as `base_model` (`--base_model`).\n")
 

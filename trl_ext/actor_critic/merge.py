@@ -90,6 +90,8 @@ def _recorded(folder: Path) -> str | None:
 
 def _adapter_config(folder: Path) -> PeftConfig:
     """Read the configuration of an adapter, and check that it can be merged and that its weights can be read."""
+    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"'{folder}' is a whole model already, with nothing to merge; use the folder as it is.")
     if not (folder / "adapter_config.json").is_file():
         raise FileNotFoundError(f"'{folder}' has no `adapter_config.json`; give the folder of a run with LoRA.")
     if not (folder / ADAPTER_WEIGHTS).is_file():

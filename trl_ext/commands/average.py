@@ -1,9 +1,10 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """`trl_ext average OUTPUT MODEL MODEL ...`: average the weights of reward models."""
 
+import sys
 from collections.abc import Sequence
 
-from trl_ext.messages.notes import quiet_imports
+from trl_ext.messages.notes import quiet_imports, telling_warnings
 from trl_ext.messages.refusal import refusing
 
 from .parser import CommandParser
@@ -17,8 +18,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     quiet_imports()
     from trl_ext.rewards.warm import average_reward_models
+    from trl_ext.running.bars import without_bars
 
-    with refusing(OSError, ValueError):
+    if not sys.stderr.isatty():
+        without_bars()
+    with refusing(OSError, ValueError), telling_warnings():
         print(average_reward_models(arguments.models, arguments.output))
 
 

@@ -1,9 +1,10 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """`trl_ext merge RUN OUTPUT`: write the model of a LoRA run as a plain model."""
 
+import sys
 from collections.abc import Sequence
 
-from trl_ext.messages.notes import quiet_imports
+from trl_ext.messages.notes import quiet_imports, telling_warnings
 from trl_ext.messages.refusal import refusing
 
 from .parser import CommandParser
@@ -20,8 +21,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from trl_ext.actor_critic.merge import merge
     from trl_ext.model_card import add_merged_card
+    from trl_ext.running.bars import without_bars
 
-    with refusing(ImportError, OSError, ValueError):
+    if not sys.stderr.isatty():
+        without_bars()
+    with refusing(ImportError, OSError, ValueError), telling_warnings():
         merge(
             arguments.run,
             arguments.output,
