@@ -33,6 +33,8 @@ def test_short_names(path: str, shown: str) -> None:
         ("from /srv/data/prompts.jsonl, by /opt/judge/model.", "from prompts.jsonl, by model."),
         ("file:///srv/data/prompts.jsonl", "prompts.jsonl"),
         ("--reward=/srv/code/my.py:brevity", "--reward=my.py:brevity"),
+        ("--reward toxicity:/srv/models/judge", "--reward toxicity:judge"),
+        ("preference:~/models/rm", "preference:rm"),
         (r"from C:\Users\me\prompts.jsonl", "from prompts.jsonl"),
         # what is no path of a machine
         ("https://host/a/b?c=/d/e", "https://host/a/b?c=/d/e"),

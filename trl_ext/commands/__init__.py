@@ -11,6 +11,7 @@ from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
 from trl_ext import __version__
+from trl_ext.messages.notes import quiet_imports
 from trl_ext.messages.suggestion import suggestion
 
 from . import average, chat, check_reward, compare, completion, detox, instruct, merge, plan, ppo, report, worlds
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with status 2, after one line, for input that cannot be used.
     """
     given = list(sys.argv[1:] if argv is None else argv)
+    quiet_imports()
     if given and given[0] in COMMANDS:
         options = {"commands": COMMANDS} if given[0] == "completion" else {}
         COMMANDS[given[0]].main(given[1:], **options)

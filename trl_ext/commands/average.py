@@ -4,7 +4,7 @@
 import sys
 from collections.abc import Sequence
 
-from trl_ext.messages.notes import quiet_imports, telling_warnings
+from trl_ext.messages.notes import telling_warnings
 from trl_ext.messages.refusal import refusing
 
 from .parser import CommandParser
@@ -16,7 +16,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Average, and print the folder of the result."""
     arguments = make_parser().parse_args(argv)
 
-    quiet_imports()
     from trl_ext.rewards.warm import average_reward_models
     from trl_ext.running.bars import without_bars
 

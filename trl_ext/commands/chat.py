@@ -5,7 +5,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from trl_ext.messages.notes import quiet_imports
 from trl_ext.messages.refusal import refusing
 
 from .parser import CommandParser
@@ -63,7 +62,6 @@ def make_parser() -> CommandParser:
 
 
 def _run(arguments: Namespace) -> None:
-    quiet_imports()
     from trl_ext.chatting.start import answer_once, chat
 
     options = vars(arguments)

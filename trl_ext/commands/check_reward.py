@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from trl_ext.messages.notes import quiet_imports, tell
+from trl_ext.messages.notes import tell
 from trl_ext.messages.refusal import refusing
 
 from .parser import CommandParser
@@ -26,7 +26,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
     try:
         with refusing(ValueError, TypeError, RuntimeError, ImportError, OSError):
-            quiet_imports()
             _run(arguments)
     except KeyboardInterrupt:
         print(file=sys.stderr)

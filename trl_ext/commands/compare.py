@@ -4,7 +4,6 @@
 import sys
 from collections.abc import Sequence
 
-from trl_ext.messages.notes import quiet_imports
 from trl_ext.messages.refusal import refusing
 
 from .parser import CommandParser
@@ -24,7 +23,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = vars(make_parser().parse_args(argv))
     try:
         with refusing(ValueError, TypeError, RuntimeError, ImportError, OSError):
-            quiet_imports()
             from trl_ext.comparing.start import run
 
             run(**options)

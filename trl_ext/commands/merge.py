@@ -4,7 +4,7 @@
 import sys
 from collections.abc import Sequence
 
-from trl_ext.messages.notes import quiet_imports, telling_warnings
+from trl_ext.messages.notes import telling_warnings
 from trl_ext.messages.refusal import refusing
 
 from .parser import CommandParser
@@ -16,7 +16,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Merge, and print the folder of the merged model."""
     arguments = make_parser().parse_args(argv)
 
-    quiet_imports()
     import torch
 
     from trl_ext.actor_critic.merge import merge

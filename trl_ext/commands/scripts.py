@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trl_ext.messages.notes import quiet_imports
 from trl_ext.messages.refusal import refuse
 from trl_ext.running.help import help_parser, read_recipes
 from trl_ext.running.places import RECIPES
@@ -30,7 +29,6 @@ def run_script(command: str, argv: Sequence[str] | None = None) -> None:
     if {"-h", "--help"} & set(given):
         print(help_parser(read_recipes()[command]).format_help(), end="")
         return
-    quiet_imports()
     sys.argv = [str(script), *given]
     runpy.run_path(str(script), run_name="__main__")
 

@@ -13,7 +13,7 @@ _NAME = r"[^\s/'\"`<>|:,;()\[\]{}]+"
 _PATH = re.compile(
     r"(?P<url>\b(?!file:)[a-zA-Z][a-zA-Z0-9+.-]*://\S+)"
     r"|(?P<quote>['\"`])(?P<quoted>(?:/|~/|[A-Za-z]:[\\/])[^'\"`\n]+)(?P=quote)"
-    rf"|(?P<bare>(?<![\w.:/~)\]-])(?:~/{_NAME}|/{_NAME}/{_NAME})(?:/{_NAME})*/?|(?<!\w)[A-Za-z]:[\\/]{_NAME})"
+    rf"|(?P<bare>(?<![\w./~)\]-])(?:~/{_NAME}|/{_NAME}/{_NAME})(?:/{_NAME})*/?|(?<!\w)[A-Za-z]:[\\/]{_NAME})"
 )
 _FILE_URL = re.compile(r"\bfile://(?:localhost)?(?=/)")
 # A folder in the Hub's cache: models--org--name/snapshots/<commit>
