@@ -1,11 +1,13 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The recipes' scripts as subcommands."""
 
+import os
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trl_ext.messages.notes import tell
 from trl_ext.messages.refusal import refuse
 from trl_ext.running.help import help_parser, read_recipes
 from trl_ext.running.places import RECIPES
@@ -29,6 +31,8 @@ def run_script(command: str, argv: Sequence[str] | None = None) -> None:
     if {"-h", "--help"} & set(given):
         print(help_parser(read_recipes()[command]).format_help(), end="")
         return
+    if "--help_all" not in given and int(os.environ.get("RANK", 0)) == 0:
+        tell("... loading the libraries")  # which takes seconds
     sys.argv = [str(script), *given]
     runpy.run_path(str(script), run_name="__main__")
 
