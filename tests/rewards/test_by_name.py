@@ -81,6 +81,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path) -> Pat
         (tmp_path / model.name).symlink_to(model)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)  # another test's
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:

@@ -154,7 +154,9 @@ def test_exceptions_without_a_message_and_with_too_much_of_one():
 
 
 def test_check_reward_names_what_exits():
-    with pytest.raises(ValueError, match=r"'exits' failed on a sample \(plain: SystemExit: 0; conversational: Sys"):
+    with pytest.raises(
+        ValueError, match=r"'exits' failed on a sample \(plain: line \d+ of '\w+\.py' raises SystemExit: 0; con"
+    ):
         check_reward(exits)
 
     def gives_exceptions(completions, **columns):
