@@ -96,8 +96,11 @@ def test_planner(case):
         (["--card", "0"], "`card` must be more than 0, got 0.0."),
         (["--card", "-8"], "`card` must be more than 0, got -8.0."),
         (["--card", "nan"], "`card` must be more than 0, got nan."),
-        (["--rank", "many"], "argument --rank: invalid int value: 'many'"),
-        (["--modell", "x"], "unrecognized arguments: --modell x"),
+        (["--rank", "many"], "`--rank` must be of type int, got 'many'."),
+        (["--rank"], "`--rank` needs a value."),
+        (["--modell", "x"], "Unknown option `--modell`: did you mean `--model`?"),
+        (["--zzzz"], "Unknown option `--zzzz`: `trl_ext plan --help` lists all of them."),
+        (["x"], "`x` belongs to no option; `trl_ext plan --help` lists them."),
         (["--critic", "heads"], "`critic` must be one of head, adapter, copy, got heads."),
     ],
 )

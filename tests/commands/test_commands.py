@@ -44,7 +44,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["plam", "--model", "x"], "There is no command `plam`: did you mean `plan`?"),
         (["qqqqqq"], "There is no command `qqqqqq`: `trl_ext --help` lists all of them."),
-        (["--models"], "the following arguments are required: COMMAND"),
+        (["--models"], "`trl_ext` also needs COMMAND; see `--help`."),
     ],
 )
 def test_an_unknown_subcommand_is_one_line(
