@@ -13,6 +13,8 @@ from typing import Any
 
 import griffe
 
+from trl_ext.messages.notes import quiet_imports
+
 REFERENCE = Path(__file__).parent / "reference"
 _NAME = re.compile(r"\[`([\w.]+)`\](?![\[(])")
 
@@ -22,6 +24,7 @@ class Docstrings(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Take docstrings with options from the classes, and link the names that the reference shows."""
+        quiet_imports()
         places = dict(_places(pkg))
         for each in _objects(pkg):
             if each.docstring is None:
