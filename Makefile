@@ -37,7 +37,7 @@ test: $(VENV)/.dev-installed  ## Run the tests; ARGS="tests/rewards -k length" c
 	@$(OFFLINE) $(PYTEST) $(ARGS)
 
 test-trl-1.12: $(VENV)/.dev-installed $(TRL_1_12)  ## Run the tests on the oldest TRL, the last with a PPO of its own, and compare with that PPO
-	@PYTHONPATH=$(TRL_1_12) $(OFFLINE) $(PYTEST) $(or $(ARGS),$(WITHOUT_TRL))
+	@PYTHONPATH=$(abspath $(TRL_1_12)) $(OFFLINE) $(PYTEST) $(or $(ARGS),$(WITHOUT_TRL))
 
 quality: $(VENV)/.dev-installed  ## Check format, lint, docstrings and types
 	@$(BIN)/ruff format --check .
