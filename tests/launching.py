@@ -25,7 +25,7 @@ def torchrun(script: Path, *arguments: object, processes: int = 2) -> subprocess
 
 def run_command(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run Python with these arguments, one thread a process; a job that hangs is ended with all its processes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path()}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     words = [sys.executable, *arguments]
     with subprocess.Popen(words, env=environment, start_new_session=True, **pipes) as job:
@@ -48,7 +48,6 @@ def run_whole(script: Path, *arguments: object, processes: int = 2) -> subproces
     raise AssertionError(f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
 
 
-def _python_path() -> str:
-    # Children see what this process sees: `make test-trl-1.12` puts the oldest TRL in front.
-    inherited = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([str(Path(__file__).parents[1]), *([inherited] if inherited else [])])
+def python_path() -> str:
+    """The PYTHONPATH of a process that sees what this one sees: `make test-trl-1.12` puts the oldest TRL in front."""
+    return os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))

@@ -180,3 +180,11 @@ def test_public_names_are_importable_and_documented() -> None:
         # `__doc__` of a class without one of its own is None; a dataclass without one gets its signature.
         assert public.__doc__ and not public.__doc__.startswith(f"{name}("), f"{name} has no docstring"
         assert re.search(rf"\b{name}\b", PAGES), f"{name} is neither in the README nor in the documentation"
+
+
+def test_processes_of_tests_see_the_trl_of_the_suite() -> None:
+    """A PYTHONPATH of a test's own would run the newest TRL in the suite of the oldest."""
+    own = re.compile(r"[\"']PYTHONPATH[\"']: (?!python_path\(\))")
+    sources = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    assert own.search('{"PYTHONPATH": str(ROOT)}') and len(sources) > 100
+    assert [name for name, text in sources.items() if name != "test_project.py" and own.search(text)] == []

@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 
 from tests import scripted
 from tests.killed_runs import PHASES
+from tests.launching import python_path
 from trl_ext import AdaptiveKL
 
 
 def killed_runs(folder: Path, kind: str, processes: int, kills: str) -> tuple[list[str], str]:
     """The lines of `killed_runs.py`, one for each kill, and everything that the runs said."""
     script = Path(__file__).with_name("killed_runs.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     command = [sys.executable, script, folder, kind, str(processes), kills]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.split(".")[0] in PHASES]

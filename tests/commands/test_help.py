@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from recipes import detoxification, instruction_following, ppo
+from tests.launching import python_path
 from trl_ext.commands import COMMANDS, main
 from trl_ext.commands.options_file import LIBRARIES
 from trl_ext.running.help import COMMON, OPTIONS_FILE, Recipe, help_parser, read_recipes
@@ -45,7 +46,7 @@ def test_the_file_of_options_is_what_the_parsers_say(name: str, live: dict[str, 
 def test_help_answers_within_two_seconds(name: str) -> None:
     code = "import sys\nfrom trl_ext.commands import main\ntry:\n    main([sys.argv[1], '--help'])\nfinally:\n"
     code += "    import time\n    print(time.process_time(), *sys.modules)"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {"PYTHONPATH": python_path()}
     command = [sys.executable, "-c", code, name]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.startswith(f"usage: trl_ext {name} "), done.stderr

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.launching import python_path
 from trl_ext.commands import main
 from trl_ext.running.cli import RecipeParser
 
@@ -126,13 +127,9 @@ def run_script(script: str, folder: Path) -> str:
         command = shim / name
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
         command.chmod(0o755)
-    environment = os.environ | {"PATH": f"{shim}:{os.environ['PATH']}", "PYTHONPATH": _python_path()}
+    environment = os.environ | {"PATH": f"{shim}:{os.environ['PATH']}", "PYTHONPATH": python_path()}
     done = subprocess.run(
         ["bash", "-e", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{script}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
     return done.stdout
-
-
-def _python_path() -> str:
-    return os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))

@@ -14,6 +14,7 @@ import pytest
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
+from tests.launching import python_path
 from tests.tiny_models import prompt_dataset, save_tiny, tiny_causal_lm, tiny_classifier
 
 from .pages import ROOT, blocks, quoted, table
@@ -52,11 +53,10 @@ def arguments(folder: Path) -> list[str]:
 
 def run(script: str, folder: Path, *options: str) -> str:
     (folder / script).write_text(SCRIPTS[script])
-    python_path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
     done = subprocess.run(
         [sys.executable, script, *arguments(folder), *options],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": python_path},
+        env=os.environ | {"PYTHONPATH": python_path()},
         capture_output=True,
         text=True,
         check=False,

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.launching import python_path
+
 pytest.importorskip("trackio")
 pytest.importorskip("tensorboard")
 
@@ -29,8 +31,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def _environment() -> dict[str, str]:
     import os
 
-    path = [str(ROOT), *([os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else [])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1"}
 
 
 def scalars_of(history: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:

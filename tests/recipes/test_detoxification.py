@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from recipes import detoxification
 from recipes.detoxification import CONFIGS, make_parser, resolve_names
 from tests import tiny_models
+from tests.launching import python_path
 from trl_ext.config import PPOConfig
 from trl_ext.folders import commit
 from trl_ext.reports import runs as reports_runs
@@ -302,7 +303,7 @@ def test_interrupted_it_writes_a_checkpoint_and_goes_on_from_it(assets, tmp_path
     changes = SMALL | {"total_episodes": 32, "frontier_prompts": 0}
     detoxification.main(flags(assets, output_dir=tmp_path / "whole", **changes))
     argv = flags(assets, output_dir=tmp_path / "stopped", **changes)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = os.environ | {"PYTHONPATH": python_path()}
     script = tmp_path / "interrupted.py"
     script.write_text(INTERRUPTED)
     command = [sys.executable, script, *argv]

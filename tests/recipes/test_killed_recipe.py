@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.launching import python_path
 from tests.recipes.killed_recipe import INTERRUPTS, KILLS, SMALL
 from trl_ext.instructions.stages import read_record
 
@@ -26,7 +27,7 @@ MODELS = ("sft/model", "reward/model-0", "reward/model-1", "ppo/model")
 def run_script(root: Path, how: str) -> "subprocess.CompletedProcess[str]":
     script = Path(__file__).with_name("killed_recipe.py")
     flags = [part for name, value in (SMALL | CHANGES).items() for part in (f"--{name}", str(value))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     environment["HF_DATASETS_CACHE"] = str(root / "datasets")
     command = [sys.executable, script, root, how, *flags]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -109,7 +110,7 @@ try:
 except Interrupted as error:
     print(error.where, error.saved)
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = os.environ | {"PYTHONPATH": python_path()}
     done = subprocess.run(
         [sys.executable, "-c", code, str(how_often)], env=environment, capture_output=True, text=True, check=False
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launching import python_path
 from trl_ext.rewards import (
     PAR,
     Ensemble,
@@ -183,7 +184,7 @@ def test_an_interrupt_that_the_function_swallows_still_stops_the_run():
 
 def test_ctrl_c_ends_the_process():
     """A real SIGINT to real processes, while they wait for a reward."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     script = Path(__file__).with_name("interrupted.py")
     out = subprocess.run([sys.executable, str(script)], check=True, env=environment, capture_output=True, text=True)
     ends = json.loads(out.stdout)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launching import python_path
 from tests.tiny_models import save_tiny, tiny_causal_lm
 from trl_ext.folders import is_whole_model
 from trl_ext.instructions.stages import read_record, require, run_stage
@@ -49,7 +50,7 @@ def test_a_model_is_identified_by_its_weights(tmp_path):
 def test_a_second_process_is_kept_out_and_a_killed_one_keeps_nobody_out(tmp_path):
     code = "import sys, time\nfrom pathlib import Path\nfrom trl_ext.running.folders import locked\n"
     code += "with locked(Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(60)\n"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = os.environ | {"PYTHONPATH": python_path()}
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "in\n"

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from tests.launching import python_path
 from trl_ext.folders import MANIFEST
 from trl_ext.worlds import OfflineAssets, OfflineSettings, cache, corpus, default_cache_dir, prepare, vocabulary
 from trl_ext.worlds import models as offline_models
@@ -250,7 +251,7 @@ print("done", flush=True)
 
 
 def start_builder(folder: Path, text: str, until: Path) -> "subprocess.Popen[str]":
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = os.environ | {"PYTHONPATH": python_path()}
     command = [sys.executable, "-c", BUILDER, str(folder), text, str(until)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
