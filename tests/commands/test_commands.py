@@ -81,3 +81,14 @@ def test_a_recipe_runs_with_the_rest_of_the_command_line(tmp_path: Path) -> None
 
 def test_the_recipes_are_beside_the_package_in_a_clone() -> None:
     assert RECIPES == ROOT / "recipes"
+
+
+@pytest.mark.parametrize("command", ["plan", "merge", "chat"])
+def test_ctrl_c_ends_any_subcommand_without_a_traceback(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(COMMANDS[command], "main", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main([command])
+    assert end.value.code == 130

@@ -42,13 +42,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: Subcommand and its arguments; None for those of the process.
 
     Raises:
-        SystemExit: with status 2, after one line, for input that cannot be used.
+        SystemExit: with status 2, after one line, for input that cannot be used; with 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     quiet_imports()
     if given and given[0] in COMMANDS:
         options = {"commands": COMMANDS} if given[0] == "completion" else {}
-        COMMANDS[given[0]].main(given[1:], **options)
+        try:
+            COMMANDS[given[0]].main(given[1:], **options)
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            raise SystemExit(130) from None
         return
     width = max(map(len, COMMANDS)) + 2
     commands = [f"  {name:{width}}{module.SUMMARY}" for name, module in COMMANDS.items()]

@@ -22,15 +22,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Chat until the user ends it, or answer the text of `--prompt`.
 
     Raises:
-        SystemExit: with status 2 for input that cannot be used, and 130 after Ctrl-C.
+        SystemExit: with status 2 for input that cannot be used.
     """
     arguments = make_parser().parse_args(argv)
-    try:
-        with refusing(ValueError, TypeError, RuntimeError, ImportError, OSError):
-            _run(arguments)
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        raise SystemExit(130) from None
+    with refusing(ValueError, TypeError, RuntimeError, ImportError, OSError):
+        _run(arguments)
 
 
 def make_parser() -> CommandParser:

@@ -21,15 +21,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Try the reward and print a report.
 
     Raises:
-        SystemExit: with status 1 for a reward that cannot be used, 2 for input that cannot be used, 130 after Ctrl-C.
+        SystemExit: with status 1 for a reward that cannot be used, 2 for input that cannot be used.
     """
     arguments = make_parser().parse_args(argv)
-    try:
-        with refusing(ValueError, TypeError, RuntimeError, ImportError, OSError):
-            _run(arguments)
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        raise SystemExit(130) from None
+    with refusing(ValueError, TypeError, RuntimeError, ImportError, OSError):
+        _run(arguments)
 
 
 def make_parser() -> CommandParser:

@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """`trl_ext compare A B --prompts P`: quality, rewards and win rate of two models on the same prompts."""
 
-import sys
 from collections.abc import Sequence
 
 from trl_ext.messages.refusal import refusing
@@ -18,17 +17,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compare, and print a table.
 
     Raises:
-        SystemExit: with status 2 for input that cannot be used, and 130 after Ctrl-C.
+        SystemExit: with status 2 for input that cannot be used.
     """
     options = vars(make_parser().parse_args(argv))
-    try:
-        with refusing(ValueError, TypeError, RuntimeError, ImportError, OSError):
-            from trl_ext.comparing.start import run
+    with refusing(ValueError, TypeError, RuntimeError, ImportError, OSError):
+        from trl_ext.comparing.start import run
 
-            run(**options)
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        raise SystemExit(130) from None
+        run(**options)
 
 
 def make_parser() -> CommandParser:
