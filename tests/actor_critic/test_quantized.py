@@ -293,7 +293,7 @@ def test_merging_writes_what_the_policy_said(base, tmp_path):
 
 
 def test_merging_refuses_what_it_cannot_do(base, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no `adapter_config.json`; give the folder of a run with LoRA"):
+    with pytest.raises(FileNotFoundError, match="is a whole model already, with nothing to merge"):
         merge(base, tmp_path / "out")
     build_actor_critic(base, peft_config=lora_config()).save_pretrained(tmp_path / "run")
     (tmp_path / "out").mkdir()
