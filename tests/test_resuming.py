@@ -30,6 +30,14 @@ def saved(folder: Path) -> Path:
     return folder
 
 
+def test_the_state_of_an_earlier_version_is_read(tmp_path):
+    old = {"configuration": {}, "metrics": {"a": 1}, "stopped": True, "micro-batch": 4}
+    (tmp_path / "ppo_state.json").write_text(json.dumps(old))
+    state = read_state(tmp_path, 0)
+    assert state["run_log"]["metrics"] == {"a": 1} and state["micro_batches"] == {"size": 4}
+    assert state["gate"] == {"taken": 1, "lost": 0, "stopped": True}
+
+
 def test_the_state_of_the_same_configuration_is_read(tmp_path):
     folder = saved(tmp_path / "checkpoint-1")
     check_checkpoint(folder, dict(CONFIGURATION), 0)

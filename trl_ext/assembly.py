@@ -2,7 +2,8 @@
 """`assemble`: the parts of a PPO trainer; the one place that reads the configuration to build something."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from inspect import signature
@@ -23,6 +24,7 @@ from .config import PPOConfig
 from .experience.collector import Collector
 from .experience.engines import ENGINES, GenerationEngine, eos_token_ids
 from .experience.prompt_checks import RowCheck
+from .experience.prompts import RolloutSampler
 from .experience.rollout import forward
 from .experience.stream import StreamRows, check_stream
 from .experience.supervised import SupervisedData
@@ -276,6 +278,40 @@ def add_adapter_rewards(
     if isinstance(processing_classes, list | tuple):
         processing_classes = [*processing_classes, *[None] * len(adapters)]
     return functions + adapters, processing_classes
+
+
+def build_sampler(args: PPOConfig, train_dataset: Dataset | StreamRows) -> RolloutSampler:
+    """Return the sampler that draws the prompts of every rollout; a stream is read in its own order."""
+    return RolloutSampler(
+        len(train_dataset),
+        args.batch_size,
+        args.gradient_accumulation_steps * args.steps_per_rollout,
+        shuffle=args.shuffle_dataset and not isinstance(train_dataset, StreamRows),
+        seed=args.data_seed if args.data_seed is not None else args.seed,
+    )
+
+
+@contextmanager
+def without_liger(args: PPOConfig) -> Iterator[None]:
+    """Hide `use_liger_kernel` in a block: the kernels are applied, and the Trainer would refuse the option."""
+    chosen, args.use_liger_kernel = args.use_liger_kernel, False
+    try:
+        yield
+    finally:
+        args.use_liger_kernel = chosen
+
+
+def find_unused_parameters(accelerator: Accelerator, config: Any, args: PPOConfig) -> None:
+    """Make DDP search for parameters that a backward pass leaves out, where there may be some and the user is silent.
+
+    Args:
+        accelerator: The Trainer's.
+        config: Configuration of the policy.
+        args: The settings.
+    """
+    ddp = accelerator.ddp_handler
+    if ddp is not None and args.ddp_find_unused_parameters is None:
+        ddp.find_unused_parameters = leaves_parameters_unused(config, args)
 
 
 def leaves_parameters_unused(config: Any, args: PPOConfig) -> bool:

@@ -262,14 +262,13 @@ class StepGate:
             self.stopped = True
         return broken or not self.is_open
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the counters that a resumed run goes on with."""
-        return {"taken": self._taken, "lost": self._lost}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counters, and whether the passes are stopped, that a resumed run goes on with."""
+        return {"taken": self._taken, "lost": self._lost, "stopped": self.stopped}
 
-    def load_state_dict(self, state: dict[str, int] | None) -> None:
-        """Put back what `state_dict` returned; None, from an older checkpoint, counts as a step taken."""
-        state = state or {"taken": 1, "lost": 0}
-        self._taken, self._lost = state["taken"], state["lost"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` returned."""
+        self._taken, self._lost, self.stopped = state["taken"], state["lost"], state["stopped"]
 
 
 def _within(metrics: Mapping[str, float], limits: StepLimits, step: int) -> bool:
@@ -285,6 +284,16 @@ def _within(metrics: Mapping[str, float], limits: StepLimits, step: int) -> bool
         "often, lower `learning_rate` or `num_ppo_epochs`."
     )
     return False
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], rate: float) -> None:
+    """Move some of the parameters of an optimizer into groups of their own with another learning rate."""
+    chosen = {id(p) for p in parameters}
+    for group in list(optimizer.param_groups):
+        split = {**group, "params": [p for p in group["params"] if id(p) in chosen]}
+        group["params"] = [p for p in group["params"] if id(p) not in chosen]
+        if split["params"]:
+            optimizer.add_param_group({**split, "lr": rate})
 
 
 def drop_gradients(parameters: Iterable[nn.Parameter], *, keep_one: bool = False) -> None:

@@ -25,6 +25,14 @@ class MicroBatches:
         self.advice = advice
         self.fixed = fixed
 
+    def state_dict(self) -> dict[str, int]:
+        """Return the size that a resumed run goes on with."""
+        return {"size": self.size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Put back what `state_dict` returned."""
+        self.size = state["size"]
+
     def run(self, samples: Any, function: Callable[[Any], object], what: str) -> None:
         """Call `function` on consecutive pieces; a piece for which memory runs out is done again in halves.
 

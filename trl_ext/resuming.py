@@ -5,10 +5,10 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from datasets import Dataset
@@ -136,6 +136,34 @@ def read_state(folder: Path, process: int) -> dict[str, Any]:
         raise _no_checkpoint(folder) from None
     except (ValueError, TypeError, KeyError, AssertionError):
         raise CheckpointError(f"{folder} is damaged ({path.name} cannot be read); resume from another one.") from None
+    return _upgraded(state)
+
+
+class Stateful(Protocol):
+    """A part of a run that a checkpoint holds as JSON."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the state."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """Put back what `state_dict` returned."""
+
+
+def restore(parts: Mapping[str, Stateful], state: Mapping[str, Any]) -> None:
+    """Put the states that `read_state` returned back into the parts of the same names.
+
+    Raises:
+        KeyError: when the checkpoint lacks the state of a part.
+    """
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+
+
+def _upgraded(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state in the present layout; earlier versions wrote some parts without a name of their own."""
+    if "micro-batch" in state:
+        gate = {**state.get("gate", {"taken": 1, "lost": 0}), "stopped": state["stopped"]}
+        state |= {"run_log": dict(state), "gate": gate, "micro_batches": {"size": state["micro-batch"]}}
     return state
 
 

@@ -18,17 +18,16 @@ from . import checkpoint, resuming
 from ._compat import BaseTrainer
 from .actor_critic import ActorCritic
 from .arguments import check_arguments, prompt_columns
-from .assembly import assemble, build_collector, leaves_parameters_unused
+from .assembly import assemble, build_collector, build_sampler, find_unused_parameters, without_liger
 from .config import PPOConfig
 from .experience.collector import Experience
 from .experience.engines import GenerationEngine
 from .experience.prompts import EpochSeed, RolloutRows, RolloutSampler
-from .experience.rollout import Rollout, minibatch_rows
-from .experience.stream import StreamRows
+from .experience.rollout import Rollout
 from .experience.supervised import SupervisedBatch
 from .files import write_json
 from .kl_control import KLController
-from .learning import Minibatch, StepGate, drop_gradients, learn, mean_losses, restored, token_losses
+from .learning import Minibatch, StepGate, drop_gradients, learn, mean_losses, restored, set_learning_rate, token_losses
 from .messages.advice import answers_unknown
 from .micro_batches import MicroBatches
 from .model_card import PAPER, TAGS, write_model_card
@@ -108,8 +107,7 @@ class PPOTrainer(BaseTrainer):
             kl_controller=kl_controller,
         )
         self._sampler: RolloutSampler | None = None
-        liger, args.use_liger_kernel = args.use_liger_kernel, False  # applied; the Trainer would refuse it
-        try:
+        with without_liger(args):
             super().__init__(
                 model=parts.actor_critic,
                 args=args,
@@ -122,11 +120,7 @@ class PPOTrainer(BaseTrainer):
                 # transformers before 5.19 reads this in place of `loss_is_scaled_for_ga`.
                 compute_loss_func=_identity,
             )
-        finally:
-            args.use_liger_kernel = liger
-        ddp = self.accelerator.ddp_handler
-        if ddp is not None and args.ddp_find_unused_parameters is None:
-            ddp.find_unused_parameters = leaves_parameters_unused(parts.actor_critic.config, args)
+        find_unused_parameters(self.accelerator, parts.actor_critic.config, args)
         checkpoint.set_aside_incomplete(Path(args.output_dir), leader=args.should_save)
         self._reduce = reduction(self.accelerator)
         several = self.accelerator.num_processes > 1
@@ -176,22 +170,12 @@ class PPOTrainer(BaseTrainer):
 
     def get_train_dataloader(self):
         """Return batches of one process's share of a rollout, and placeholders for its further micro-batches."""
-
-        def sampler(dataset: RolloutRows) -> RolloutSampler:
-            self._sampler = RolloutSampler(
-                len(dataset),
-                self.args.batch_size,
-                self.args.gradient_accumulation_steps * self.args.steps_per_rollout,
-                shuffle=self.args.shuffle_dataset and not isinstance(dataset.dataset, StreamRows),
-                seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            )
-            return self._sampler
-
+        self._sampler = build_sampler(self.args, self.train_dataset)
         return self._get_dataloader(
             RolloutRows(self.train_dataset),
             description="Training",
             batch_size=self.args.local_batch_size,
-            sampler_fn=sampler,
+            sampler_fn=lambda _: self._sampler,
             is_training=True,
         )
 
@@ -216,11 +200,9 @@ class PPOTrainer(BaseTrainer):
             self._rollout = experience.rollout
         if self._micro_step == 0:
             assert self._rollout is not None
-            device, n = self.accelerator.device, len(self._rollout)
-            rows = minibatch_rows(n, step, args.num_mini_batches, (args.seed, rollout_number)).to(device)
-            texts = None
-            if self.supervised is not None:
-                texts = self.supervised.batch(len(rows), (self.state.global_step, args.process_index), device)
+            rows = self._rollout.minibatch(step, args.num_mini_batches, (args.seed, rollout_number))
+            seed = (self.state.global_step, args.process_index)
+            texts = None if self.supervised is None else self.supervised.batch(len(rows), seed, rows.device)
             self._minibatch = Minibatch(self._rollout, rows, texts, self._reduce)
         return inputs
 
@@ -305,12 +287,8 @@ class PPOTrainer(BaseTrainer):
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if fresh and self.args.critic_learning_rate is not None:
-            critic = {id(p) for _, p in self.model.critic_parameters()}
-            for group in list(optimizer.param_groups):
-                split = {**group, "params": [p for p in group["params"] if id(p) in critic]}
-                group["params"] = [p for p in group["params"] if id(p) not in critic]
-                if split["params"]:
-                    optimizer.add_param_group({**split, "lr": self.args.critic_learning_rate})
+            critic = [p for _, p in self.model.critic_parameters()]
+            set_learning_rate(optimizer, critic, self.args.critic_learning_rate)
         self._gate.guard(optimizer)
         return optimizer
 
@@ -393,15 +371,18 @@ class PPOTrainer(BaseTrainer):
             checkpoint.rotate(folder, limit, self.state.best_model_checkpoint)
 
     def _ppo_state(self) -> dict[str, Any]:
+        identity = {"configuration": self._configuration, "reward settings": self._reward_settings}
+        return identity | {name: part.state_dict() for name, part in self._stateful.items()}
+
+    @property
+    def _stateful(self) -> dict[str, resuming.Stateful]:
+        """What a resumed run goes on with beside the Trainer's own files, by its name in the checkpoint."""
         return {
-            "configuration": self._configuration,
-            "reward settings": self._reward_settings,
-            "kl_controller": self.kl_controller.state_dict(),
-            "rewards": self.rewards.state_dict(),
-            **self.run_log.state_dict(),
-            "stopped": self._gate.stopped,
-            "gate": self._gate.state_dict(),
-            "micro-batch": self.micro_batches.size,
+            "kl_controller": self.kl_controller,
+            "rewards": self.rewards,
+            "run_log": self.run_log,
+            "gate": self._gate,
+            "micro_batches": self.micro_batches,
         }
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -430,12 +411,7 @@ class PPOTrainer(BaseTrainer):
         with together(f"Resuming from {folder}"), resuming.loading(folder):
             with resuming.own_learning_rates(self.optimizer, self.lr_scheduler):
                 super()._load_optimizer_and_scheduler(checkpoint_folder)
-            state = resuming.read_state(folder, process)
-            self.kl_controller.load_state_dict(state["kl_controller"])
-            self.rewards.load_state_dict(state["rewards"])
-            self.run_log.load_state_dict(state)
-            self._gate.load_state_dict(state.get("gate"))
-            self._gate.stopped, self.micro_batches.size = state["stopped"], state["micro-batch"]
+            resuming.restore(self._stateful, resuming.read_state(folder, process))
             self._rollout = Rollout.load(folder / f"rollout_{process}.safetensors", self.accelerator.device)
 
 

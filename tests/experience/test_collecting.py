@@ -50,7 +50,7 @@ def test_an_evaluation_between_two_passes_leaves_the_training_log_alone(tmp_path
         seconds = sum(line[f"time/{phase}"] for phase in ("generate", "score", "evaluate")) + 3 * line["time/learn"]
         assert line["tokens_per_second"] == pytest.approx(8 * line["completions/mean_length"] / seconds)
     state = json.loads((tmp_path / "checkpoint-2" / "ppo_state.json").read_text())
-    assert state["rollout_metrics"]["time/score"] == lines[0]["time/score"]
+    assert state["run_log"]["rollout_metrics"]["time/score"] == lines[0]["time/score"]
 
 
 def test_no_attribute_of_the_trainer_changes_in_an_evaluation(tmp_path):

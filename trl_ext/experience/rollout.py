@@ -60,6 +60,10 @@ class Rollout:
         """Indices of all samples, int64, (N,)."""
         return torch.arange(len(self), device=self.input_ids.device)
 
+    def minibatch(self, step: int, num_mini_batches: int, seed: tuple[int, ...]) -> Tensor:
+        """Return the samples that an optimizer step learns from, as `minibatch_rows` does, on the rollout's device."""
+        return minibatch_rows(len(self), step, num_mini_batches, seed).to(self.input_ids.device)
+
     def select(self, rows: Tensor) -> "Rollout":
         """Return the samples `rows`, int64 (n,), as a rollout without columns that are padding in all of them."""
         picked = Rollout(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
