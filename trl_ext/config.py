@@ -66,7 +66,8 @@ class PPOConfig(BaseConfig):
         "head",
         "Where values come from: "
         + ", ".join(f"'{name}' ({mode.help})" for name, mode in CRITIC_MODES.items())
-        + ", or the name or folder of a separate model; a reward model also initialises the value head.",
+        + ", the folder of an earlier run, whose critic goes on learning, or the name or folder of a separate model; a "
+        "reward model also initialises the value head.",
     )
     critic_lora_rank: Count | None = option(
         None, "Rank of the critic's LoRA adapter (`critic='adapter'`); None: the same as the policy's."

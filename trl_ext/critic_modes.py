@@ -5,7 +5,11 @@ To add one, write its line here and its trunk in `trl_ext.actor_critic.loading.l
 "adapter" is a model with a trunk of its own.
 """
 
+from pathlib import Path
 from typing import NamedTuple
+
+CRITIC_FOLDER = "critic"  # beside a policy, in the folder of a run
+CRITIC_RECORD = "critic_config.json"
 
 
 class CriticMode(NamedTuple):
@@ -36,3 +40,13 @@ CRITIC_MODES = {
         refusal="`critic='copy'` copies a whole model; with adapters use `critic='adapter'` or 'head'.",
     ),
 }
+
+
+def saved_critic_folder(name: str) -> Path | None:
+    """Return the folder with the critic that an earlier run saved, which is `name` or its subfolder `critic`.
+
+    None where `name` is no folder of a run.
+    """
+    folder = Path(name).expanduser()
+    places = (folder, folder / CRITIC_FOLDER)
+    return next((place for place in places if (place / CRITIC_RECORD).is_file()), None)

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from recipes import detoxification, instruction_following
+from tests.actor_critic.makes import two_adapters
 from tests.bad_inputs.case import Case, check, table
 from tests.tiny_models import save_tiny, tiny_causal_lm, tiny_classifier
+from trl_ext.actor_critic import ActorCritic
 
 OFFLINE = "is no folder here, and not among the downloaded models of the Hub, which cannot be reached"
 
@@ -20,6 +22,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny(root / "reward", tiny_classifier(("reward",)))
     save_tiny(root / "toxicity", tiny_classifier())
     save_tiny(root / "judge", tiny_classifier(seed=1))
+    two_adapters().save_pretrained(root / "lora_run")
+    ActorCritic(tiny_causal_lm(layers=3)).save_pretrained(root / "other_run")
     (root / "nothing").mkdir()
     pairs = [{"prompt": f"{i} is", "chosen": " cat", "rejected": " dog"} for i in range(8)]
     (root / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
@@ -50,6 +54,14 @@ CASES = [
     row("`--judge_model nothing` is a folder without a model: it has no config.json.", judge_model="nothing"),
     row(f"`--critic heads` {OFFLINE}; {MODEL}, or one of head, adapter, copy.", critic="heads"),
     row("`--critic adapter` is a LoRA adapter beside the policy's own; add `--use_peft`.", critic="adapter"),
+    row(
+        "`--critic` 'lora_run' is a LoRA adapter beside the policy's own: it needs `--use_peft`.", critic="lora_run"
+    ),
+    row(
+        "`--critic` 'other_run' belongs to another base: `num_hidden_layers` is 3 there and 2 in the policy; give the "
+        "critic of a run on the policy's own base.",
+        detoxification, critic="other_run",
+    ),
     row(
         "`--reward_model toxicity` has 2 labels, and a reward model has one; give one that was trained on preferences.",
         reward_model="toxicity",

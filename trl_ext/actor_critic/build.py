@@ -10,7 +10,7 @@ from peft import PeftConfig, PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from .adapters import add_policy_adapter, check_new_adapter, with_rank
-from .loading import check_roles, has_adapter, load_policy
+from .loading import check_roles, has_adapter, load_policy, policy_config
 from .model import ActorCritic
 
 
@@ -58,7 +58,8 @@ def build_actor_critic(
     if peft_config is not None:
         check_new_adapter(peft_config, with_adapters)
         with_adapters = True
-    check_roles(critic, reward_adapters, with_adapters=with_adapters, init_kwargs=init_kwargs)
+    config = policy_config(model, init_kwargs)
+    check_roles(critic, reward_adapters, config, with_adapters=with_adapters, init_kwargs=init_kwargs)
     policy = load_policy(model, trained=peft_config is None, device=device, **init_kwargs)
     reference_is_base = False
     if peft_config is not None:

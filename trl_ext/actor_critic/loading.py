@@ -10,7 +10,13 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from trl_ext.critic_modes import CRITIC_MODES
 from trl_ext.messages.printable import first_line
@@ -18,6 +24,7 @@ from trl_ext.messages.printable import first_line
 from .adapters import load_adapter
 from .names import check_quantization_library, find_critic, find_policy, hub_options
 from .precision import with_dtype
+from .saved_critic import check_saved_critic, find_saved_critic
 from .trunk import ValueHead, causal_lm, check_trunk, text_trunk
 
 _HEADS = ("score", "classifier")
@@ -36,20 +43,39 @@ def has_adapter(model: Any, init_kwargs: dict[str, Any]) -> bool:
     return isinstance(model, PeftModel)
 
 
+def policy_config(model: Any, init_kwargs: dict[str, Any]) -> PretrainedConfig | None:
+    """Return the configuration of a policy, by name or object, before it is loaded; None for something else."""
+    if isinstance(model, str):
+        return find_policy(model, init_kwargs).config
+    return causal_lm(model).config if isinstance(model, (PreTrainedModel, PeftModel)) else None
+
+
 def check_roles(
-    critic: Any, reward_adapters: Sequence[Any], *, with_adapters: bool, init_kwargs: dict[str, Any]
+    critic: Any,
+    reward_adapters: Sequence[Any],
+    policy: PretrainedConfig | None,
+    *,
+    with_adapters: bool,
+    init_kwargs: dict[str, Any],
 ) -> None:
     """Check that policy, critic and reward adapters fit together, before any of them is loaded.
 
-    `with_adapters` says whether the policy is, or will be, an adapter on a frozen base; the other arguments are as in
-    `ActorCritic`.
+    Args:
+        critic, reward_adapters, init_kwargs: As in `ActorCritic`.
+        policy: Configuration of the policy.
+        with_adapters: Whether the policy is, or will be, an adapter on a frozen base.
 
     Raises:
-        ValueError: when critic or reward adapters need another kind of policy, or there is no critic of that name.
+        FileNotFoundError: when a file of a saved critic is missing.
+        ValueError: when critic or reward adapters need another kind of policy, a saved critic has another base, or
+            there is no critic of that name.
     """
     if isinstance(critic, str):
         mode = CRITIC_MODES.get(critic)
-        if mode is None:
+        saved = find_saved_critic(critic)
+        if saved is not None:
+            check_saved_critic(saved, policy, with_adapters=with_adapters)
+        elif mode is None:
             find_critic(critic, critic_options(init_kwargs))
         elif mode.lora not in (None, with_adapters):
             raise ValueError(mode.refusal)

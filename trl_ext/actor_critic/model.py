@@ -2,7 +2,6 @@
 """`ActorCritic`: actor, critic, reference and reward models in one module."""
 
 import copy
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -12,12 +11,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.functional import set_requires_grad
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
 
 from trl_ext._compat import AdapterSwitch
+from trl_ext.critic_modes import CRITIC_FOLDER
 from trl_ext.objectives.logprobs import EntropyMode
 
 from .adapters import QUANTIZATION_FILE, check_adapter, plain_config
@@ -30,10 +30,19 @@ from .loading import (
     load_critic,
     load_policy,
     load_weights,
+    policy_config,
 )
 from .names import record_base
 from .precision import adapters_in_float32, check_trained_dtypes
 from .reward_adapter import AdapterRewardModel, add_reward_adapter
+from .saved_critic import (
+    find_saved_critic,
+    load_critic_weights,
+    load_value_head,
+    read_critic_adapter,
+    read_kind,
+    record_critic,
+)
 from .trunk import (
     ValueHead,
     causal_lm,
@@ -47,7 +56,6 @@ from .trunk import (
     token_scores,
 )
 
-CRITIC_FOLDER = "critic"
 CRITIC_ADAPTER, REFERENCE_ADAPTER = "critic", "reference"  # added to the policy
 
 
@@ -75,8 +83,9 @@ class ActorCritic(nn.Module):
     Args:
         policy: Causal LM, with or without PEFT adapters (its active adapter is trained), by name or object.
         critic: Where values come from. `"head"`: a value head on the policy's own trunk. `"adapter"`: a second LoRA
-            adapter and a value head on the same base. `"copy"`: a separate copy of the policy. A name, folder or model:
-            a separate critic, whose value head starts with a reward model's head.
+            adapter and a value head on the same base. `"copy"`: a separate copy of the policy. The folder of an earlier
+            run, or its subfolder `critic`: that run's critic, of the kind it has. Another name, folder or model: a
+            separate critic, whose value head starts with a reward model's head.
         reference_is_base: With adapters: whether the reference is the base with adapters off (True), or a frozen clone
             of the present adapter (False).
         critic_peft_config: LoRA configuration of the critic's adapter; default: the actor's.
@@ -110,11 +119,15 @@ class ActorCritic(nn.Module):
         super().__init__()
         init_kwargs = init_kwargs or {}
         with_adapters = has_adapter(policy, init_kwargs)
-        check_roles(critic, reward_adapters, with_adapters=with_adapters, init_kwargs=init_kwargs)
+        config = policy_config(policy, init_kwargs)
+        check_roles(critic, reward_adapters, config, with_adapters=with_adapters, init_kwargs=init_kwargs)
+        saved = find_saved_critic(critic) if isinstance(critic, str) else None
         self.policy = load_policy(policy, trained=True, device=device, **init_kwargs)
         self.critic: PreTrainedModel | None = None
         self.reference: nn.Module | None = None
-        self.critic_kind = critic if critic in ("head", "adapter") else "model"
+        self.critic_kind = saved.kind if saved else critic if critic in ("head", "adapter") else "model"
+        if saved and saved.kind == "adapter":
+            critic_peft_config = read_critic_adapter(saved)
         if with_adapters:
             adapters_in_float32(self.policy)
         check_logits(causal_lm(self.policy))
@@ -130,10 +143,13 @@ class ActorCritic(nn.Module):
             self.reference = copy.deepcopy(self.policy, shared).requires_grad_(False).eval()
         if self.critic_kind == "model":
             options = critic_options(init_kwargs, with_adapters=with_adapters)
-            self.critic, self.value_head = load_critic(critic, self.policy, device=device, **options)
+            source = str(saved.folder) if saved else critic
+            self.critic, self.value_head = load_critic(source, self.policy, device=device, **options)
             self.critic.requires_grad_(True)
         else:
             self.value_head = ValueHead(width)
+        if saved:
+            load_critic_weights(saved, self.policy, CRITIC_ADAPTER, self.value_head)
         self.value_head.to(self.device)
         added = {f"reward{i}": add_reward_adapter(self.policy, f, f"reward{i}") for i, f in enumerate(reward_adapters)}
         if with_adapters:
@@ -292,19 +308,18 @@ class ActorCritic(nn.Module):
             (critic_folder / "README.md").unlink(missing_ok=True)  # PEFT's card names the folder of the base
         elif self.critic is not None:
             self.critic.save_pretrained(critic_folder)
-        save_file(self.value_head.state_dict(), critic_folder / "value_head.safetensors")
-        (critic_folder / "critic_config.json").write_text(json.dumps({"critic": self.critic_kind}))
+        record_critic(critic_folder, self.critic_kind, self.config, self.value_head)
 
     def load_pretrained(self, folder: str | os.PathLike) -> None:
         """Load the weights that `save_pretrained` wrote from a module of the same kind.
 
         Raises:
-            ValueError: when `folder` holds another kind of critic.
+            ValueError: when `folder` holds another kind of critic, or one that cannot be read.
             FileNotFoundError: when a file is missing.
         """
         folder = Path(folder)
         critic_folder = folder / CRITIC_FOLDER
-        kind = json.loads((critic_folder / "critic_config.json").read_text())["critic"]
+        kind, _ = read_kind(critic_folder, f"'{folder}'")
         if kind != self.critic_kind:
             raise ValueError(f"{folder} holds a critic of kind {kind!r}, this run has {self.critic_kind!r}.")
         if isinstance(self.policy, PeftModel):
@@ -315,7 +330,7 @@ class ActorCritic(nn.Module):
             self._load_adapter(critic_folder, CRITIC_ADAPTER)
         elif self.critic is not None:
             load_weights(self.critic, critic_folder)
-        self.value_head.load_state_dict(load_file(critic_folder / "value_head.safetensors"))
+        load_value_head(self.value_head, critic_folder, f"'{folder}'")
 
     def _save_adapter(self, folder: Path, name: str) -> None:
         self.policy.save_pretrained(folder, selected_adapters=[name])

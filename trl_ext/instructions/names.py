@@ -52,8 +52,8 @@ def resolve_names(
                 raise ValueError(f"Stage `{stage}` needs data: give `--preference_dataset`; see `--help`.")
     trusted: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
     revision = model_args.model_revision
-    check_model("model_name_or_path", str(model_args.model_name_or_path), revision=revision, **trusted)
-    check_critic(args.critic, has_lora=model_args.use_peft, **trusted)
+    config = check_model("model_name_or_path", str(model_args.model_name_or_path), revision=revision, **trusted)
+    check_critic(args.critic, config, has_lora=model_args.use_peft, **trusted)
     for option, name in (("reward_model", reward.reward_model), ("judge_model", ppo.judge_model)):
         if name is not None:
             check_reward_model(option, name, **trusted)

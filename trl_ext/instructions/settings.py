@@ -9,7 +9,7 @@ from typing import Any
 from trl import ModelConfig
 
 from trl_ext.config import PPOConfig
-from trl_ext.critic_modes import CRITIC_MODES
+from trl_ext.critic_modes import CRITIC_MODES, saved_critic_folder
 from trl_ext.running.folders import content_of, model_content
 
 from .options import PPOStage, PreferenceData, RewardStage, SupervisedStage
@@ -17,7 +17,7 @@ from .options import PPOStage, PreferenceData, RewardStage, SupervisedStage
 __all__ = ["StageSettings"]
 
 _DATA = ("sft_dataset", "preference_dataset", "preference_eval_dataset", "ptx_dataset", "dataset_name", "eval_dataset")
-_MODELS = ("model_name_or_path", "reward_model", "judge_model", "critic")
+_MODELS = ("model_name_or_path", "reward_model", "judge_model")
 # Settings of PPO that the other two trainings use as well, and those that sampled pairs depend on.
 _SHARED = ("seed", "bf16", "fp16", "optim", "gradient_checkpointing", "per_device_train_batch_size")
 _SAMPLING = ("temperature", "top_p", "top_k", "max_completion_length")
@@ -42,7 +42,7 @@ class StageSettings:
         self._args, self._model = args, asdict(model_args)
         self._shared = self._model | {name: getattr(args, name) for name in _SHARED}
         contents = (dict.fromkeys(_DATA, cache(content_of)), dict.fromkeys(_MODELS, cache(model_content)))
-        self._contents = contents[0] | contents[1]
+        self._contents = contents[0] | contents[1] | {"critic": cache(_critic_content)}
 
     def sft(self, stage: SupervisedStage, pairs: PreferenceData) -> dict[str, Any]:
         """Return the settings of the `sft` stage, which learns from the pairs where it has no dataset."""
@@ -76,3 +76,8 @@ class StageSettings:
             else value
             for name, value in settings.items()
         }
+
+
+def _critic_content(name: str) -> str | None:
+    """Identify a critic: of a run's folder, what is in the subfolder of its critic."""
+    return model_content(str(saved_critic_folder(name) or name))

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 from trl import ModelConfig
 
+from trl_ext.actor_critic.saved_critic import check_saved_critic, find_saved_critic
 from trl_ext.config import PPOConfig
 from trl_ext.critic_modes import CRITIC_MODES
 from trl_ext.messages.printable import one_line
@@ -26,6 +27,7 @@ __all__ = [
     "check_required",
     "check_reward_model",
     "check_rewards",
+    "is_adapter",
 ]
 
 
@@ -52,8 +54,9 @@ def check_policy(model_args: ModelConfig, args: PPOConfig) -> None:
     name = str(model_args.model_name_or_path)
     trusted: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
     check_distinct({"model_name_or_path": name}, Path(str(args.output_dir)).expanduser().resolve())
-    check_model("model_name_or_path", name, revision=model_args.model_revision, **trusted)
-    check_critic(args.critic, has_lora=model_args.use_peft, **trusted)
+    config = check_model("model_name_or_path", name, revision=model_args.model_revision, **trusted)
+    has_lora = model_args.use_peft or is_adapter(name)
+    check_critic(args.critic, config, has_lora=has_lora, **trusted)
 
 
 def check_rewards(names: Sequence[str], args: PPOConfig) -> None:
@@ -118,15 +121,29 @@ def _is_offline(error: BaseException) -> bool:
     return any(word in str(error).lower() for word in words)
 
 
-def check_critic(critic: str, *, has_lora: bool, **options: Any) -> None:
-    """Refuse a critic that is no mode, no model, or does not go with the policy.
+def is_adapter(name: str) -> bool:
+    """Return whether a folder holds an adapter."""
+    return (Path(name).expanduser() / "adapter_config.json").is_file()
+
+
+def check_critic(critic: str, policy: PretrainedConfig, *, has_lora: bool, **options: Any) -> None:
+    """Refuse a critic that is no mode, no model, no run's critic, or does not go with the policy.
+
+    Args:
+        critic: Value of `--critic`.
+        policy: Configuration of the policy.
+        has_lora: Whether the policy is trained with LoRA.
+        options: As in `check_model`.
 
     Raises:
-        ValueError: if not.
+        FileNotFoundError, ValueError: if so.
     """
     if critic == "adapter" and not has_lora:
         raise ValueError("`--critic adapter` is a LoRA adapter beside the policy's own; add `--use_peft`.")
-    if critic not in CRITIC_MODES:
+    saved = find_saved_critic(critic, option="`--critic`")
+    if saved is not None:
+        check_saved_critic(saved, policy, with_adapters=has_lora, lora="`--use_peft`")
+    elif critic not in CRITIC_MODES:
         check_model("critic", critic, advice=f", or one of {', '.join(CRITIC_MODES)}", **options)
 
 
@@ -137,13 +154,12 @@ def check_reward_model(option: str, name: str, **options: Any) -> None:
         ValueError: if not.
     """
     config = check_model(option, name, **options)
-    is_adapter = (Path(name).expanduser() / "adapter_config.json").is_file()
-    if not is_adapter and config.num_labels != 1:
+    if not is_adapter(name) and config.num_labels != 1:
         raise ValueError(
             f"`--{option} {name}` has {config.num_labels} labels, and a reward model has one; give one that was "
             "trained on preferences."
         )
-    if not is_adapter:
+    if not is_adapter(name):
         _check_tokenizer(option, name, **options)
 
 

@@ -1,0 +1,205 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The critic's folder: what a run leaves in `critic/`, and a later run starts its critic from."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peft import LoraConfig, PeftConfig, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PretrainedConfig
+
+from trl_ext.critic_modes import CRITIC_FOLDER, CRITIC_MODES, CRITIC_RECORD, saved_critic_folder
+from trl_ext.messages.printable import first_line
+
+from .adapters import ADAPTER_WEIGHTS
+from .trunk import ValueHead, causal_lm
+
+VALUE_HEAD = "value_head.safetensors"
+_KINDS = ("head", "adapter", "model")
+# The sizes of the model whose hidden states the critic reads: its record and a policy's configuration have both.
+_SIZES = ("model_type", "num_hidden_layers")
+
+
+class SavedCritic(NamedTuple):
+    """A critic in a folder.
+
+    Attributes:
+        folder: Folder with the value head, and the critic's adapter or model.
+        kind: "head", "adapter" or "model", as `ActorCritic.critic_kind`.
+        base: Name and sizes of the policy's base; empty where an earlier version saved the critic.
+        subject: Beginning of a message: the option and the name, as the user gave them.
+    """
+
+    folder: Path
+    kind: str
+    base: dict[str, Any]
+    subject: str
+
+
+def record_critic(folder: Path, kind: str, policy: PretrainedConfig, value_head: ValueHead) -> None:
+    """Write the value head, and the record by which `find_saved_critic` knows the critic, into its folder."""
+    text = policy.get_text_config()
+    base = {"name": policy.name_or_path} | {name: getattr(text, name, None) for name in _SIZES}
+    save_file(value_head.state_dict(), folder / VALUE_HEAD)
+    (folder / CRITIC_RECORD).write_text(json.dumps({"critic": kind, "base": base}))
+
+
+def read_kind(folder: Path, subject: str) -> tuple[str, dict[str, Any]]:
+    """Return the kind of a saved critic, and the name and sizes of its base.
+
+    Raises:
+        ValueError: when the record cannot be read.
+    """
+    try:
+        record = json.loads((folder / CRITIC_RECORD).read_text(encoding="utf-8"))
+        kind, base = record["critic"], record.get("base") or {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{subject} has a `{CRITIC_RECORD}` that cannot be read ({first_line(error)}); save the critic again."
+        ) from None
+    if kind not in _KINDS:
+        raise ValueError(f"{subject} has a critic of the unknown kind {kind!r}; update trl_ext to load it.")
+    return kind, base
+
+
+def find_saved_critic(name: str, *, option: str = "`critic`") -> SavedCritic | None:
+    """Find the critic that an earlier run saved under `name`; None where `name` is no folder of a run.
+
+    Args:
+        name: The folder `critic` of a run, or the folder of the run's policy, which has it as its subfolder.
+        option: Option that gives `name`, for messages.
+
+    Raises:
+        FileNotFoundError: when a file of the critic is missing.
+        ValueError: when the record of the critic cannot be read.
+    """
+    folder = None if name in CRITIC_MODES else saved_critic_folder(name)
+    if folder is None:
+        return None
+    subject = f"{option} {name!r}"
+    kind, base = read_kind(folder, subject)
+    needed = {"head": [], "adapter": [ADAPTER_WEIGHTS, "adapter_config.json"], "model": ["config.json"]}[kind]
+    for file in (VALUE_HEAD, *needed):
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"{subject} lacks the file `{file}` of its critic; save the critic again.")
+    return SavedCritic(folder, kind, base, subject)
+
+
+def check_saved_critic(
+    saved: SavedCritic, policy: PretrainedConfig | None, *, with_adapters: bool, lora: str = "`peft_config`"
+) -> None:
+    """Check that a saved critic fits the policy, before either is loaded.
+
+    Args:
+        saved: The critic.
+        policy: Configuration of the policy.
+        with_adapters: Whether the policy is, or will be, an adapter on a frozen base.
+        lora: Option that gives the policy its adapter, for messages.
+
+    Raises:
+        ValueError: when the critic is an adapter and the policy has none, or belongs to a base of other sizes.
+    """
+    if saved.kind == "adapter" and not with_adapters:
+        raise ValueError(f"{saved.subject} is a LoRA adapter beside the policy's own: it needs {lora}.")
+    if saved.kind == "model" or policy is None:
+        return
+    text, width = policy.get_text_config(), _head_width(saved)
+    # OPT-350m projects its hidden states to another width.
+    ours = getattr(text, "word_embed_proj_dim", None) or getattr(text, "hidden_size", width)
+    sizes: dict[str, tuple[Any, Any]] = {"the width of hidden states": (width, ours)}
+    sizes |= {f"`{name}`": (saved.base.get(name), getattr(text, name, None)) for name in _SIZES if name in saved.base}
+    for size, (theirs, ours) in sizes.items():
+        if theirs != ours:
+            raise ValueError(
+                f"{saved.subject} belongs to another base: {size} is {theirs} there and {ours} in the policy; give the "
+                "critic of a run on the policy's own base."
+            )
+
+
+def _head_width(saved: SavedCritic) -> int:
+    try:
+        with safe_open(saved.folder / VALUE_HEAD, framework="pt") as weights:
+            return weights.get_slice("weight").get_shape()[1]
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{saved.subject} has a `{VALUE_HEAD}` that cannot be read ({first_line(error)}); save the critic again."
+        ) from None
+
+
+def read_critic_adapter(saved: SavedCritic) -> LoraConfig:
+    """Read the configuration of a saved critic's adapter.
+
+    Raises:
+        ValueError: when it is no LoRA, or cannot be read.
+    """
+    try:
+        config = PeftConfig.from_pretrained(str(saved.folder))
+    except Exception as error:  # peft raises many kinds
+        raise ValueError(f"{saved.subject} has an adapter that cannot be read ({first_line(error)}).") from None
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"{saved.subject} is a {type(config).__name__}; a critic's adapter is a LoRA.")
+    return config
+
+
+def load_critic_weights(saved: SavedCritic, policy: nn.Module, adapter: str, value_head: ValueHead) -> None:
+    """Load the weights of a saved critic besides those of a separate model.
+
+    Args:
+        saved: The critic.
+        policy: The policy, which has an adapter called `adapter` where the critic is one.
+        adapter: Name of the critic's adapter.
+        value_head: The value head.
+
+    Raises:
+        ValueError: when the weights belong to another base, or cannot be read.
+    """
+    name = causal_lm(policy).config.name_or_path
+    run = saved.folder.parent.resolve().name if saved.folder.name == CRITIC_FOLDER else None
+    # A head was trained with the run's policy, and an adapter on the base of both.
+    if saved.kind == "adapter" or saved.kind == "head" and Path(name).name != run:
+        _warn_of_another_base(saved, name)
+    if saved.kind == "adapter":
+        _load_adapter(saved, policy, adapter)
+    load_value_head(value_head, saved.folder, saved.subject)
+
+
+def _load_adapter(saved: SavedCritic, policy: nn.Module, adapter: str) -> None:
+    try:
+        weights = load_file(saved.folder / ADAPTER_WEIGHTS)
+        result = set_peft_model_state_dict(policy, weights, adapter_name=adapter)
+        missing = [key for key in result.missing_keys if f".{adapter}." in f"{key}."]
+        problem = next(iter([*result.unexpected_keys, *missing]), None)
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        problem = str(error).splitlines()[-1].strip()
+    if problem is not None:
+        raise ValueError(
+            f"{saved.subject} belongs to another base and does not fit the policy's ({problem}); give the critic of a "
+            "run on the policy's own base."
+        )
+
+
+def load_value_head(value_head: nn.Module, folder: Path, subject: str) -> None:
+    """Load a saved value head.
+
+    Raises:
+        ValueError: when it belongs to hidden states of another width, or cannot be read.
+    """
+    try:
+        value_head.load_state_dict(load_file(folder / VALUE_HEAD))
+    except (RuntimeError, SafetensorError) as error:
+        problem = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{subject} has a value head that does not fit ({problem}); save the critic again.") from None
+
+
+def _warn_of_another_base(saved: SavedCritic, policy: str) -> None:
+    base = saved.base.get("name")
+    if base and policy and Path(base).name != Path(policy).name:
+        warnings.warn(
+            f"{saved.subject} was trained on {base!r} and the policy is {policy!r}; unless these are the same weights, "
+            "its values are wrong at first, and a critic of the policy's own base starts better.",
+            stacklevel=6,
+        )
