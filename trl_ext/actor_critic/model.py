@@ -34,6 +34,7 @@ from .loading import (
 )
 from .names import record_base
 from .precision import adapters_in_float32, check_trained_dtypes
+from .return_scale import ReturnScale
 from .reward_adapter import AdapterRewardModel, add_reward_adapter
 from .saved_critic import (
     find_saved_critic,
@@ -148,9 +149,12 @@ class ActorCritic(nn.Module):
             self.critic.requires_grad_(True)
         else:
             self.value_head = ValueHead(width)
+        self.return_scale = ReturnScale()
         if saved:
             load_critic_weights(saved, self.policy, CRITIC_ADAPTER, self.value_head)
+            self.return_scale.load(saved.folder)
         self.value_head.to(self.device)
+        self.return_scale.to(self.device)
         added = {f"reward{i}": add_reward_adapter(self.policy, f, f"reward{i}") for i, f in enumerate(reward_adapters)}
         if with_adapters:
             adapters_in_float32(self.policy, REFERENCE_ADAPTER)
@@ -234,12 +238,22 @@ class ActorCritic(nn.Module):
             scores = self._score(model, states, ids, completion_mask, **options)
         if role == "actor":
             return ForwardOutput(*scores, None)
-        if self.critic_kind == "adapter":
-            with self._switch.use(CRITIC_ADAPTER):
-                states = self._states(text_trunk(model), tokens, completion_mask)
-        elif self.critic is not None:
-            states = self._states(self.critic, tokens, completion_mask)
-        return ForwardOutput(*scores, self.value_head(states))
+        if self.critic_kind != "head":
+            states = self.critic_states(*tokens, completion_mask)
+        return ForwardOutput(*scores, self.values(states))
+
+    def critic_states(self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
+        """Return the hidden states that `values` reads, shape (B, C + 1, D); arguments as in `forward`."""
+        tokens = (input_ids, attention_mask)
+        if self.critic is not None:
+            return self._states(self.critic, tokens, completion_mask)
+        trunk = text_trunk(causal_lm(self.policy))
+        with self._switch.use(CRITIC_ADAPTER) if self.critic_kind == "adapter" else self.hold():
+            return self._states(trunk, tokens, completion_mask)
+
+    def values(self, states: Tensor) -> Tensor:
+        """Return the values, in units of the reward, (B, C + 1), of the states that `critic_states` returned."""
+        return self.return_scale(self.value_head(states))
 
     @staticmethod
     def _states(trunk: nn.Module, tokens: tuple[Tensor, Tensor], completion_mask: Tensor) -> Tensor:
@@ -309,6 +323,7 @@ class ActorCritic(nn.Module):
         elif self.critic is not None:
             self.critic.save_pretrained(critic_folder)
         record_critic(critic_folder, self.critic_kind, self.config, self.value_head)
+        self.return_scale.save(critic_folder)
 
     def load_pretrained(self, folder: str | os.PathLike) -> None:
         """Load the weights that `save_pretrained` wrote from a module of the same kind.
@@ -331,6 +346,7 @@ class ActorCritic(nn.Module):
         elif self.critic is not None:
             load_weights(self.critic, critic_folder)
         load_value_head(self.value_head, critic_folder, f"'{folder}'")
+        self.return_scale.load(critic_folder)
 
     def _save_adapter(self, folder: Path, name: str) -> None:
         self.policy.save_pretrained(folder, selected_adapters=[name])

@@ -1,0 +1,80 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""`ReturnScale`: the running mean and spread of returns, in whose units a critic learns."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trl_ext.objectives import global_moments
+from trl_ext.processes import Reduce
+
+SCALE_FILE = "return_scale.safetensors"
+# Weight of the past at each update: the moments are those of about the last ten rollouts.
+_DECAY = 0.9
+
+
+class ReturnScale(nn.Module):
+    """Turns the output of a value head, in standard deviations around the mean return, into units of the reward.
+
+    As in PopArt (van Hasselt et al. 2016, arXiv 1602.07714): the moments follow the returns, and whenever they move the
+    head is rewritten so that its values stay as they were. The value loss, divided by `std`, and its gradients then do
+    not depend on the unit of the reward. A scale that was never updated changes nothing.
+
+    Attributes:
+        mean: Mean return, 0-dim.
+        std: Standard deviation of the returns, 0-dim.
+        weight: Weight of the rollouts seen, from 0 before the first to 1; 0-dim.
+    """
+
+    mean: Tensor
+    std: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+        self.register_buffer("weight", torch.zeros(()))
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Return values in units of the reward for outputs of a value head; both of any shape, float32."""
+        return outputs * self.std.float() + self.mean.float()
+
+    @torch.no_grad()
+    def update(self, head: nn.Linear, returns: Tensor, mask: Tensor, reduce: Reduce) -> None:
+        """Take the returns of a rollout into account.
+
+        Args:
+            head: The value head, which is rewritten so that its values stay. A head that is still zero predicts the
+                new mean instead, since it has learned nothing that could be kept.
+            returns: Returns in units of the reward, (B, C).
+            mask: The tokens that count, (B, C).
+            reduce: Sums a tensor over processes, which all end with the same moments.
+        """
+        mean, variance, count = (float(moment) for moment in global_moments(returns, mask, reduce))
+        if count == 0:
+            return
+        weight = _DECAY * float(self.weight) + 1 - _DECAY
+        share, old_mean, old_std = (1 - _DECAY) / weight, float(self.mean), float(self.std)
+        new_mean = old_mean + share * (mean - old_mean)
+        between = share * (1 - share) * (mean - old_mean) ** 2
+        new_std = ((1 - share) * old_std**2 + share * variance + between) ** 0.5
+        if new_std <= 1e-6 * abs(new_mean):  # equal returns, whose spread is rounding noise
+            new_std = old_std
+        if head.weight.any() or head.bias.any():
+            head.bias.copy_((head.bias * self.std + self.mean - new_mean) / new_std)
+            head.weight.mul_(self.std / new_std)
+        self.mean.fill_(new_mean)
+        self.std.fill_(new_std)
+        self.weight.fill_(weight)
+
+    def save(self, folder: Path) -> None:
+        """Write the moments into a critic's folder."""
+        save_file(self.state_dict(), folder / SCALE_FILE)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote; a folder of an earlier version has none, and its critic's outputs are the values."""
+        path = folder / SCALE_FILE
+        self.load_state_dict(load_file(path) if path.is_file() else ReturnScale().state_dict())
