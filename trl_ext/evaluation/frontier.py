@@ -39,7 +39,8 @@ class FrontierPoint:
     ess: float
 
 
-def _check_rewards(rewards: Tensor) -> Tensor:
+def check_rewards(rewards: Tensor) -> Tensor:
+    """Return rewards of K completions for each of P prompts as float64; refuse what is not finite and (P, K)."""
     if rewards.dim() != 2 or rewards.numel() == 0:
         raise ValueError(
             f"`rewards` has shape {tuple(rewards.shape)}; pass one row of K sampled rewards per prompt, shape (P, K)."
@@ -64,7 +65,7 @@ def tilted(rewards: Tensor, beta: float) -> Tensor:
     Raises:
         ValueError: If `beta` is not positive, or `rewards` is not a finite (P, K) tensor.
     """
-    rewards = _check_rewards(rewards)
+    rewards = check_rewards(rewards)
     if not beta > 0:
         raise ValueError(f"`beta` is {beta}; the KL coefficient of an optimum must be greater than 0.")
     return torch.softmax(rewards / beta, dim=-1)
@@ -117,7 +118,7 @@ def default_betas(rewards: Tensor, num: int = 24) -> list[float]:
         rewards: Shape (P, K).
         num: Number of coefficients.
     """
-    spread = float(_check_rewards(rewards).var(-1, correction=0).mean().sqrt()) or 1.0
+    spread = float(check_rewards(rewards).var(-1, correction=0).mean().sqrt()) or 1.0
     exponents = torch.linspace(math.log(30.0), math.log(0.1), num, dtype=torch.float64)
     return [spread * math.exp(float(exponent)) for exponent in exponents]
 
@@ -172,7 +173,7 @@ def point_at_reward(rewards: Tensor, target: float) -> FrontierPoint:
     Raises:
         ValueError: If `target` is not finite, or as [`tilted`].
     """
-    samples = _check_rewards(rewards)
+    samples = check_rewards(rewards)
     if not math.isfinite(target):
         raise ValueError(f"`target` is {target}; pass a finite mean reward.")
     if target <= float(samples.mean()):
