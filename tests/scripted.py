@@ -44,6 +44,8 @@ def trainer(folder: Path | str, *, scripted: bool = True, model: Any = None, **s
         "kl_controller",
         "train_dataset",
         "processing_class",
+        "eval_reward_funcs",
+        "compute_metrics",
     )
     for_trainer = {name: settings.pop(name) for name in (*names, "ptx_dataset") if name in settings}
     if isinstance(for_trainer.get("kl_controller"), str):

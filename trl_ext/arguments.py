@@ -17,11 +17,12 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .actor_critic import ActorCritic
 from .config import PPOConfig
+from .experience.judging import check_best_metric, check_compute_metrics
 from .experience.prompt_checks import check_prompt_column, check_prompts
 from .experience.stream import check_stream
 from .experience.supervised import text_columns
 from .kl_control import KLController, all_settings
-from .rewards import check_reward_models
+from .rewards import check_reward_models, reward_names
 from .text.prompt_column import PROMPT, find_prompt_column
 from .text.rows import is_conversation
 from .text.tokens import check_tokenizer, check_vocabulary
@@ -43,6 +44,8 @@ def check_arguments(
     peft_config: Any = None,
     kl_controller: Any = None,
     ptx_dataset: Any = None,
+    eval_reward_funcs: Any = None,
+    compute_metrics: Any = None,
 ) -> None:
     """Check the kinds of `PPOTrainer`'s arguments, and whether they fit together.
 
@@ -65,6 +68,7 @@ def check_arguments(
     _check_optimizers(optimizers, settings)
     _check_controller(kl_controller, settings)
     _check_datasets(train_dataset, eval_dataset, settings)
+    _check_judging(eval_reward_funcs, compute_metrics, functions, model, eval_dataset, settings)
     if (ptx_dataset is None) != (settings.ptx_coef == 0):
         raise ValueError(
             f"`ptx_coef` is {settings.ptx_coef} and `ptx_dataset` is {'missing' if ptx_dataset is None else 'given'}; "
@@ -83,6 +87,7 @@ def check_before_loading(
     train_dataset: Any,
     eval_dataset: Any,
     ptx_dataset: Any,
+    eval_reward_funcs: Any = None,
 ) -> None:
     """Check devices, `output_dir`, named reward models, and the kinds of the datasets.
 
@@ -96,6 +101,7 @@ def check_before_loading(
         )
     check_output_dir(args.output_dir)
     check_reward_models(reward_funcs, reward_processing_classes)
+    check_reward_models(eval_reward_funcs)
     check_columns(train_dataset, eval_dataset, ptx_dataset, args.prompt_column)
 
 
@@ -190,21 +196,7 @@ def _check_args(args: Any) -> None:
 
 def _check_rewards(reward_funcs: Any, model: Any, args: Any) -> list[Any]:
     """Check the reward functions, and return them as a list without the reward adapters."""
-    if isinstance(reward_funcs, TrainingArguments | PreTrainedTokenizerBase | Dataset):
-        raise TypeError(f"`reward_funcs` is a {type(reward_funcs).__name__}; {_BY_NAME}")
-    given = [] if reward_funcs is None else reward_funcs
-    functions = list(given) if isinstance(given, list | tuple) else [given]
-    for function in functions:
-        if isinstance(function, type):
-            raise TypeError(
-                f"`reward_funcs` has the class {function.__name__}; give an object, `{function.__name__}(...)`."
-            )
-        if not (isinstance(function, str | nn.Module) or callable(function)):
-            raise TypeError(
-                f"`reward_funcs` must be functions, reward models or their names, got {_described(function)}."
-            )
-        if function is model and not isinstance(model, str):
-            raise ValueError("`reward_funcs` has the policy itself; load the reward model as an object of its own.")
+    functions = _check_functions("reward_funcs", reward_funcs, model)
     adapters = len(args.reward_adapters or [])
     if not functions and not adapters:
         raise ValueError(
@@ -218,6 +210,44 @@ def _check_rewards(reward_funcs: Any, model: Any, args: Any) -> list[Any]:
             "for each."
         )
     return functions
+
+
+def _check_functions(name: str, given: Any, model: Any) -> list[Any]:
+    """Check the functions and models of an argument, and return them as a list."""
+    if isinstance(given, TrainingArguments | PreTrainedTokenizerBase | Dataset):
+        raise TypeError(f"`{name}` is a {type(given).__name__}; {_BY_NAME}")
+    functions = list(given) if isinstance(given, list | tuple) else [given] if given is not None else []
+    for function in functions:
+        if isinstance(function, type):
+            raise TypeError(f"`{name}` has the class {function.__name__}; give an object, `{function.__name__}(...)`.")
+        if not (isinstance(function, str | nn.Module) or callable(function)):
+            raise TypeError(f"`{name}` must be functions, reward models or their names, got {_described(function)}.")
+        if function is model and not isinstance(model, str):
+            raise ValueError(f"`{name}` has the policy itself; load the reward model as an object of its own.")
+    return functions
+
+
+def _check_judging(
+    eval_reward_funcs: Any, compute_metrics: Any, rewards: list[Any], model: Any, evaluation: Any, args: Any
+) -> None:
+    """Check `eval_reward_funcs` and `compute_metrics`, and a `metric_for_best_model` that names a judge."""
+    judges = _check_functions("eval_reward_funcs", eval_reward_funcs, model)
+    sets = evaluation if isinstance(evaluation, dict) else {"": evaluation}
+    if compute_metrics is not None:
+        columns = {name for rows in sets.values() for name in getattr(rows, "column_names", None) or ()}
+        check_compute_metrics(compute_metrics, sorted(columns))
+    if args.metric_for_best_model:
+        check_best_metric(args.metric_for_best_model, reward_names(judges), [name for name in sets if name])
+    if (judges or compute_metrics is not None) and evaluation is None:
+        name = "eval_reward_funcs" if judges else "compute_metrics"
+        warnings.warn(f"`{name}` has no effect without `eval_dataset`; give one.", stacklevel=5)
+    for name, judge in zip(reward_names(judges), judges, strict=True):
+        if any(judge is reward or (isinstance(judge, str) and judge == reward) for reward in rewards):
+            warnings.warn(
+                f"`eval_reward_funcs` has '{name}', which `reward_funcs` trains on: a reward judges nothing; give "
+                "another function or model.",
+                stacklevel=5,
+            )
 
 
 def _check_reward_tokenizers(tokenizers: Any, count: int) -> None:

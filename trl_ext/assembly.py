@@ -23,6 +23,7 @@ from .arguments import check_before_loading, check_datasets, count_embeddings
 from .config import PPOConfig
 from .experience.collector import Collector
 from .experience.engines import ENGINES, GenerationEngine, eos_token_ids
+from .experience.judging import Judging
 from .experience.prompt_checks import RowCheck
 from .experience.prompts import RolloutSampler
 from .experience.rollout import forward
@@ -33,7 +34,7 @@ from .micro_batches import MicroBatches
 from .monitoring import SampleTable
 from .monitoring.console import CONSOLE
 from .processes import Reduce
-from .rewards import PreferenceReward, RewardRunner
+from .rewards import PreferenceReward, RewardRunner, reward_names
 from .text.tokens import set_padding
 
 
@@ -50,6 +51,7 @@ class Parts:
         engine: Samples completions.
         forward: Forward pass of a model over a rollout, at the sampling temperature.
         train_dataset: Rows to train on.
+        judging: Judges of evaluations and `compute_metrics`.
         configuration: Settings and contents that a checkpoint and the run that resumes it must have in common.
     """
 
@@ -61,6 +63,7 @@ class Parts:
     engine: GenerationEngine
     forward: Callable[..., ForwardOutput]
     train_dataset: Dataset | StreamRows
+    judging: Judging
     configuration: dict[str, Any]
 
 
@@ -91,6 +94,8 @@ def assemble(
     peft_config: PeftConfig | None,
     quantization_config: BitsAndBytesConfig | None,
     kl_controller: KLController | None,
+    eval_reward_funcs: Any = None,
+    compute_metrics: Callable[..., Any] | None = None,
 ) -> Parts:
     """Check the arguments of a trainer, seed the generators, and load and build its parts.
 
@@ -100,7 +105,8 @@ def assemble(
         ValueError, TypeError: before anything is loaded where that can be; later for models, tokenizers and datasets
             that do not fit together.
     """
-    check_before_loading(args, reward_funcs, reward_processing_classes, train_dataset, eval_dataset, ptx_dataset)
+    datasets = (train_dataset, eval_dataset, ptx_dataset)
+    check_before_loading(args, reward_funcs, reward_processing_classes, *datasets, eval_reward_funcs)
     set_seed(args.seed)  # adapters and heads are initialised at random
     init_kwargs = {"trust_remote_code": args.trust_remote_code, **mapping(args.model_init_kwargs)}
     template_kwargs = mapping(args.chat_template_kwargs)
@@ -128,19 +134,23 @@ def assemble(
         reward_funcs, reward_processing_classes, actor_critic, tokenizer, args
     )
     CONSOLE.now("loading the rewards")
-    rewards = RewardRunner(
-        reward_funcs,
-        weights=args.reward_weights,
-        processing_classes=reward_processing_classes,
+    runner = partial(
+        RewardRunner,
         retries=args.reward_retries,
         backoff=args.reward_backoff,
         timeout=args.reward_timeout,
         max_reward_failures=args.max_reward_failures,
-        clip_range=(args.reward_clip_range[0], args.reward_clip_range[1]) if args.reward_clip_range else None,
         chat_template_kwargs=template_kwargs,
         device=args.device,
         policy=actor_critic,
     )
+    rewards = runner(
+        reward_funcs,
+        weights=args.reward_weights,
+        processing_classes=reward_processing_classes,
+        clip_range=(args.reward_clip_range[0], args.reward_clip_range[1]) if args.reward_clip_range else None,
+    )
+    judges = runner(eval_reward_funcs) if reward_names(eval_reward_funcs) else None
     episodes = count_episodes(args, train_dataset)
     kl_controller = kl_controller or make_controller(args.kl_controller, vars(args), episodes)
     CONSOLE.now("comparing models and data with earlier checkpoints")
@@ -163,6 +173,7 @@ def assemble(
         engine=build_engine(args, actor_critic, tokenizer),
         forward=partial(forward, temperature=args.temperature, chunk_size=args.logits_chunk_size),
         train_dataset=train_dataset,
+        judging=Judging(judges, compute_metrics),
         configuration=run_configuration(args, actor_critic, kl_controller)
         | resuming.run_identity(actor_critic, tokenizer, train_dataset, ptx_dataset, rewards),
     )

@@ -2,6 +2,7 @@
 """`PPOTrainer`: PPO inside the Hugging Face Trainer's own loop."""
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,10 @@ class PPOTrainer(BaseTrainer):
         quantization_config: How to quantize a policy given by name.
         kl_controller: Moves the KL coefficient; by default made of `args.kl_controller`.
         ptx_dataset: Texts of PPO-ptx, whose loss `args.ptx_coef` weighs, in a format of TRL's `SFTTrainer`.
+        eval_reward_funcs: Judges of the evaluations, of the same kinds as `reward_funcs`; the policy never learns from
+            them. Logged as `eval_judge/<name>/mean` and `/std`.
+        compute_metrics: `f(prompts, completions, completion_ids, **columns)` returning numbers by name; called once for
+            each evaluation on all of its completions, in the main process.
         callbacks: As in `transformers.Trainer`.
         optimizers: Optimizer and schedule, as in `transformers.Trainer`.
 
@@ -89,6 +94,8 @@ class PPOTrainer(BaseTrainer):
         peft_config: PeftConfig | None = None,
         kl_controller: KLController | None = None,
         ptx_dataset: Dataset | None = None,
+        eval_reward_funcs: Any = None,
+        compute_metrics: Callable[..., Any] | None = None,
     ):
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path or type(model).__name__
@@ -105,6 +112,8 @@ class PPOTrainer(BaseTrainer):
             peft_config=peft_config,
             quantization_config=quantization_config,
             kl_controller=kl_controller,
+            eval_reward_funcs=eval_reward_funcs,
+            compute_metrics=compute_metrics,
         )
         self._sampler: RolloutSampler | None = None
         with without_liger(args):
@@ -126,7 +135,7 @@ class PPOTrainer(BaseTrainer):
         several = self.accelerator.num_processes > 1
         self.micro_batches = MicroBatches(args.micro_batch_size, "per_device_train_batch_size", fixed=several)
         self.collector = build_collector(args, parts, self.micro_batches, self.accelerator, self._reduce)
-        self.supervised = parts.supervised
+        self.supervised, self.judging = parts.supervised, parts.judging
         self.progress = PhaseProgress(self.is_world_process_zero(), bars=not args.disable_tqdm)
         self.display = show(self, kl_target=getattr(parts.kl_controller, "target", None))
         self.run_log = RunLog(self._reduce)
@@ -303,10 +312,13 @@ class PPOTrainer(BaseTrainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any):
         """Run the Trainer's loop, and add PPO's metrics under its prefix (`eval_reward`, ...)."""
+        self.judging.begin()
         casts = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
         with restored(self.model) if casts else nullcontext():
             output = super().evaluation_loop(*args, **kwargs)
-        output.metrics.update(self.run_log.take_evaluation(kwargs.get("metric_key_prefix", "eval")))
+        prefix, is_main = kwargs.get("metric_key_prefix", "eval"), self.is_world_process_zero()
+        output.metrics.update(self.run_log.take_evaluation(prefix))
+        output.metrics.update(self.judging.take(prefix, output.num_samples, is_main=is_main))
         return output
 
     @torch.no_grad()
@@ -316,6 +328,7 @@ class PPOTrainer(BaseTrainer):
         """Sample and score one batch of evaluation prompts, and take the losses that it would give."""
         progress = PhaseProgress(self.progress.enabled, bars=self.progress.bars)
         experience = self._collect(inputs, progress, training=False)
+        self.judging.add(experience.batch, self.state)
         rollout = experience.rollout
         with progress.phase("learn"):
             means = mean_losses(

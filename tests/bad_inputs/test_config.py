@@ -232,8 +232,8 @@ ENGINES = [
     ),
     case(
         ValueError,
-        "`include_for_metrics` is ['inputs'], which is not supported: evaluation measures rewards and has no "
-        "`compute_metrics`; leave it out and write a reward function.",
+        "`include_for_metrics` is ['inputs'], which is not supported: `compute_metrics` of PPOTrainer is a "
+        "function of completions and their columns; leave it out.",
         include_for_metrics=["inputs"],
     ),
     case(

@@ -57,10 +57,8 @@ UNKNOWN = [
     unknown("config", "use `args`, a PPOConfig."),
     unknown("dataset", "use `train_dataset`."),
     unknown("data_collator", "leave it out, prompts of a rollout are tokenized and padded by the trainer."),
-    unknown(
-        "compute_metrics",
-        "write a reward function; with a weight of 0 it is logged and not learned from.",
-    ),
+    unknown("preprocess_logits_for_metrics", "use `compute_metrics` of PPOTrainer, a function of completions."),
+    unknown("judge", "use `eval_reward_funcs`."),
     unknown("response_length", "in PPOConfig, use `max_completion_length`.", 53),
     unknown("learning_rate", "give it to PPOConfig.", 1e-5),
     unknown("num_ppo_epochs", "give it to PPOConfig.", 4),
@@ -101,7 +99,7 @@ ORDER = [
     ),
     Case(
         "too-many",
-        lambda: PPOTrainer(*[None] * 14),
+        lambda: PPOTrainer(*[None] * 16),
         TypeError,
         "PPOTrainer: too many positional arguments; give every argument once, by its name.",
     ),

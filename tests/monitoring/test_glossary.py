@@ -37,6 +37,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         eval_steps=2,
         eval_dataset={"short": scripted.prompts(4), "long_ones": scripted.prompts(4)},
         callbacks=[RewardHackingMonitor(gold, max_kl=100.0)],
+        eval_reward_funcs=[gold],
     )
     evaluated = made.evaluate()
     made.train()
@@ -53,7 +54,7 @@ def test_every_entry_is_logged(logged: set[str]):
 
 
 def test_every_setting_that_the_table_names_exists():
-    of_other_parts = ["train", "ptx_dataset", "max_kl", "stop_on_alarm", "mean_minus_std"]
+    of_other_parts = ["train", "ptx_dataset", "max_kl", "stop_on_alarm", "mean_minus_std", "eval_reward_funcs"]
     names = [*PPOConfig.__dataclass_fields__, *of_other_parts]
     for metric in GLOSSARY:
         for quoted in re.findall(r"`([a-z]\w+)(?:=\w+)?`", " ".join(metric[4:])):

@@ -73,7 +73,7 @@ _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "include_for_metrics": (
         ([], None),
-        "evaluation measures rewards and has no `compute_metrics`; leave it out and write a reward function",
+        "`compute_metrics` of PPOTrainer is a function of completions and their columns; leave it out",
     ),
     "train_sampling_strategy": (
         ("random",),

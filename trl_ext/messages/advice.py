@@ -101,7 +101,6 @@ _ANSWERED: dict[str, str] = {
     "use `importance_sampling_cap`.": "vllm_importance_sampling_cap",
     "leave it out, `log_completions` shows every prompt beside its completion.": "log_unique_prompts",
     "leave it out, prompts are a column `prompt` of `train_dataset`.": "dataset_text_field packing formatting_func",
-    "a judge is one of `reward_funcs`.": "judge",
     "leave it out, a completion is one turn of the policy without tools.": "rollout_func tools environment_factory",
     "give PPOTrainer a `quantization_config=BitsAndBytesConfig(...)`; in the recipes set `load_in_4bit`.": (
         "load_in_4bit load_in_8bit"
@@ -123,9 +122,10 @@ _ANSWERED: dict[str, str] = {
     "use `hub_token`.": "push_to_hub_token",
     "use `hub_model_id`.": "push_to_hub_model_id",
     "set the environment variable TENSORBOARD_LOGGING_DIR.": "logging_dir",
-    "write a reward function; with a weight of 0 it is logged and not learned from.": (
-        "include_inputs_for_metrics compute_metrics preprocess_logits_for_metrics"
+    "use `compute_metrics` of PPOTrainer, a function of completions.": (
+        "include_inputs_for_metrics preprocess_logits_for_metrics"
     ),
+    "use `eval_reward_funcs`.": "eval_reward_func eval_reward_functions judge judges",
     "use `learning_rate`.": "lr actor_learning_rate actor_lr",
     "use `critic_learning_rate`.": "critic_lr value_learning_rate",
     "use `lam`.": "gae_lambda lambd",
@@ -140,6 +140,7 @@ ADVICE = {name: text for text, names in _ANSWERED.items() for name in names.spli
 TRAINER_ARGUMENTS = (
     *("model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class"),
     *("reward_processing_classes", "callbacks", "optimizers", "quantization_config", "peft_config", "ptx_dataset"),
+    *("eval_reward_funcs", "compute_metrics"),
 )
 
 

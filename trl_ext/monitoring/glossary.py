@@ -76,6 +76,19 @@ GLOSSARY: tuple[Metric, ...] = (
         "Read the warning, which names the function, the sample and the error.",
     ),
     Metric(
+        "judge/*/mean", REWARD, "judge: *", "units of the judge",
+        "Mean over the evaluation prompts of one of `eval_reward_funcs`, which the policy never learns from; logged by "
+        "evaluations alone, as `eval_judge/<name>/mean`.",
+        "Moves with `eval_reward`, in the direction that is better for the judge.",
+        "Worse while `eval_reward` rises: the policy exploits its reward; keep an earlier checkpoint "
+        "(`metric_for_best_model`), or raise `kl_coef`.",
+    ),
+    Metric(
+        "judge/*/std", REWARD, "spread of the judge: *", "units of the judge",
+        "Standard deviation of one of `eval_reward_funcs` over the evaluation prompts.",
+        "Above 0.", "At 0 the judge says the same of every completion: look at the samples, and at the judge.",
+    ),
+    Metric(
         "kl", KL, "KL to the reference", "nats per completion",
         "Mean over completions of the summed log-probability under the policy less that under the reference (k1, which "
         "is unbiased and can come out a little below 0).",
@@ -253,6 +266,11 @@ GLOSSARY: tuple[Metric, ...] = (
         "time/evaluate", SPEED, "time for forward passes", "seconds per rollout",
         "Time for the log-probabilities and values of a rollout under policy, critic and reference.",
         "Below that for sampling.", "Raise `per_device_train_batch_size` where memory allows.",
+    ),
+    Metric(
+        "time/judge", SPEED, "time for the judges", "seconds per evaluation",
+        "Time of `eval_reward_funcs` in an evaluation, retries included; logged by evaluations alone.",
+        "Below that for sampling.", "Judge in batches, use async functions, or evaluate on fewer prompts.",
     ),
     Metric(
         "time/learn", SPEED, "time for learning", "seconds per optimizer step",

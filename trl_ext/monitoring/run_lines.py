@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .console import duration
+from .glossary import label_of
 from .metrics import finite
 
 __all__ = ["Position", "line_of"]
@@ -83,6 +84,8 @@ def _rewarded(values: Mapping[str, Any], at: Position) -> list[_Part]:
     if len(functions) > 1:
         each = [f"{name.split('/', 1)[1].removesuffix('/mean')} {_number(values[name])}" for name in functions]
         parts.append(_Part(5, f"({', '.join(each)})"))
+    judges = [name for name in values if name.startswith("judge/") and name.endswith("/mean")]
+    parts += [_Part(2, f"{label_of(name).replace(': ', ' ')} {_number(values[name])}") for name in judges]
     target = "" if at.kl_target is None else f" (target {at.kl_target:g})"
     named = (
         (2, "kl", "KL", target),

@@ -9,7 +9,7 @@ from .http import HTTPReward
 from .length_debias import LengthDebiased
 from .preference import PreferenceReward
 from .rules import KeywordReward, LengthReward, RegexReward, RepetitionReward, SentenceEndReward
-from .runner import RewardRunner, Scores, check_reward_models
+from .runner import RewardRunner, Scores, check_reward_models, reward_names
 from .toxicity import ToxicityReward
 
 __all__ = [
@@ -40,5 +40,6 @@ __all__ = [
     "prompt_text",
     "reward_by_name",
     "reward_name",
+    "reward_names",
     "try_reward",
 ]

@@ -268,6 +268,13 @@ class RewardRunner:
             fn.load_state_dict(copy.deepcopy(state[name]))
 
 
+def reward_names(reward_funcs: Any) -> list[str]:
+    """Return the names in logs of reward functions and models, which `RewardRunner` also gives them; loads nothing."""
+    given = [] if reward_funcs is None else reward_funcs
+    sources = list(given) if isinstance(given, list | tuple) else [given]
+    return _unique([reward_name(_as_function(source, None, None, None)) for source in sources])
+
+
 def check_reward_models(reward_funcs: Any, processing_classes: Any = None) -> None:
     """Check that the models named in reward functions exist and are reward models, before any is loaded.
 
