@@ -27,6 +27,7 @@ def rollout() -> Rollout:
     out.scores = torch.tensor([2.0, -1.0, 0.0])
     out.old_logps = torch.tensor([[-1.0, -2.0, 0.0], [-1.0, -1.0, -3.0], [0.0] * 3])
     out.ref_logps = torch.tensor([[-1.5, -1.0, 0.0], [-1.0, -1.0, -3.0], [0.0] * 3])
+    out.kl = torch.tensor([[0.1, 0.2, 9.0], [0.1, 0.0, 0.4], [9.0] * 3])
     out.old_values = torch.tensor([[0.5, 1.0, 0.0], [0.2, 0.4, 0.6], [0.0] * 3])
     return out
 
@@ -165,9 +166,8 @@ def test_the_log_by_hand():
         "rewards/length/std": 1.5,
         "rewards/tone/mean": -3.0,
         "rewards/tone/std": 0.0,
-        # Sums over completions, then the mean of the two that were scored: (0.5 - 1 + 0) / 2.
-        "kl": -0.25,
-        "kl_k3": (math.exp(-0.5) - 0.5 + math.e - 2) / 2,
+        # Sums over completions, then the mean of the two that were scored: (0.1 + 0.2 + 0.1 + 0 + 0.4) / 2.
+        "kl": 0.4,
         "rollout_entropy": 3.0,
         "advantages/mean": -0.04,
         "advantages/std": statistics.pstdev([1.0, 1.1, -0.1, -0.6, -1.6]),

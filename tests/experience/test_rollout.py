@@ -11,7 +11,7 @@ from trl_ext.experience.rollout import Rollout, collate, minibatch_rows
 
 PROMPTS = [[11, 12, 13], [14], [15, 16]]
 COMPLETIONS = [[21, EOS_ID], [22, 23, 24, 25], []]
-FLOATS = ("old_logps", "ref_logps", "old_values", "advantages", "returns", "weights")
+FLOATS = ("old_logps", "ref_logps", "kl", "old_values", "advantages", "returns", "weights")
 
 
 def filled() -> Rollout:

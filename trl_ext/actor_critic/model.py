@@ -3,10 +3,11 @@
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
@@ -33,6 +34,7 @@ from .loading import (
     policy_config,
 )
 from .names import record_base
+from .output import ForwardOutput, Role, compare, score, states_before
 from .precision import adapters_in_float32, check_trained_dtypes
 from .return_scale import ReturnScale
 from .reward_adapter import AdapterRewardModel, add_reward_adapter
@@ -51,28 +53,12 @@ from .trunk import (
     check_logits,
     check_trunk,
     disable_randomness,
-    hidden_states,
+    logits,
     modules_beside_text,
     text_trunk,
-    token_scores,
 )
 
 CRITIC_ADAPTER, REFERENCE_ADAPTER = "critic", "reference"  # added to the policy
-
-
-class ForwardOutput(NamedTuple):
-    """Output of a forward pass over B completions of up to C tokens; 0 outside the completion mask.
-
-    Attributes:
-        logps: Log-probability of each completion token at the sampling temperature, nats, float32, shape (B, C).
-        entropy: Entropy of the distribution each token was drawn from, nats, float32, shape (B, C).
-        values: Value of the state before each token, and in the last column of the state after the last one, float32,
-            shape (B, C + 1). Not masked. Only from the critic.
-    """
-
-    logps: Tensor
-    entropy: Tensor
-    values: Tensor | None
 
 
 class ActorCritic(nn.Module):
@@ -211,7 +197,7 @@ class ActorCritic(nn.Module):
         temperature: float = 1.0,
         chunk_size: int = 512,
         entropy: EntropyMode = "gradient",
-        role: Literal["actor_critic", "actor", "reference"] = "actor_critic",
+        role: Role = "actor_critic",
     ) -> ForwardOutput:
         """Return log-probabilities, entropies and values of completions, given their prompts.
 
@@ -223,51 +209,47 @@ class ActorCritic(nn.Module):
             chunk_size: Tokens whose logits are in memory at a time.
             entropy: Entropies with gradient ("gradient"), without ("value"), or zeros ("none"), which is fastest. The
                 reference's entropies are always zeros.
-            role: The roles to compute; without the critic there are no values.
+            role: The roles to compute; without the critic there are no values. "with_reference" is all three, without
+                gradients.
         """
         tokens, ids = (input_ids, attention_mask), input_ids[:, -completion_mask.shape[1] :]
-        options: dict[str, Any] = {"temperature": temperature, "chunk_size": chunk_size, "entropy": entropy}
+        options: dict[str, Any] = {"temperature": temperature, "chunk_size": chunk_size}
         if role == "reference":
             with torch.no_grad(), self._reference() as model:
-                states = self._states(text_trunk(model), tokens, completion_mask)
-                options["entropy"] = "none"
-                return ForwardOutput(*self._score(model, states, ids, completion_mask, **options), None)
+                states = states_before(text_trunk(model), tokens, completion_mask)
+                return ForwardOutput(*score(model, states, ids, completion_mask, entropy="none", **options), None)
         model = causal_lm(self.policy)
+        if role == "with_reference":
+            with torch.no_grad(), self.hold():
+                states = states_before(text_trunk(model), tokens, completion_mask)
+                values = self._values(states, *tokens, completion_mask)
+                with self._reference() as reference:
+                    others = states_before(text_trunk(reference), tokens, completion_mask)
+                head = self._reference_head()
+                logps, spread, ref_logps, kl = compare(model, states, others, head, ids, completion_mask, **options)
+                return ForwardOutput(logps, spread, values, ref_logps, kl)
         with self.hold():
-            states = self._states(text_trunk(model), tokens, completion_mask)
-            scores = self._score(model, states, ids, completion_mask, **options)
+            states = states_before(text_trunk(model), tokens, completion_mask)
+            scores = score(model, states, ids, completion_mask, entropy=entropy, **options)
         if role == "actor":
             return ForwardOutput(*scores, None)
-        if self.critic_kind != "head":
-            states = self.critic_states(*tokens, completion_mask)
-        return ForwardOutput(*scores, self.values(states))
+        return ForwardOutput(*scores, self._values(states, *tokens, completion_mask))
 
     def critic_states(self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
         """Return the hidden states that `values` reads, shape (B, C + 1, D); arguments as in `forward`."""
         tokens = (input_ids, attention_mask)
         if self.critic is not None:
-            return self._states(self.critic, tokens, completion_mask)
+            return states_before(self.critic, tokens, completion_mask)
         trunk = text_trunk(causal_lm(self.policy))
         with self._switch.use(CRITIC_ADAPTER) if self.critic_kind == "adapter" else self.hold():
-            return self._states(trunk, tokens, completion_mask)
+            return states_before(trunk, tokens, completion_mask)
 
     def values(self, states: Tensor) -> Tensor:
         """Return the values, in units of the reward, (B, C + 1), of the states that `critic_states` returned."""
         return self.return_scale(self.value_head(states))
 
-    @staticmethod
-    def _states(trunk: nn.Module, tokens: tuple[Tensor, Tensor], completion_mask: Tensor) -> Tensor:
-        """Return the hidden states before each completion token and after the last one, shape (B, C + 1, D)."""
-        return hidden_states(trunk, *tokens)[:, -completion_mask.shape[1] - 1 :]
-
-    @staticmethod
-    def _score(model, states, ids, mask, **options) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities and entropies, shape (B, C); logits are computed for the tokens in `mask` only."""
-        mask = mask.bool()
-        scored = token_scores(model, states[:, :-1][mask], ids[mask], **options)
-        zeros = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
-        logps, entropy = (zeros.masked_scatter(mask, values) for values in scored)
-        return logps, entropy
+    def _values(self, policy_states: Tensor, *tokens: Tensor) -> Tensor:
+        return self.values(policy_states if self.critic_kind == "head" else self.critic_states(*tokens))
 
     def hold(self) -> AbstractContextManager[None]:
         """Keep other threads from switching the base to another adapter for the length of a block."""
@@ -281,6 +263,22 @@ class ActorCritic(nn.Module):
             return
         with self._switch.use(self._reference_adapter):
             yield causal_lm(self.policy)
+
+    def _reference_head(self) -> Callable[[Tensor], Tensor]:
+        """Return the function from the reference's hidden states to its logits.
+
+        Policy and reference take turns, chunk by chunk, so only the head's own adapters are switched, if it has any.
+        """
+        if self.reference is not None:
+            return partial(logits, self.reference)
+        model = causal_lm(self.policy)
+        switch, adapter = AdapterSwitch(model.get_output_embeddings()), self._reference_adapter
+
+        def head(hidden: Tensor) -> Tensor:
+            with switch.use(adapter):
+                return logits(model, hidden)
+
+        return head
 
     # ---- parameters ----
 

@@ -2,8 +2,9 @@
 """The parts of a causal LM: trunk, head and value head; and checks that they compute the same in training and eval."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from trl_ext._compat import portable_attention
+from trl_ext.objectives.exact_kl import Comparison, compare
 from trl_ext.objectives.logprobs import logprobs_and_entropy
 
 from .float_head import float32_logits
@@ -90,21 +92,55 @@ def token_scores(
         chunk_size: Most tokens whose logits are in memory at a time; fewer on a CPU with a large vocabulary.
         options: `temperature` and `entropy` of [`logprobs_and_entropy`].
     """
-    vocab_size = model.config.get_text_config().vocab_size
-    frozen = not any(p.requires_grad for p in model.get_output_embeddings().parameters())
-    recompute = len(targets) > chunk_size and len(targets) * vocab_size > KEPT_LOGITS
-    # Where a large head is trained, every chunk's part of its gradient costs more than small chunks save.
-    if hidden.device.type == "cpu" and (frozen or vocab_size * hidden.shape[-1] <= 2 * CPU_LOGITS):
-        chunk_size = min(chunk_size, max(1, CPU_LOGITS // vocab_size))
+    frozen = _is_frozen(model.get_output_embeddings())
+    many = len(targets) * model.config.get_text_config().vocab_size > KEPT_LOGITS
     return logprobs_and_entropy(
         hidden,
         targets,
-        lambda h: logits(model, h),
-        chunk_size=chunk_size,
+        partial(logits, model),
+        chunk_size=_chunk_size(model, hidden, chunk_size),
         frozen_head=frozen,
-        recompute=recompute,
+        recompute=many and len(targets) > chunk_size,
         **options,
     )
+
+
+def compare_tokens(
+    model: PreTrainedModel,
+    hidden: Tensor,
+    ref_hidden: Tensor,
+    targets: Tensor,
+    ref_head: Callable[[Tensor], Tensor],
+    *,
+    temperature: float,
+    chunk_size: int,
+) -> Comparison:
+    """Compare a policy with its reference at N states; see [`compare`].
+
+    Args:
+        model: The policy.
+        hidden: Its last hidden states before each target, shape (N, D).
+        ref_hidden: The reference's, shape (N, D).
+        targets: Token ids, shape (N,).
+        ref_head: Maps the reference's hidden states to its logits.
+        temperature: Sampling temperature.
+        chunk_size: As in [`token_scores`], so that the log-probabilities are the same to the last bit.
+    """
+    size = _chunk_size(model, hidden, chunk_size)
+    head = partial(logits, model)
+    return compare(hidden, ref_hidden, targets, head, ref_head, temperature=temperature, chunk_size=size)
+
+
+def _is_frozen(head: nn.Module) -> bool:
+    return not any(p.requires_grad for p in head.parameters())
+
+
+def _chunk_size(model: PreTrainedModel, hidden: Tensor, most: int) -> int:
+    """Return how many tokens' logits are computed at a time, at most `most`."""
+    vocab_size = model.config.get_text_config().vocab_size
+    # Where a large head is trained, every chunk's part of its gradient costs more than small chunks save.
+    small = _is_frozen(model.get_output_embeddings()) or vocab_size * hidden.shape[-1] <= 2 * CPU_LOGITS
+    return min(most, max(1, CPU_LOGITS // vocab_size)) if hidden.device.type == "cpu" and small else most
 
 
 @torch.no_grad()

@@ -107,10 +107,10 @@ def check_lengths(prompt_ids: list[list[int]], max_new_tokens: int, model: PreTr
 
 
 class Likelihoods(NamedTuple):
-    """Log-likelihoods of N samples; float64, shape (N,) each.
+    """KL and log-likelihoods of N samples; float64, shape (N,) each.
 
     Attributes:
-        kls: log pi(completion) - log ref(completion) at the sampling temperature, nats.
+        kls: KL(policy || reference) at the sampling temperature, summed over the states of each sample, nats.
         ref_nlls: Negative log-likelihood under the reference at temperature 1, without the EOS token, nats.
     """
 
@@ -119,7 +119,7 @@ class Likelihoods(NamedTuple):
 
     @property
     def kl(self) -> float:
-        """Unbiased estimate of KL(policy || reference) in nats per completion, if the policy wrote the samples."""
+        """KL(policy || reference) in nats per completion, if the policy wrote the samples."""
         return float(self.kls.mean())
 
 
@@ -178,9 +178,9 @@ class Policy(NamedTuple):
         )
         tokens = (batch.input_ids, batch.attention_mask, batch.completion_mask)
         chunk, temperature = self.chunk_size, self.temperature
-        logps = self.actor_critic(*tokens, temperature=temperature, chunk_size=chunk).logps
-        ref_logps = self.actor_critic(*tokens, temperature=temperature, chunk_size=chunk, role="reference").logps
-        kls = (logps - ref_logps).double().sum(-1)
+        out = self.actor_critic(*tokens, temperature=temperature, chunk_size=chunk, role="with_reference")
+        assert out.kl is not None
+        kls, ref_logps = out.kl.double().sum(-1), out.ref_logps
         if temperature != 1.0:
             ref_logps = self.actor_critic(*tokens, chunk_size=chunk, role="reference").logps
         lengths = torch.tensor(samples.lengths[rows], device=device)

@@ -98,6 +98,7 @@ def check_finite(rollout: Rollout, reduce: Reduce, step: int) -> None:
     tensors = {
         "log-probabilities": rollout.old_logps,
         "log-probabilities under the reference": rollout.ref_logps,
+        "KL divergences from the reference": rollout.kl,
         "values": rollout.old_values,
     }
     broken = torch.stack([(~torch.isfinite(t) & rollout.completion_mask).sum() for t in tensors.values()])
@@ -124,8 +125,8 @@ def describe(
         reduce: Sums a tensor over processes.
 
     Returns:
-        Means over the valid samples or the tokens of all processes. `kl` is in nats per completion, estimated by k1,
-        which is unbiased and can come out negative; `kl_k3` estimates the same with less noise.
+        Means over the valid samples or the tokens of all processes. `kl` is in nats per completion: the exact KL at
+        every state that a completion visits, summed over the completion.
     """
     mask, valid = rollout.completion_mask, rollout.valid
 
@@ -138,9 +139,7 @@ def describe(
     for name, values in zip(reward_names, scores.per_function.T.to(rollout.scores.device), strict=True):
         mean, std = mean_and_std(values, ~values.isnan())
         metrics |= {f"rewards/{name}/mean": mean, f"rewards/{name}/std": std}
-    for name, estimator in (("kl", "k1"), ("kl_k3", "k3")):
-        per_token = kl_estimate(rollout.old_logps, rollout.ref_logps, estimator)
-        metrics[name] = mean_and_std(masked_sum(per_token, mask, dim=1), valid)[0]
+    metrics["kl"] = mean_and_std(masked_sum(rollout.kl, mask, dim=1), valid)[0]
     metrics["rollout_entropy"] = mean_and_std(entropy, mask)[0]
     metrics["explained_variance"] = float(explained_variance(rollout.old_values, rollout.returns, mask, reduce))
     metrics["advantages/mean"], metrics["advantages/std"] = mean_and_std(rollout.advantages, mask)

@@ -186,7 +186,7 @@ class Collector:
 
     @torch.no_grad()
     def _forward_passes(self, model: nn.Module, rollout: Rollout, progress: PhaseProgress) -> tuple[Tensor, Tensor]:
-        """Fill in log-probabilities and values from the training path, in the micro-batches of the first pass.
+        """Fill in log-probabilities, KL and values from the training path, in the micro-batches of the first pass.
 
         Returns:
             Entropies, shape (N, C), and the values of the states after the last tokens, shape (N,).
@@ -196,12 +196,12 @@ class Collector:
 
             def forward(rows: Tensor) -> None:
                 batch = rollout.select(rows)
-                out = self.forward(model, batch)
-                reference = self.forward(model, batch, role="reference")
-                assert out.values is not None
+                out = self.forward(model, batch, role="with_reference")
+                assert out.values is not None and out.ref_logps is not None and out.kl is not None
                 width = batch.completion_length
                 rollout.old_logps[rows, :width] = out.logps
-                rollout.ref_logps[rows, :width] = reference.logps
+                rollout.ref_logps[rows, :width] = out.ref_logps
+                rollout.kl[rows, :width] = out.kl
                 rollout.old_values[rows, :width] = out.values[:, :-1] * batch.completion_mask
                 entropy[rows, :width] = out.entropy
                 after_last = last_token_index(batch.completion_mask) + 1

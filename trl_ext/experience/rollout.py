@@ -28,6 +28,7 @@ class Rollout:
         scores: Reward of the whole completion, (N,).
         old_logps: Log-probabilities before the update, from the training path, nats, (N, C).
         ref_logps: Log-probabilities under the reference, nats, (N, C).
+        kl: KL(policy || reference) before the update at the state of each token, over the vocabulary, nats, (N, C).
         old_values: Values before the update, (N, C).
         advantages: Advantages of the sampled tokens, (N, C).
         returns: Targets of the critic, (N, C).
@@ -42,6 +43,7 @@ class Rollout:
     scores: Tensor
     old_logps: Tensor
     ref_logps: Tensor
+    kl: Tensor
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
@@ -119,7 +121,7 @@ def collate(
 
     input_ids = torch.tensor([padded(p, c, pad_token_id) for p, c in rows], device=device)
     mask = torch.tensor([padded([1] * len(p), [1] * len(c), 0) for p, c in rows], device=device)
-    unknown = ("old_logps", "ref_logps", "old_values", "advantages", "returns")
+    unknown = ("old_logps", "ref_logps", "kl", "old_values", "advantages", "returns")
     return Rollout(
         input_ids=input_ids,
         attention_mask=mask,

@@ -90,18 +90,11 @@ GLOSSARY: tuple[Metric, ...] = (
     ),
     Metric(
         "kl", KL, "KL to the reference", "nats per completion",
-        "Mean over completions of the summed log-probability under the policy less that under the reference (k1, which "
-        "is unbiased and can come out a little below 0).",
-        "Begins at 0, grows and levels off; with `kl_target` its mean over ten rollouts is within 25% of the target.",
+        "KL divergence of the policy's next-token distribution from the reference's, over the whole vocabulary, summed "
+        "over the states of a completion; mean over completions. Never negative.",
+        "Begins at 0, grows and levels off; with `kl_target` its mean over ten rollouts is within 10% of the target.",
         "Too high: raise `kl_coef`, set `kl_target` with a `kl_controller`, or lower `learning_rate`. Near 0 to the "
         "end: raise `learning_rate` or lower `kl_coef`.",
-    ),
-    Metric(
-        "kl_k3", KL, "KL to the reference (k3)", "nats per completion",
-        "The same KL by the estimate k3, which is never negative and usually less noisy.",
-        "Close to `kl` in its mean over ten rollouts.",
-        "Far above `kl`: the policy gives single tokens a much lower probability than the reference does; raise "
-        "`kl_coef`.",
     ),
     Metric(
         "kl_coef", KL, "KL coefficient", "units of the reward per nat",

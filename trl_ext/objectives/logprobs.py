@@ -9,7 +9,24 @@ from torch import Tensor, autograd
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from .masking import at_least_float32
+
 EntropyMode = Literal["gradient", "value", "none"]
+
+
+def scaled_logits(lm_head: Callable[[Tensor], Tensor], hidden: Tensor, temperature: float) -> Tensor:
+    """Return the logits (n, V) of hidden states (n, D), divided by the temperature."""
+    logits = lm_head(hidden)
+    return logits if temperature == 1.0 else at_least_float32(logits) / temperature
+
+
+def log_probabilities(lm_head: Callable[[Tensor], Tensor], hidden: Tensor, temperature: float) -> Tensor:
+    """Return the log-probabilities of the whole vocabulary (n, V) at hidden states (n, D), at least float32."""
+    return _log_softmax(scaled_logits(lm_head, hidden, temperature))
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 class _Scores(autograd.Function):
@@ -22,7 +39,7 @@ class _Scores(autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, mode: EntropyMode) -> tuple[Tensor, Tensor]:
-        log_probs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+        log_probs = _log_softmax(logits)
         logps = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         entropy = torch.zeros_like(logps)
         if mode != "none":
@@ -100,14 +117,11 @@ def logprobs_and_entropy(
             saves computing the logits anew.
 
     Returns:
-        Log-probabilities and entropies in nats, float32, each of shape (N,).
+        Log-probabilities and entropies in nats, at least float32, each of shape (N,).
     """
 
     def chunk(h: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        logits = lm_head(h)
-        if temperature != 1.0:
-            logits = logits.float() / temperature
-        return _Scores.apply(logits, ids, entropy)
+        return _Scores.apply(scaled_logits(lm_head, h, temperature), ids, entropy)
 
     if len(targets) == 0:
         # Keeps the graph connected, so that a micro-batch without tokens still takes part in the backward pass.

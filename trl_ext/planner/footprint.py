@@ -11,6 +11,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -24,7 +25,14 @@ from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from trl_ext._compat import AdapterSwitch
 from trl_ext.actor_critic.adapters import add_policy_adapter, with_rank
-from trl_ext.actor_critic.trunk import causal_lm, disable_randomness, logits, text_trunk, token_scores
+from trl_ext.actor_critic.trunk import (
+    causal_lm,
+    compare_tokens,
+    disable_randomness,
+    logits,
+    text_trunk,
+    token_scores,
+)
 
 from .weights import linear_layers, meta_model, states_width
 
@@ -229,7 +237,7 @@ class DryRun:
         }
 
     def evaluate(self, batch: int) -> dict[str, Parts]:
-        """Compute log-probabilities and values of a micro-batch; a reward adapter has the same forward pass."""
+        """Compute log-probabilities, KL and values of a micro-batch; a reward adapter has the same forward pass."""
         return self._run(max(self._models), self._evaluate, batch)
 
     def generate(self, batch: int) -> dict[str, Parts]:
@@ -268,8 +276,12 @@ class DryRun:
     def _evaluate(self, policy: nn.Module, trunk: nn.Module, meter: Meter, batch: int) -> None:
         with meter.moment("forward"):
             states = self._states(text_trunk(causal_lm(policy)), batch)[:, -self.completion - 1 :]
-        with meter.moment("log-probabilities"):
-            self._logprobs(policy, states, batch)
+        with meter.moment("reference"):
+            ref_states = self._states(text_trunk(causal_lm(policy)), batch)[:, -self.completion - 1 :]
+        with meter.moment("log-probabilities and KL"):
+            model, (hidden, ids) = causal_lm(policy), self._tokens(states, batch)
+            others, head = self._tokens(ref_states, batch)[0], partial(logits, model)
+            compare_tokens(model, hidden, others, ids, head, temperature=1.0, chunk_size=self.chunk_size)
 
     def _generate(self, policy: nn.Module, trunk: nn.Module, meter: Meter, batch: int) -> None:
         model = causal_lm(policy)
@@ -298,9 +310,13 @@ class DryRun:
         return trunk(**inputs).last_hidden_state
 
     def _logprobs(self, policy: nn.Module, states: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        model, targets = causal_lm(policy), torch.empty(batch * self.completion, dtype=torch.long, device="meta")
-        hidden = states[:, :-1].flatten(0, 1).clone()
-        return token_scores(model, hidden, targets, chunk_size=self.chunk_size, entropy="value")
+        hidden, targets = self._tokens(states, batch)
+        return token_scores(causal_lm(policy), hidden, targets, chunk_size=self.chunk_size, entropy="value")
+
+    def _tokens(self, states: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """Return the hidden states before all tokens to score, and the tokens."""
+        ids = torch.empty(batch * self.completion, dtype=torch.long, device="meta")
+        return states[:, :-1].flatten(0, 1).clone(), ids
 
     @staticmethod
     def _sample(scores: Tensor) -> None:
