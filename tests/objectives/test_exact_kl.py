@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
 from trl_ext.objectives import logprobs_and_entropy

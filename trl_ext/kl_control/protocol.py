@@ -18,8 +18,8 @@ class KLController(Protocol):
         """Take in one measurement.
 
         Args:
-            kl: mean KL to the reference, nats per completion, over the global batch. `PPOTrainer` measures it exactly in
-                every state; an estimate (k1, in TRL's trainers) is noisy and may be slightly negative.
+            kl: mean KL to the reference, nats per completion, over the global batch. `PPOTrainer` measures it exactly
+                in every state; an estimate (k1, in TRL's trainers) is noisy and may be slightly negative.
             episodes: completions in that batch, over all processes.
         """
         ...

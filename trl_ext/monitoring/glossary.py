@@ -92,7 +92,7 @@ GLOSSARY: tuple[Metric, ...] = (
         "kl", KL, "KL to the reference", "nats per completion",
         "KL divergence of the policy's next-token distribution from the reference's, over the whole vocabulary, summed "
         "over the states of a completion; mean over completions. Never negative.",
-        "Begins at 0, grows and levels off; with `kl_target` its mean over ten rollouts is within 10% of the target.",
+        "Begins at 0, grows and levels off; with `kl_target` its mean over ten rollouts is within 25% of the target.",
         "Too high: raise `kl_coef`, set `kl_target` with a `kl_controller`, or lower `learning_rate`. Near 0 to the "
         "end: raise `learning_rate` or lower `kl_coef`.",
     ),
