@@ -54,6 +54,8 @@ examples:
       the embedded example: offline, on the CPU, all four stages
   trl_ext instruct --stages ppo eval --kl_target 3
       the last two again, with another setting; the others are found in the output directory
+  trl_ext instruct --critic reward
+      the critic starts from the run's own reward model
   trl_ext instruct --model_name_or_path MODEL --preference_dataset PAIRS --output_dir out
       your own model and preference data; names are folders, files or ids of the Hub
   trl_ext instruct --config qwen2.5_0.5b_ultrafeedback

@@ -118,6 +118,7 @@ def assemble(
         peft_config=peft_config,
         quantization_config=quantization_config,
         critic_lora_rank=args.critic_lora_rank,
+        critic_target_modules=args.critic_target_modules,
         reward_adapters=args.reward_adapters or (),
         init_kwargs=init_kwargs,
         device=loading_device(args),

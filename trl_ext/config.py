@@ -72,6 +72,11 @@ class PPOConfig(BaseConfig):
     critic_lora_rank: Count | None = option(
         None, "Rank of the critic's LoRA adapter (`critic='adapter'`); None: the same as the policy's."
     )
+    critic_target_modules: list[str] | None = option(
+        None,
+        "Layers of the critic's LoRA adapter (`critic='adapter'`): names, such as up_proj down_proj, or one regular "
+        "expression; None: the policy's layers.",
+    )
     prompt_column: str = option(
         "prompt",
         "Column of the prompts: texts, conversations, or dictionaries with 'text'. Without a column 'prompt', the "

@@ -309,6 +309,17 @@ COMBINATIONS = [
     ),
     case(
         ValueError,
+        "`critic_target_modules` ['up_proj'] needs `critic='adapter'`; leave it out otherwise.",
+        critic_target_modules=["up_proj"],
+    ),
+    case(
+        ValueError,
+        "`critic_target_modules` must name layers, got [].",
+        critic="adapter",
+        critic_target_modules=[],
+    ),
+    case(
+        ValueError,
         "`max_steps` must be at least 1, or -1 to count by `num_train_epochs`, got 0.",
         max_steps=0,
     ),

@@ -209,8 +209,10 @@ def test_all_stages_then_skipped_then_stopped_and_continued(recipe, tmp_path, ca
     ],
     ids=["lora", "4bit", "full"],
 )
-def test_lora_four_bits_ensembles_and_shaping_at_every_stage(recipe, changes, tmp_path):
-    recipe(tmp_path, total_episodes=32, **changes)
+def test_lora_four_bits_ensembles_shaping_and_the_reward_as_critic_at_every_stage(recipe, changes, tmp_path):
+    recipe(tmp_path, total_episodes=32, critic="reward", **changes)
+    critic = json.loads((tmp_path / "ppo" / "model" / "critic" / "critic_config.json").read_text())["critic"]
+    assert critic == ("model" if "ptx_coef" in changes else "adapter")
     adapters = [file.parent.name for file in tmp_path.rglob("adapter_config.json")]
     assert ("model-0" in adapters and "model" in adapters) == (
         "num_reward_models" in changes and "ptx_coef" not in changes

@@ -3,7 +3,9 @@
 
 import dataclasses
 import json
+import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from peft import (
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from trl_ext.messages.printable import first_line
 
 from .precision import copies_round_less
-from .trunk import modules_beside_text
+from .trunk import causal_lm, modules_beside_text
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 QUANTIZATION_FILE = "quantization_config.json"  # the base's quantization in training
@@ -109,6 +112,56 @@ def with_rank(config: PeftConfig, rank: int) -> PeftConfig:
     growth = rank / config.r
     alpha = config.lora_alpha * (growth**0.5 if config.use_rslora else growth)
     return dataclasses.replace(config, r=rank, lora_alpha=alpha, rank_pattern={}, alpha_pattern={})
+
+
+def on_modules(config: PeftConfig, policy: nn.Module, names: Sequence[str]) -> PeftConfig:
+    """Return the critic's LoRA configuration on other layers than the policy's.
+
+    Args:
+        config: A LoRA configuration.
+        policy: The policy, with or without adapters.
+        names: Names of layers or ends of their names, such as `["up_proj", "down_proj"]`; or one pattern: a regular
+            expression for whole names, or "all-linear".
+
+    Raises:
+        ValueError: when a name or the pattern matches no linear layer of the trunk.
+    """
+    layers = _trunk_layers(policy)
+    chosen: set[str] = set()
+    for name in names:
+        if name == "all-linear":
+            found = set(layers)
+        elif re.fullmatch(r"[\w.]+", name):
+            found = {layer for layer in layers if f".{layer}".endswith(f".{name}")}
+        else:
+            found = _matching(name, layers)
+        if not found:
+            kinds = ", ".join(sorted({layer.rsplit(".", 1)[-1] for layer in layers}))
+            raise ValueError(
+                f"`critic_target_modules` {name!r} matches no linear layer of this {type(causal_lm(policy)).__name__}; "
+                f"its layers are {kinds}, and 'all-linear' means all of them."
+            )
+        chosen |= found
+    changes: dict[str, Any] = {"target_modules": sorted(chosen), "exclude_modules": None, "layers_to_transform": None}
+    return dataclasses.replace(config, **changes)
+
+
+def _matching(pattern: str, layers: list[str]) -> set[str]:
+    try:
+        return {layer for layer in layers if re.fullmatch(pattern, layer)}
+    except re.error as error:
+        raise ValueError(f"`critic_target_modules` {pattern!r} is no regular expression ({error}).") from None
+
+
+def _trunk_layers(policy: nn.Module) -> list[str]:
+    """Return the names of the linear layers that hidden states depend on: neither the head's nor a vision tower's."""
+    model = causal_lm(policy)
+    head = model.get_output_embeddings()
+    heads = [re.escape(name) for name, module in model.named_modules() if module is head]
+    left_out = "|".join([_not_adapted(model), *(rf"{name}(\..*)?" for name in heads), r".*lora_.*"])
+    linear = (name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
+    # A layer that has adapters holds the original as its `base_layer`.
+    return [name.removesuffix(".base_layer") for name in linear if not re.fullmatch(left_out, name)]
 
 
 def check_adapter(config: PeftConfig, name: str, taken: tuple[str, ...]) -> None:

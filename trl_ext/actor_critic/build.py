@@ -9,7 +9,7 @@ import torch
 from peft import PeftConfig, PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from .adapters import add_policy_adapter, check_new_adapter, with_rank
+from .adapters import add_policy_adapter, check_new_adapter, on_modules, with_rank
 from .loading import check_roles, has_adapter, load_policy, policy_config
 from .model import ActorCritic
 
@@ -21,6 +21,7 @@ def build_actor_critic(
     peft_config: PeftConfig | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
     critic_lora_rank: int | None = None,
+    critic_target_modules: Sequence[str] | None = None,
     reward_adapters: Sequence[str | os.PathLike] = (),
     sum_reward_models: bool = True,
     init_kwargs: dict[str, Any] | None = None,
@@ -36,6 +37,7 @@ def build_actor_critic(
         peft_config: Configuration of the policy's new adapter.
         quantization_config: Quantization of a policy given by name.
         critic_lora_rank: Rank of the critic's adapter; None: the actor's.
+        critic_target_modules: Layers of the critic's adapter, as `on_modules` takes them; None: the actor's.
         init_kwargs: Keyword arguments of `from_pretrained`.
         device: Device for models given by name.
 
@@ -43,10 +45,10 @@ def build_actor_critic(
         ValueError: when two arguments contradict each other, or as `ActorCritic` raises.
     """
     if isinstance(model, ActorCritic):
-        if peft_config or quantization_config or critic_lora_rank or reward_adapters:
+        if peft_config or quantization_config or critic_lora_rank or critic_target_modules or reward_adapters:
             raise ValueError(
-                "`model` is an ActorCritic; make it with `peft_config`, `quantization_config`, `critic_lora_rank` and "
-                "`reward_adapters`, and leave them out here."
+                "`model` is an ActorCritic; make it with `peft_config`, `quantization_config`, `critic_lora_rank`, "
+                "`critic_target_modules` and `reward_adapters`, and leave them out here."
             )
         return model
     init_kwargs = dict(init_kwargs or {})
@@ -60,15 +62,21 @@ def build_actor_critic(
         with_adapters = True
     config = policy_config(model, init_kwargs)
     check_roles(critic, reward_adapters, config, with_adapters=with_adapters, init_kwargs=init_kwargs)
+    own = {"critic_lora_rank": critic_lora_rank, "critic_target_modules": critic_target_modules}
+    for option, value in own.items():
+        if value is not None and critic != "adapter":
+            raise ValueError(f"`{option}` {value} needs `critic='adapter'`; leave it out otherwise.")
     policy = load_policy(model, trained=peft_config is None, device=device, **init_kwargs)
     reference_is_base = False
     if peft_config is not None:
         policy, reference_is_base = add_policy_adapter(policy, peft_config)
     critic_peft_config = None
-    if critic_lora_rank is not None:
-        if critic != "adapter" or not isinstance(policy, PeftModel):
-            raise ValueError(f"`critic_lora_rank` {critic_lora_rank} needs `critic='adapter'`; leave it out otherwise.")
-        critic_peft_config = with_rank(policy.peft_config[policy.active_adapter], critic_lora_rank)
+    if critic == "adapter" and isinstance(policy, PeftModel):
+        critic_peft_config = policy.peft_config[policy.active_adapter]
+        if critic_lora_rank is not None:
+            critic_peft_config = with_rank(critic_peft_config, critic_lora_rank)
+        if critic_target_modules is not None:
+            critic_peft_config = on_modules(critic_peft_config, policy, critic_target_modules)
     return ActorCritic(
         policy,
         critic,

@@ -21,7 +21,7 @@ from trl_ext._compat import AdapterSwitch
 from .names import first_tokenizer
 from .trunk import ValueHead, causal_lm, hidden_states, text_trunk
 
-_HEAD_KEYS = ("base_model.model.score.weight", "base_model.model.classifier.weight")
+HEAD_KEYS = ("base_model.model.score.weight", "base_model.model.classifier.weight")
 
 
 class RewardAdapter(NamedTuple):
@@ -114,18 +114,40 @@ def add_reward_adapter(policy: PeftModel, folder: str | os.PathLike, adapter: st
         ValueError: when the adapter is no LoRA, has no head for one label, or belongs to another base.
     """
     path = Path(folder)
+    config, weights, head = read_reward_adapter(path)
+    _check_base(policy, config, folder)
+    try:
+        policy.add_adapter(adapter, config)
+    except ValueError as error:
+        raise ValueError(_other_base(folder, config, str(error).splitlines()[-1].strip())) from error
+    problem = fill_adapter(policy, weights, adapter)
+    if problem is not None:
+        raise ValueError(_other_base(folder, config, problem))
+    set_requires_grad(policy, adapter, False)
+    return RewardAdapter(head.requires_grad_(False), path.resolve().name, _training_tokenizer(path, config, policy))
+
+
+def read_reward_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor], ValueHead]:
+    """Read a LoRA reward adapter, as TRL's `RewardTrainer` saves one.
+
+    Returns:
+        The configuration, for a causal LM; the weights of the LoRA layers; and the head, in float32.
+
+    Raises:
+        FileNotFoundError: when there is no adapter in `folder`.
+        ValueError: when the adapter is no LoRA, or has no head for one label.
+    """
     for file in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (path / file).is_file():
+        if not (folder / file).is_file():
             raise FileNotFoundError(
                 f"The reward adapter '{folder}' has no `{file}`; give the folder that `RewardTrainer` saved with a "
                 "`peft_config`."
             )
-    config = PeftConfig.from_pretrained(str(path))
+    config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, LoraConfig):
         raise ValueError(f"The reward adapter '{folder}' is a {type(config).__name__}; only LoRA can share the base.")
-    state = load_file(path / "adapter_model.safetensors")
+    state = load_file(folder / "adapter_model.safetensors")
     head = _take_head(state, folder)
-    _check_base(policy, config, folder)
     kept = {key: value for key, value in state.items() if "lora_" in key}
     if len(kept) < len(state):
         extra = sorted(state.keys() - kept.keys())
@@ -134,16 +156,18 @@ def add_reward_adapter(policy: PeftModel, folder: str | os.PathLike, adapter: st
             "with LoRA layers and `modules_to_save=['score']` only."
         )
     plain = dataclasses.replace(config, modules_to_save=None, task_type="CAUSAL_LM", inference_mode=False)
+    return plain, kept, head
+
+
+def fill_adapter(policy: nn.Module, weights: dict[str, Tensor], adapter: str) -> str | None:
+    """Load weights into an adapter of the policy; return in words what does not fit, or None."""
     try:
-        policy.add_adapter(adapter, plain)
-        result = set_peft_model_state_dict(policy, kept, adapter_name=adapter)
+        result = set_peft_model_state_dict(policy, weights, adapter_name=adapter)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(_other_base(folder, config, str(error).splitlines()[-1].strip())) from error
+        return str(error).splitlines()[-1].strip()
     places = sum(f".{adapter}." in f"{name}." for name, _ in policy.named_parameters())
-    if result.unexpected_keys or places != len(kept):
-        raise ValueError(_other_base(folder, config, f"{len(kept)} weights for {places} places"))
-    set_requires_grad(policy, adapter, False)
-    return RewardAdapter(head, path.resolve().name, _training_tokenizer(path, config, policy))
+    fits = not result.unexpected_keys and places == len(weights)
+    return None if fits else f"{len(weights)} weights for {places} places"
 
 
 def _training_tokenizer(path: Path, config: LoraConfig, policy: PeftModel) -> PreTrainedTokenizerBase | None:
@@ -163,8 +187,8 @@ def _training_tokenizer(path: Path, config: LoraConfig, policy: PeftModel) -> Pr
 
 
 def _take_head(state: dict[str, Tensor], folder: str | os.PathLike) -> ValueHead:
-    """Remove the score head from an adapter's weights and return it, frozen, in float32."""
-    keys = [key for key in _HEAD_KEYS if key in state]
+    """Remove the score head from an adapter's weights and return it, in float32."""
+    keys = [key for key in HEAD_KEYS if key in state]
     if not keys:
         raise ValueError(
             f"The reward adapter '{folder}' holds no trained head; train it with "
@@ -179,7 +203,6 @@ def _take_head(state: dict[str, Tensor], folder: str | os.PathLike) -> ValueHead
         head.weight.copy_(weight)
         if bias is not None:
             head.bias.copy_(bias)
-    head.requires_grad_(False)
     return head
 
 

@@ -1,21 +1,24 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The critic's folder: what a run leaves in `critic/`, and a later run starts its critic from."""
+"""A critic to start from: what an earlier run left in `critic/`, or a LoRA reward adapter."""
 
+import dataclasses
 import json
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peft import LoraConfig, PeftConfig, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from trl_ext.critic_modes import CRITIC_FOLDER, CRITIC_MODES, CRITIC_RECORD, saved_critic_folder
 from trl_ext.messages.printable import first_line
 
 from .adapters import ADAPTER_WEIGHTS
+from .names import ADAPTER_CONFIG
+from .reward_adapter import HEAD_KEYS, fill_adapter, read_reward_adapter
 from .trunk import ValueHead, causal_lm
 
 VALUE_HEAD = "value_head.safetensors"
@@ -32,12 +35,14 @@ class SavedCritic(NamedTuple):
         kind: "head", "adapter" or "model", as `ActorCritic.critic_kind`.
         base: Name and sizes of the policy's base; empty where an earlier version saved the critic.
         subject: Beginning of a message: the option and the name, as the user gave them.
+        is_reward: Whether it is a reward model's adapter, as TRL's `RewardTrainer` saves one.
     """
 
     folder: Path
     kind: str
     base: dict[str, Any]
     subject: str
+    is_reward: bool = False
 
 
 def record_critic(folder: Path, kind: str, policy: PretrainedConfig, value_head: ValueHead) -> None:
@@ -67,26 +72,51 @@ def read_kind(folder: Path, subject: str) -> tuple[str, dict[str, Any]]:
 
 
 def find_saved_critic(name: str, *, option: str = "`critic`") -> SavedCritic | None:
-    """Find the critic that an earlier run saved under `name`; None where `name` is no folder of a run.
+    """Find the critic that an earlier run saved under `name`, or a LoRA reward adapter; None for anything else.
 
     Args:
-        name: The folder `critic` of a run, or the folder of the run's policy, which has it as its subfolder.
+        name: The folder `critic` of a run, the folder of the run's policy, which has it as its subfolder, or the folder
+            of a reward adapter.
         option: Option that gives `name`, for messages.
 
     Raises:
         FileNotFoundError: when a file of the critic is missing.
         ValueError: when the record of the critic cannot be read.
     """
-    folder = None if name in CRITIC_MODES else saved_critic_folder(name)
-    if folder is None:
+    if name in CRITIC_MODES:
         return None
-    subject = f"{option} {name!r}"
+    subject, folder = f"{option} {name!r}", saved_critic_folder(name)
+    if folder is None:
+        return _find_reward_adapter(Path(name).expanduser(), subject)
     kind, base = read_kind(folder, subject)
-    needed = {"head": [], "adapter": [ADAPTER_WEIGHTS, "adapter_config.json"], "model": ["config.json"]}[kind]
+    needed = {"head": [], "adapter": [ADAPTER_WEIGHTS, ADAPTER_CONFIG], "model": ["config.json"]}[kind]
     for file in (VALUE_HEAD, *needed):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{subject} lacks the file `{file}` of its critic; save the critic again.")
     return SavedCritic(folder, kind, base, subject)
+
+
+def _find_reward_adapter(folder: Path, subject: str) -> SavedCritic | None:
+    """Return the reward adapter in `folder`; None where there is none."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return None
+    config = _read_adapter(folder, subject)
+    if getattr(config.task_type, "value", config.task_type) != "SEQ_CLS":
+        return None
+    base: dict[str, Any] = {"name": config.base_model_name_or_path}
+    try:
+        text = AutoConfig.from_pretrained(str(base["name"]), local_files_only=True).get_text_config()
+        base |= {size: getattr(text, size, None) for size in _SIZES}
+    except (OSError, ValueError):
+        pass  # no longer there: only the names can be compared
+    return SavedCritic(folder, "adapter", base, subject, is_reward=True)
+
+
+def _read_adapter(folder: Path, subject: str) -> PeftConfig:
+    try:
+        return PeftConfig.from_pretrained(str(folder))
+    except Exception as error:  # peft raises many kinds
+        raise ValueError(f"{subject} has an adapter that cannot be read ({first_line(error)}).") from None
 
 
 def check_saved_critic(
@@ -121,28 +151,33 @@ def check_saved_critic(
 
 
 def _head_width(saved: SavedCritic) -> int:
+    """Return the width of the hidden states that the critic's head reads."""
+    file = ADAPTER_WEIGHTS if saved.is_reward else VALUE_HEAD
     try:
-        with safe_open(saved.folder / VALUE_HEAD, framework="pt") as weights:
-            return weights.get_slice("weight").get_shape()[1]
+        with safe_open(saved.folder / file, framework="pt") as weights:
+            keys = HEAD_KEYS if saved.is_reward else ("weight",)
+            key = next(key for key in keys if key in weights.keys())  # noqa: SIM118  no mapping
+            return weights.get_slice(key).get_shape()[1]
+    except StopIteration:
+        raise ValueError(
+            f"{saved.subject} is a reward adapter without a trained head; train it with `modules_to_save=['score']`."
+        ) from None
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{saved.subject} has a `{VALUE_HEAD}` that cannot be read ({first_line(error)}); save the critic again."
+            f"{saved.subject} has a `{file}` that cannot be read ({first_line(error)}); save it again."
         ) from None
 
 
 def read_critic_adapter(saved: SavedCritic) -> LoraConfig:
-    """Read the configuration of a saved critic's adapter.
+    """Read the configuration of the adapter that a critic starts from.
 
     Raises:
         ValueError: when it is no LoRA, or cannot be read.
     """
-    try:
-        config = PeftConfig.from_pretrained(str(saved.folder))
-    except Exception as error:  # peft raises many kinds
-        raise ValueError(f"{saved.subject} has an adapter that cannot be read ({first_line(error)}).") from None
+    config = _read_adapter(saved.folder, saved.subject)
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{saved.subject} is a {type(config).__name__}; a critic's adapter is a LoRA.")
-    return config
+    return dataclasses.replace(config, task_type="CAUSAL_LM", modules_to_save=None)
 
 
 def load_critic_weights(saved: SavedCritic, policy: nn.Module, adapter: str, value_head: ValueHead) -> None:
@@ -164,17 +199,21 @@ def load_critic_weights(saved: SavedCritic, policy: nn.Module, adapter: str, val
         _warn_of_another_base(saved, name)
     if saved.kind == "adapter":
         _load_adapter(saved, policy, adapter)
-    load_value_head(value_head, saved.folder, saved.subject)
+    if saved.is_reward:
+        _, _, head = read_reward_adapter(saved.folder)
+        value_head.load_state_dict(head.state_dict())
+    else:
+        load_value_head(value_head, saved.folder, saved.subject)
 
 
 def _load_adapter(saved: SavedCritic, policy: nn.Module, adapter: str) -> None:
     try:
-        weights = load_file(saved.folder / ADAPTER_WEIGHTS)
-        result = set_peft_model_state_dict(policy, weights, adapter_name=adapter)
-        missing = [key for key in result.missing_keys if f".{adapter}." in f"{key}."]
-        problem = next(iter([*result.unexpected_keys, *missing]), None)
-    except (RuntimeError, ValueError, SafetensorError) as error:
-        problem = str(error).splitlines()[-1].strip()
+        weights = read_reward_adapter(saved.folder)[1] if saved.is_reward else load_file(saved.folder / ADAPTER_WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{saved.subject} has a `{ADAPTER_WEIGHTS}` that cannot be read ({first_line(error)}); save it again."
+        ) from None
+    problem = fill_adapter(policy, weights, adapter)
     if problem is not None:
         raise ValueError(
             f"{saved.subject} belongs to another base and does not fit the policy's ({problem}); give the critic of a "

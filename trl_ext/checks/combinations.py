@@ -44,10 +44,11 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
         raise ValueError(f"`reward_clip_range` must be a lower and a higher bound, got {bounds}.")
     if weights is not None and not any(weights):
         raise ValueError(f"`reward_weights` are {weights}, so nothing would be learned; set at least one of them.")
-    if args.critic_lora_rank is not None and args.critic != "adapter":
-        raise ValueError(
-            f"`critic_lora_rank` {args.critic_lora_rank} needs `critic='adapter'`; leave it out otherwise."
-        )
+    for name in ("critic_lora_rank", "critic_target_modules"):
+        if (value := getattr(args, name)) is not None and args.critic != "adapter":
+            raise ValueError(f"`{name}` {value} needs `critic='adapter'`; leave it out otherwise.")
+    if args.critic_target_modules is not None and not all(args.critic_target_modules or [""]):
+        raise ValueError(f"`critic_target_modules` must name layers, got {args.critic_target_modules}.")
     if (args.activation_checkpointing_kwargs or {}).get("use_reentrant") and args.critic == "adapter":
         raise ValueError("`critic='adapter'` needs checkpointing with `use_reentrant=False`.")
     if args.max_steps == 0:

@@ -12,7 +12,7 @@ from trl_ext.running.names import check_critic, check_judge, check_model, check_
 from trl_ext.worlds.instructions_models import prepare_instructions
 
 from .comparison import read_run
-from .options import PPOStage, PreferenceData, RewardStage, RunOptions, SupervisedStage
+from .options import RUNS_REWARD, PPOStage, PreferenceData, RewardStage, RunOptions, SupervisedStage
 
 __all__ = ["resolve_names"]
 
@@ -53,7 +53,8 @@ def resolve_names(
     trusted: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
     revision = model_args.model_revision
     config = check_model("model_name_or_path", str(model_args.model_name_or_path), revision=revision, **trusted)
-    check_critic(args.critic, config, has_lora=model_args.use_peft, **trusted)
+    if args.critic != RUNS_REWARD:
+        check_critic(args.critic, config, has_lora=model_args.use_peft, **trusted)
     for option, name in (("reward_model", reward.reward_model), ("judge_model", ppo.judge_model)):
         if name is not None:
             check_reward_model(option, name, **trusted)

@@ -12,6 +12,8 @@ from trl_ext.rewards.combine import AGGREGATIONS
 __all__ = ["STAGES", "PPOStage", "PreferenceData", "RewardStage", "RunOptions", "SupervisedStage"]
 
 STAGES = ("sft", "reward", "ppo", "eval")
+# A value of `critic`: the critic starts from the reward model of the `reward` stage.
+RUNS_REWARD = "reward"
 
 
 @dataclass

@@ -19,7 +19,7 @@ from trl_ext.running.interrupts import OrderlyStop
 from trl_ext.text.decoding import as_completions
 from trl_ext.trainer import PPOTrainer
 
-from .options import PPOStage
+from .options import RUNS_REWARD, PPOStage
 from .rewards import calibrate, combine, is_adapter, load_rewards, with_reward_adapters
 from .sampling import sample_answers
 
@@ -57,6 +57,8 @@ def make_trainer(
     """
     given = _reward_folders(stage, reward_models, folder)
     peft_config, quantization_config = get_peft_config(model_args), get_quantization_config(model_args)
+    if args.critic == RUNS_REWARD:
+        args.critic = given[0]
     model: Any = policy
     on_base = is_adapter(given[0])
     if on_base and peft_config is not None:

@@ -67,6 +67,7 @@ def with_reward_adapters(
         peft_config=peft_config,
         quantization_config=quantization_config,
         critic_lora_rank=args.critic_lora_rank,
+        critic_target_modules=args.critic_target_modules,
         reward_adapters=names,
         sum_reward_models=False,
         init_kwargs={"trust_remote_code": args.trust_remote_code, **init_kwargs},

@@ -27,7 +27,7 @@ _INCIDENTAL = (
     "resume_from", "num_completions", "load_best", "metric_for", "greater_is", "project", "trackio",
 )  # fmt: skip
 # Fields that PPOConfig has gained, at the value that runs had before: the records of those runs still hold.
-_GAINED = {"kl_schedule": "linear"}
+_GAINED = {"kl_schedule": "linear", "critic_target_modules": None}
 
 
 class StageSettings:
