@@ -6,7 +6,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import TrainerCallback
 from transformers.utils import logging
@@ -18,7 +18,7 @@ from trl_ext.rewards.base import Batch, Reward, fresh
 from trl_ext.rewards.retry import run_reward
 from trl_ext.text.ngrams import distinct_n, repetition
 
-from .change_detection import Drift, Finding, Overoptimization
+from .signals import TOLERANCES, Alarm, Looks, Marks, Signals
 
 logger = logging.get_logger(__name__)
 
@@ -27,36 +27,6 @@ logger = logging.get_logger(__name__)
 STATE_KEY = "trl_ext.reward_hacking"
 GOLD = "monitor/gold"
 IN_BUDGET = "monitor/gold_in_budget"
-
-# Allowed distance of each signal from its start, see `RewardHackingMonitor`.
-TOLERANCES: Mapping[str, float | None] = {
-    "length_up": 1.5,
-    "length_down": 1.5,
-    "repetition": 0.1,
-    "diversity": 1.5,
-    "disagreement": 1.5,
-}
-_WHAT = {
-    "length_up": "completions have become longer",
-    "length_down": "completions have become shorter",
-    "repetition": "completions repeat themselves more",
-    "diversity": "completions have become more alike (distinct-2)",
-    "disagreement": "the reward models of the ensemble disagree more",
-}
-
-
-class Alarm(NamedTuple):
-    """An alarm of a monitor.
-
-    Attributes:
-        signal: "gold", "divergence", "length_up", "length_down", "repetition", "diversity" or "disagreement".
-        step: Optimizer step of the alarm.
-        message: The figures, in a sentence.
-    """
-
-    signal: str
-    step: int
-    message: str
 
 
 class RewardHackingMonitor(TrainerCallback):
@@ -139,17 +109,15 @@ class RewardHackingMonitor(TrainerCallback):
         self._reset()
 
     def _reset(self) -> None:
-        self.alarms: list[Alarm] = []
+        self._signals = Signals(self.tolerances, self.warmup)
         self._rollouts = 0
         self._text_length: int | None = None  # tokens of each completion that count for distinct-2
-        self._drifts = {
-            name: Drift(tolerance if name == "repetition" else math.log(tolerance), self.warmup)
-            for name, tolerance in self.tolerances.items()
-            if tolerance is not None
-        }
-        self._golds: dict[str, Overoptimization] = {}  # by prefix of the evaluation; "" is training
-        self._evidence: dict[str, float] = {}
         self._evaluation: list[tuple[float, Reward]] = []  # (proxy, gold) of the evaluation under way
+
+    @property
+    def alarms(self) -> list[Alarm]:
+        """The alarms so far, in their order."""
+        return self._signals.alarms
 
     # ---- hooks of the trainer ----
 
@@ -177,13 +145,13 @@ class RewardHackingMonitor(TrainerCallback):
             self._text_length = max(2, round(statistics.fmean(_over_processes([float(len(row)) for row in ids]))))
         proxies = [p if ok else math.nan for p, ok in zip(scores.total.tolist(), scores.valid.tolist(), strict=True)]
         pairs = _over_processes(list(zip(proxies, golds, strict=True)))
-        looks = {
-            "length": statistics.fmean(_over_processes([float(len(row)) for row in ids])),
-            "repetition": statistics.fmean(_over_processes([repetition(row) for row in ids])),
-            "distinct_2": _mean(_over_processes([distinct_n([row[: self._text_length] for row in ids], 2)])),
-            "disagreement": _mean(_over_processes([_disagreement(scores.metrics)])),
-        }
-        logged = {f"monitor/{name}": looks[name] for name in ("repetition", "distinct_2")}
+        looks = Looks(
+            length=statistics.fmean(_over_processes([float(len(row)) for row in ids])),
+            repetition=statistics.fmean(_over_processes([repetition(row) for row in ids])),
+            distinct_2=_mean(_over_processes([distinct_n([row[: self._text_length] for row in ids], 2)])),
+            disagreement=_mean(_over_processes([_disagreement(scores.metrics)])),
+        )
+        logged = {"monitor/repetition": looks.repetition, "monitor/distinct_2": looks.distinct_2}
         known = [gold for _, gold in pairs if gold is not None]
         if known:
             logged[GOLD] = statistics.fmean(known)
@@ -191,9 +159,9 @@ class RewardHackingMonitor(TrainerCallback):
             self._evaluation += pairs
             return logged
         logged["monitor/sqrt_kl"] = math.sqrt(max(metrics["kl"], 0.0))
-        self._watch_drifts(looks, state.global_step)
+        self._warn(self._signals.add_looks(looks, state.global_step))
         if known:
-            self._watch_gold("", pairs, state.global_step)
+            self._warn(self._signals.add_marks("", Marks(*zip(*pairs, strict=True)), state.global_step))
         return logged | self._summary()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
@@ -204,7 +172,7 @@ class RewardHackingMonitor(TrainerCallback):
         pairs, self._evaluation = self._evaluation, []
         seen = "monitor/repetition"  # in the metrics of every evaluation that was looked at
         for prefix in [key.removesuffix(seen) for key in metrics if key.endswith(seen) and self.gold is not None]:
-            self._watch_gold(prefix, pairs, state.global_step)
+            self._warn(self._signals.add_marks(prefix, Marks(*zip(*pairs, strict=True)), state.global_step))
             # NaN, also where nothing could be measured, is never better than anything.
             gold = metrics.setdefault(f"{prefix}{GOLD}", math.nan)
             if self.max_kl is not None:
@@ -256,7 +224,7 @@ class RewardHackingMonitor(TrainerCallback):
             control.should_training_stop = True
 
     def _summary(self) -> dict[str, float]:
-        evidence = {f"monitor/evidence/{name}": value for name, value in self._evidence.items()}
+        evidence = {f"monitor/evidence/{name}": value for name, value in self._signals.evidence.items()}
         return {"monitor/alarms": float(len(self.alarms))} | evidence
 
     def _gold_scores(self, batch: Batch, state: Any) -> list[Reward]:
@@ -282,71 +250,21 @@ class RewardHackingMonitor(TrainerCallback):
         )
         return [None] * len(batch) if lost else result.rewards
 
-    def _watch_drifts(self, looks: Mapping[str, float], step: int) -> None:
-        """Add the values to the drifts; factors become differences of logarithms, so that 2 and 1/2 are equally far."""
-        floor = 1e-6
-        values = {
-            "length_up": math.log(looks["length"] + floor),
-            "length_down": -math.log(looks["length"] + floor),
-            "repetition": looks["repetition"],
-            "diversity": -math.log(looks["distinct_2"] + floor),
-            "disagreement": math.log(looks["disagreement"] + floor),
-        }
-        for name, drift in self._drifts.items():
-            if math.isnan(values[name]):
-                continue
-            self._evidence[name] = drift.add(values[name])
-            if self._evidence[name] >= 1:
-                sign = -1 if name in ("length_down", "diversity") else 1
-                was, now = drift.start, values[name]
-                if name != "repetition":
-                    was, now = math.exp(sign * was) - floor, math.exp(sign * now) - floor
-                self._raise(name, step, f"{_WHAT[name]}: {now:.4g}, and {was:.4g} at the start")
-
-    def _watch_gold(self, prefix: str, pairs: list[tuple[float, Reward]], step: int) -> None:
-        pairs = [(proxy, None if math.isnan(proxy) else gold) for proxy, gold in pairs]
-        proxies = [proxy for proxy, _ in pairs if not math.isnan(proxy)]
-        if not proxies:
-            return
-        history = self._golds.setdefault(prefix, Overoptimization(paired=bool(prefix)))
-        findings = history.add(step, statistics.fmean(proxies), [gold for _, gold in pairs])
-        source = f"in the evaluations '{prefix.rstrip('_')}'" if prefix else "on the samples of training"
-        for name, finding in zip(("gold", "divergence"), findings, strict=True):
-            self._evidence[name] = finding.evidence
-            if finding.evidence >= 1:
-                self._raise(name, step, _gold_message(name, finding, source))
-
-    def _raise(self, signal: str, step: int, message: str) -> None:
-        if signal in {alarm.signal for alarm in self.alarms}:
-            return
-        self.alarms.append(Alarm(signal, step, message))
-        text = f"Reward hacking? Signal '{signal}' at step {step}: {message}."
-        logger.warning(text)
-        warnings.warn(text, stacklevel=3)
+    def _warn(self, alarms: list[Alarm]) -> None:
+        for alarm in alarms:
+            text = f"Reward hacking? Signal '{alarm.signal}' at step {alarm.step}: {alarm.message}."
+            logger.warning(text)
+            warnings.warn(text, stacklevel=3)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the JSON-able state for a checkpoint."""
-        return {
-            "alarms": [list(alarm) for alarm in self.alarms],
-            "rollouts": self._rollouts,
-            "text_length": self._text_length,
-            "drifts": {name: drift.state_dict() for name, drift in self._drifts.items()},
-            "golds": {prefix: history.state_dict() for prefix, history in self._golds.items()},
-            "evidence": dict(self._evidence),
-        }
+        return {"rollouts": self._rollouts, "text_length": self._text_length, **self._signals.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state that `state_dict` returned; signals that were switched on since start without history."""
         self._reset()
-        self.alarms = [Alarm(*alarm) for alarm in state["alarms"]]
         self._rollouts, self._text_length = state["rollouts"], state["text_length"]
-        for name, drift in self._drifts.items():
-            if name in state["drifts"]:
-                drift.load_state_dict(state["drifts"][name])
-        for prefix, history in state["golds"].items():
-            self._golds[prefix] = Overoptimization(paired=bool(prefix))
-            self._golds[prefix].load_state_dict(history)
-        self._evidence = dict(state["evidence"])
+        self._signals.load_state_dict(state)
 
 
 def observe_rollout(
@@ -371,15 +289,6 @@ def observe_rollout(
             shown = (batch.fresh(), fresh(scores), dict(metrics))  # copies, which a callback may change
             added |= callback.on_rollout(*shown, state=state, training=training)
     return added
-
-
-def _gold_message(signal: str, finding: Finding, source: str) -> str:
-    (gold, gold_now), (proxy, proxy_now) = finding.gold, finding.proxy
-    change = "has fallen" if signal == "gold" else "no longer follows the reward: it went"
-    return (
-        f"the gold reward {source} {change} from {gold:.4g} (step {finding.step}) to {gold_now:.4g}, while the reward "
-        f"went from {proxy:.4g} to {proxy_now:.4g} ({finding.z:.1f} standard errors)"
-    )
 
 
 def _disagreement(metrics: Mapping[str, float]) -> float:
