@@ -3,6 +3,7 @@
 
 from .adaptive import AdaptiveKL
 from .fixed import FixedKL
+from .log_pid import LogPID
 from .pid import PIDKL
 from .protocol import KLController
 from .scheduled import SHAPES, ScheduledKL
@@ -14,6 +15,7 @@ __all__ = [
     "AdaptiveKL",
     "FixedKL",
     "KLController",
+    "LogPID",
     "PIDKL",
     "ScheduledKL",
     "all_settings",

@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""A PID controller on the logarithm of the coefficient."""
+"""A PID controller of the KL, on the logarithm of the coefficient."""
 
-import math
 from typing import Any
 
 from trl_ext.messages.advice import answers_unknown
@@ -12,28 +11,24 @@ from ._checks import (
     check_state,
     is_finite,
     is_usable,
-    require_coef_in_bounds,
     require_multipliable,
-    require_non_negative,
     require_positive,
 )
+from .log_pid import LogPID
 
 _NONE_AT_FIRST = ("previous_error", "smoothed_kl")
 
 
 @answers_unknown("argument")
 class PIDKL:
-    """Holds a target KL with `log coef = log init_coef + kp * e + ki * sum(e) + kd * (e - previous e)`.
+    """Holds a target KL with `log coef = log init_coef + kp * e + ki * sum(e) + kd * (e - previous e)` ([`LogPID`]).
 
-    `e = clip(kl / target - 1, -max_error, max_error)`, once per update, whatever the number of episodes. In log
-    space a step is a factor, so the same gains serve coefficients of 0.01 and 10. The integral finds the coefficient;
+    `e = clip(kl / target - 1, -max_error, max_error)`, once per update, whatever the number of episodes. The integral
+    finds the coefficient;
     the proportional part answers at once and so damps the oscillation that integrating alone (`AdaptiveKL`) shows
     when the policy follows the coefficient slowly. The defaults suit a policy that takes 1 to 50 updates to follow;
     the integral alone doubles the coefficient in ln 2 / (ki * max_error) = 14 updates at the bound of the error. The
     derivative is off by default, for it amplifies the noise of the measurement; raise `smoothing` together with `kd`.
-
-    Anti-windup by conditional integration: while the coefficient is at a bound, errors that push it further out are
-    not summed, so that it leaves the bound soon after the error has changed its sign.
 
     Args:
         target: the KL to hold, nats per completion.
@@ -66,24 +61,14 @@ class PIDKL:
         max_coef: float = MAX_COEF,
     ) -> None:
         require_positive("target", target)
-        require_positive("max_error", max_error)
-        for name, gain in (("kp", kp), ("ki", ki), ("kd", kd)):
-            require_non_negative(name, gain)
         if not (is_finite(smoothing) and 0.0 <= smoothing < 1.0):
             raise ValueError(f"smoothing is {smoothing!r}; it must be at least 0 and below 1.")
-        require_coef_in_bounds(init_coef, min_coef, max_coef)
-        self.coef = float(init_coef)
+        self._pid = LogPID(
+            init_coef=init_coef, kp=kp, ki=ki, kd=kd, max_error=max_error, min_coef=min_coef, max_coef=max_coef
+        )
+        self.coef = self._pid.coef
         self.target = target
-        self.init_coef = init_coef
-        self.kp = kp
-        self.ki = ki
-        self.kd = kd
         self.smoothing = smoothing
-        self.max_error = max_error
-        self.min_coef = min_coef
-        self.max_coef = max_coef
-        self._integral = 0.0
-        self._previous_error: float | None = None
         self._smoothed_kl: float | None = None
 
     @classmethod
@@ -93,7 +78,8 @@ class PIDKL:
         return cls(target=kl_target, init_coef=kl_coef)
 
     def __repr__(self) -> str:
-        return f"PIDKL(target={self.target}, kp={self.kp}, ki={self.ki}, kd={self.kd}) at {self.coef:.4g}"
+        pid = self._pid
+        return f"PIDKL(target={self.target}, kp={pid.kp}, ki={pid.ki}, kd={pid.kd}) at {self.coef:.4g}"
 
     def update(self, kl: float, episodes: int) -> None:
         """Move the coefficient by one step; a KL that is not finite is ignored with a warning."""
@@ -101,30 +87,12 @@ class PIDKL:
             return
         past = kl if self._smoothed_kl is None else self._smoothed_kl
         self._smoothed_kl = float(self.smoothing * past + (1.0 - self.smoothing) * kl)
-        error = min(max(self._smoothed_kl / self.target - 1.0, -self.max_error), self.max_error)
-        change = 0.0 if self._previous_error is None else error - self._previous_error
-        self._previous_error = error
-
-        integral = self._integral + error
-        log_coef = math.log(self.init_coef) + self.kp * error + self.ki * integral + self.kd * change
-        low, high = math.log(self.min_coef), math.log(self.max_coef)
-        if not ((log_coef > high and error > 0) or (log_coef < low and error < 0)):
-            self._integral = integral
-        if low < log_coef < high:
-            # exp may miss a bound by the last bit.
-            self.coef = self._bounded(math.exp(log_coef))
-        else:
-            self.coef = float(self.min_coef if log_coef <= low else self.max_coef)
+        self._pid.step(self._smoothed_kl / self.target - 1.0)
+        self.coef = self._pid.coef
 
     def state_dict(self) -> dict[str, Any]:
         """Return coefficient, integral, last error and smoothed KL (both None before the first update)."""
-        return {
-            "controller": type(self).__name__,
-            "coef": self.coef,
-            "integral": self._integral,
-            "previous_error": self._previous_error,
-            "smoothed_kl": self._smoothed_kl,
-        }
+        return {"controller": type(self).__name__, **self._pid.state_dict(), "smoothed_kl": self._smoothed_kl}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned, within the bounds; raise ValueError for the state of another class."""
@@ -132,10 +100,6 @@ class PIDKL:
         # Before the first update these two are None, the only values in a state that are no numbers.
         numbers = state if started else {**state, **{key: 0.0 for key in _NONE_AT_FIRST if key in state}}
         check_state(self, numbers, ["coef", "integral", *_NONE_AT_FIRST])
-        self.coef = self._bounded(state["coef"])
-        self._integral = float(state["integral"])
-        self._previous_error = float(state["previous_error"]) if started else None
+        self._pid.load_state_dict(state if started else {**state, "previous_error": None})
+        self.coef = self._pid.coef
         self._smoothed_kl = float(state["smoothed_kl"]) if started else None
-
-    def _bounded(self, coef: float) -> float:
-        return float(min(max(coef, self.min_coef), self.max_coef))

@@ -61,6 +61,7 @@ class RewardHackingMonitor(TrainerCallback):
             the other signals only.
         gold_every: Score every `gold_every`-th rollout of training with `gold`; None scores evaluations only.
         max_kl: KL budget in nats per completion, for `gold_in_budget`.
+        category: Column with the kind of each prompt, by which the gold score is compared too; None: no kinds.
         tolerances: Changes to `TOLERANCES`: the factor by which a signal may grow (`length_up`, `disagreement`) or
             shrink (`length_down`, `diversity`), the difference by which `repetition` may rise; None switches one off.
         warmup: Rollouts that estimate start and noise of the signals.
@@ -79,6 +80,7 @@ class RewardHackingMonitor(TrainerCallback):
         *,
         gold_every: int | None = 1,
         max_kl: float | None = None,
+        category: str | None = None,
         tolerances: Mapping[str, float | None] | None = None,
         warmup: int = 10,
         stop_on_alarm: bool = False,
@@ -103,7 +105,7 @@ class RewardHackingMonitor(TrainerCallback):
             least = 0.0 if name == "repetition" else 1.0
             if tolerance is not None and not tolerance > least:
                 raise ValueError(f"The tolerance of {name!r} is {tolerance}: it must be above {least:g}, or None.")
-        self.gold, self.gold_every, self.max_kl = gold, gold_every, max_kl
+        self.gold, self.gold_every, self.max_kl, self.category = gold, gold_every, max_kl, category
         self.tolerances, self.warmup, self.stop_on_alarm = chosen, warmup, stop_on_alarm
         self.retries, self.timeout = retries, timeout
         self._reset()
@@ -112,7 +114,7 @@ class RewardHackingMonitor(TrainerCallback):
         self._signals = Signals(self.tolerances, self.warmup)
         self._rollouts = 0
         self._text_length: int | None = None  # tokens of each completion that count for distinct-2
-        self._evaluation: list[tuple[float, Reward]] = []  # (proxy, gold) of the evaluation under way
+        self._evaluation: list[tuple] = []  # (proxy, gold, kind) of each sample of the evaluation under way
 
     @property
     def alarms(self) -> list[Alarm]:
@@ -144,7 +146,8 @@ class RewardHackingMonitor(TrainerCallback):
         if self._text_length is None and training:
             self._text_length = max(2, round(statistics.fmean(_over_processes([float(len(row)) for row in ids]))))
         proxies = [p if ok else math.nan for p, ok in zip(scores.total.tolist(), scores.valid.tolist(), strict=True)]
-        pairs = _over_processes(list(zip(proxies, golds, strict=True)))
+        kinds = [None if kind is None else str(kind) for kind in batch.columns.get(self.category, [None] * len(batch))]
+        marks = _over_processes(list(zip(proxies, golds, kinds, strict=True)))
         looks = Looks(
             length=statistics.fmean(_over_processes([float(len(row)) for row in ids])),
             repetition=statistics.fmean(_over_processes([repetition(row) for row in ids])),
@@ -152,16 +155,16 @@ class RewardHackingMonitor(TrainerCallback):
             disagreement=_mean(_over_processes([_disagreement(scores.metrics)])),
         )
         logged = {"monitor/repetition": looks.repetition, "monitor/distinct_2": looks.distinct_2}
-        known = [gold for _, gold in pairs if gold is not None]
+        known = [gold for _, gold, _ in marks if gold is not None]
         if known:
             logged[GOLD] = statistics.fmean(known)
         if not training:
-            self._evaluation += pairs
+            self._evaluation += marks
             return logged
         logged["monitor/sqrt_kl"] = math.sqrt(max(metrics["kl"], 0.0))
         self._warn(self._signals.add_looks(looks, state.global_step))
         if known:
-            self._warn(self._signals.add_marks("", Marks(*zip(*pairs, strict=True)), state.global_step))
+            self._warn(self._signals.add_marks("", Marks(*zip(*marks, strict=True)), state.global_step))
         return logged | self._summary()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
@@ -169,10 +172,10 @@ class RewardHackingMonitor(TrainerCallback):
 
         The Trainer chooses the best model from the very dictionary that is passed here, after this call.
         """
-        pairs, self._evaluation = self._evaluation, []
+        marks, self._evaluation = self._evaluation, []
         seen = "monitor/repetition"  # in the metrics of every evaluation that was looked at
         for prefix in [key.removesuffix(seen) for key in metrics if key.endswith(seen) and self.gold is not None]:
-            self._warn(self._signals.add_marks(prefix, Marks(*zip(*pairs, strict=True)), state.global_step))
+            self._warn(self._signals.add_marks(prefix, Marks(*zip(*marks, strict=True)), state.global_step))
             # NaN, also where nothing could be measured, is never better than anything.
             gold = metrics.setdefault(f"{prefix}{GOLD}", math.nan)
             if self.max_kl is not None:

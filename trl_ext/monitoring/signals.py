@@ -50,10 +50,12 @@ class Marks(NamedTuple):
     Attributes:
         proxies: Rewards that are optimized; NaN where there is none.
         golds: Gold scores; None where there is none.
+        kinds: Kind of each prompt; None where prompts have none.
     """
 
     proxies: Sequence[float]
     golds: Sequence[Reward]
+    kinds: Sequence[str | None]
 
 
 class Looks(NamedTuple):
