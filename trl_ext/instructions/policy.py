@@ -81,7 +81,10 @@ def make_trainer(
         options["quantization_config"] = quantization_config
     prompts, eval_prompts = _calibrate(stage, args, members, policy, tokenizer, (prompts, eval_prompts), options)
     built_by_hand = model is not policy
-    monitor = RewardHackingMonitor(gold, max_kl=stage.gold_kl_budget, stop_on_alarm=stage.stop_on_alarm)
+    category = "kind" if all("kind" in part.column_names for part in (prompts, eval_prompts)) else None
+    monitor = RewardHackingMonitor(
+        gold, max_kl=stage.gold_kl_budget, category=category, stop_on_alarm=stage.stop_on_alarm
+    )
     if gold is not None and (stage.gold_kl_budget is not None or args.load_best_model_at_end):
         args.load_best_model_at_end, args.greater_is_better = True, True
         args.metric_for_best_model = "eval_monitor/gold" + ("_in_budget" if stage.gold_kl_budget else "")

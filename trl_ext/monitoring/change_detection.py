@@ -151,10 +151,11 @@ class Overoptimization:
 
     Args:
         paired: Whether each evaluation is of the same prompts in the same order.
+        divergence: Whether to look for a divergence too; otherwise that finding is always empty.
     """
 
-    def __init__(self, *, paired: bool):
-        self.paired = paired
+    def __init__(self, *, paired: bool, divergence: bool = True):
+        self.paired, self.divergence = paired, divergence
         self.gold_noise, self.proxy_noise = Noise(), Noise()
         # One block is one evaluation, or several old ones: the evaluations in it, the samples behind it, its last
         # step, the proxy's mean, and gold: one mean per prompt if paired, otherwise the mean alone.
@@ -178,7 +179,8 @@ class Overoptimization:
         mean = math.fsum(known) / len(known)
         if self.paired:
             if self.blocks and len(self.blocks[0]["gold"]) != len(gold):
-                self.__init__(paired=True)  # type: ignore[misc]  # other prompts: nothing to compare with
+                # other prompts: nothing to compare with
+                self.__init__(paired=True, divergence=self.divergence)  # type: ignore[misc]
             last = self.blocks[-1]["gold"] if self.blocks else [mean] * len(gold)
             # A prompt without a score now is taken not to have changed.
             values = [old if score is None else score for score, old in zip(gold, last, strict=True)]
@@ -208,7 +210,7 @@ class Overoptimization:
             for length in _lengths(count - latest):
                 earlier = sums.window(np.arange(count - latest - length + 1), length)
                 fall = max(fall, self._loudest(earlier, now, np.zeros(len(earlier.looks)), sums))
-                shares = self._promised(earlier, now, sums)
+                shares = self._promised(earlier, now, sums) if self.divergence else np.zeros(0)
                 if shares.any():
                     divergence = max(divergence, self._loudest(earlier, now, shares, sums, only=shares > 0))
         return fall, divergence

@@ -11,14 +11,14 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from trl_ext.messages.printable import error_text
+from trl_ext.messages.printable import error_text, one_line
 from trl_ext.processes import gather
 from trl_ext.rewards import Scores, reward_name
 from trl_ext.rewards.base import Batch, Reward, fresh
 from trl_ext.rewards.retry import run_reward
 from trl_ext.text.ngrams import distinct_n, repetition
 
-from .signals import TOLERANCES, Alarm, Looks, Marks, Signals
+from .signals import MOST_CATEGORIES, TOLERANCES, Alarm, Looks, Marks, Signals
 
 logger = logging.get_logger(__name__)
 
@@ -61,7 +61,8 @@ class RewardHackingMonitor(TrainerCallback):
             the other signals only.
         gold_every: Score every `gold_every`-th rollout of training with `gold`; None scores evaluations only.
         max_kl: KL budget in nats per completion, for `gold_in_budget`.
-        category: Column with the kind of each prompt, by which the gold score is compared too; None: no kinds.
+        category: Column with the category of each prompt, such as its task: the gold score of each is then compared
+            too, and logged as `monitor/gold/<category>`. None: no categories.
         tolerances: Changes to `TOLERANCES`: the factor by which a signal may grow (`length_up`, `disagreement`) or
             shrink (`length_down`, `diversity`), the difference by which `repetition` may rise; None switches one off.
         warmup: Rollouts that estimate start and noise of the signals.
@@ -114,7 +115,7 @@ class RewardHackingMonitor(TrainerCallback):
         self._signals = Signals(self.tolerances, self.warmup)
         self._rollouts = 0
         self._text_length: int | None = None  # tokens of each completion that count for distinct-2
-        self._evaluation: list[tuple] = []  # (proxy, gold, kind) of each sample of the evaluation under way
+        self._evaluation: list[tuple] = []  # (proxy, gold, category) of each sample of the evaluation under way
 
     @property
     def alarms(self) -> list[Alarm]:
@@ -146,8 +147,7 @@ class RewardHackingMonitor(TrainerCallback):
         if self._text_length is None and training:
             self._text_length = max(2, round(statistics.fmean(_over_processes([float(len(row)) for row in ids]))))
         proxies = [p if ok else math.nan for p, ok in zip(scores.total.tolist(), scores.valid.tolist(), strict=True)]
-        kinds = [None if kind is None else str(kind) for kind in batch.columns.get(self.category, [None] * len(batch))]
-        marks = _over_processes(list(zip(proxies, golds, kinds, strict=True)))
+        marks = _over_processes(list(zip(proxies, golds, self._categories(batch), strict=True)))
         looks = Looks(
             length=statistics.fmean(_over_processes([float(len(row)) for row in ids])),
             repetition=statistics.fmean(_over_processes([repetition(row) for row in ids])),
@@ -158,6 +158,7 @@ class RewardHackingMonitor(TrainerCallback):
         known = [gold for _, gold, _ in marks if gold is not None]
         if known:
             logged[GOLD] = statistics.fmean(known)
+            logged |= _by_category(marks)
         if not training:
             self._evaluation += marks
             return logged
@@ -253,6 +254,16 @@ class RewardHackingMonitor(TrainerCallback):
         )
         return [None] * len(batch) if lost else result.rewards
 
+    def _categories(self, batch: Batch) -> list[str | None]:
+        if self.category is None:
+            return [None] * len(batch)
+        if self.category not in batch.columns:
+            raise ValueError(
+                f"RewardHackingMonitor has category={self.category!r}, but the prompts have the columns "
+                f"{sorted(batch.columns)}; name one of them, or leave it out."
+            )
+        return [None if value is None else str(value) for value in batch.columns[self.category]]
+
     def _warn(self, alarms: list[Alarm]) -> None:
         for alarm in alarms:
             text = f"Reward hacking? Signal '{alarm.signal}' at step {alarm.step}: {alarm.message}."
@@ -292,6 +303,17 @@ def observe_rollout(
             shown = (batch.fresh(), fresh(scores), dict(metrics))  # copies, which a callback may change
             added |= callback.on_rollout(*shown, state=state, training=training)
     return added
+
+
+def _by_category(marks: list[tuple[float, Reward, str | None]]) -> dict[str, float]:
+    """Return the mean gold score of each category."""
+    found: dict[str, list[float]] = {}
+    for _, gold, category in marks:
+        if gold is not None and category is not None:
+            found.setdefault(category, []).append(gold)
+    if len(found) > MOST_CATEGORIES:
+        return {}
+    return {f"{GOLD}/{one_line(category, 40)}": statistics.fmean(golds) for category, golds in sorted(found.items())}
 
 
 def _disagreement(metrics: Mapping[str, float]) -> float:

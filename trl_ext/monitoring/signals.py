@@ -9,9 +9,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from trl_ext.messages.printable import one_line
 from trl_ext.rewards.base import Reward
 
-from .change_detection import Drift, Finding, Overoptimization
+from .change_detection import SCAN_LIMIT, Drift, Finding, Overoptimization
 
 # Allowed distance of each signal from its start, see `RewardHackingMonitor`.
 TOLERANCES: Mapping[str, float | None] = {
@@ -21,6 +22,7 @@ TOLERANCES: Mapping[str, float | None] = {
     "diversity": 1.5,
     "disagreement": 1.5,
 }
+MOST_CATEGORIES = 50  # more values in a column are no categories
 _WHAT = {
     "length_up": "completions have become longer",
     "length_down": "completions have become shorter",
@@ -34,7 +36,8 @@ class Alarm(NamedTuple):
     """An alarm of a monitor.
 
     Attributes:
-        signal: "gold", "divergence", "length_up", "length_down", "repetition", "diversity" or "disagreement".
+        signal: "gold", "divergence", "length_up", "length_down", "repetition", "diversity" or "disagreement", or
+            "gold/" and the name of a category.
         step: Optimizer step of the alarm.
         message: The figures, in a sentence.
     """
@@ -50,12 +53,12 @@ class Marks(NamedTuple):
     Attributes:
         proxies: Rewards that are optimized; NaN where there is none.
         golds: Gold scores; None where there is none.
-        kinds: Kind of each prompt; None where prompts have none.
+        categories: Category of each prompt; None where there is none.
     """
 
     proxies: Sequence[float]
     golds: Sequence[Reward]
-    kinds: Sequence[str | None]
+    categories: Sequence[str | None]
 
 
 class Looks(NamedTuple):
@@ -95,6 +98,7 @@ class Signals:
             if tolerance is not None
         }
         self._golds: dict[str, Overoptimization] = {}  # by prefix of the evaluation; "" is training
+        self._categories: dict[str, dict[str, Overoptimization]] = {}  # by prefix and category
 
     def add_looks(self, looks: Looks, step: int) -> list[Alarm]:
         """Add how a rollout of training looks, and return the new alarms.
@@ -137,6 +141,35 @@ class Signals:
             self.evidence[name] = finding.evidence
             if finding.evidence >= 1:
                 raised += self._raise(name, step, _gold_message(name, finding, source))
+        return raised + self._add_categories(prefix, marks._replace(golds=golds), statistics.fmean(known), step)
+
+    def _add_categories(self, prefix: str, marks: Marks, proxy: float, step: int) -> list[Alarm]:
+        """Compare the gold scores of each category, and return alarms of those that fall while the reward rises.
+
+        The limit grows with their number C: a normal variable exceeds z with a probability of about exp(-z^2 / 2), and
+        C times less of it is z^2 + 2 log C.
+        """
+        found: dict[str, list[Reward]] = {}
+        for category, gold in zip(marks.categories, marks.golds, strict=True):
+            if category is not None:
+                found.setdefault(category, []).append(gold)
+        histories = self._categories.setdefault(prefix, {})
+        if len(histories.keys() | found.keys()) > MOST_CATEGORIES:
+            return []
+        raised, evidence = [], 0.0
+        for category, golds in found.items():
+            if category not in histories:
+                histories[category] = Overoptimization(paired=bool(prefix), divergence=False)
+            finding, _ = histories[category].add(step, proxy, golds)
+            if finding.proxy[1] <= finding.proxy[0]:
+                continue
+            strength = max(0.0, finding.z) / math.sqrt(SCAN_LIMIT**2 + 2 * math.log(len(histories)))
+            evidence = max(evidence, strength)
+            if strength >= 1:
+                source = f"of category '{one_line(category, 40)}'"
+                raised += self._raise(f"gold/{category}", step, _gold_message("gold", finding, source))
+        if found:
+            self.evidence["category"] = evidence
         return raised
 
     def _raise(self, signal: str, step: int, message: str) -> list[Alarm]:
@@ -151,6 +184,10 @@ class Signals:
             "alarms": [list(alarm) for alarm in self.alarms],
             "drifts": {name: drift.state_dict() for name, drift in self._drifts.items()},
             "golds": {prefix: history.state_dict() for prefix, history in self._golds.items()},
+            "categories": {
+                prefix: {category: history.state_dict() for category, history in histories.items()}
+                for prefix, histories in self._categories.items()
+            },
             "evidence": dict(self.evidence),
         }
 
@@ -163,6 +200,12 @@ class Signals:
         for prefix, history in state["golds"].items():
             self._golds[prefix] = Overoptimization(paired=bool(prefix))
             self._golds[prefix].load_state_dict(history)
+        for prefix, histories in state.get("categories", {}).items():  # earlier versions knew none
+            self._categories[prefix] = {}
+            for category, history in histories.items():
+                restored = Overoptimization(paired=bool(prefix), divergence=False)
+                restored.load_state_dict(history)
+                self._categories[prefix][category] = restored
         self.evidence = dict(state["evidence"])
 
 
