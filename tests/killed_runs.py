@@ -110,6 +110,8 @@ def against_hacking() -> dict:
 def make_trainer(folder: Path, kind: str, points: Points) -> PPOTrainer:
     """Two epochs of two rollouts of four optimizer steps each, with state in every part that can have some."""
     settings: dict[str, Any] = {"reward_funcs": [RunningNormalization(scripted.reward), OwnMemory(points)]}
+    if kind == "full":
+        settings |= {"reward_constraints": ["own_memory >= 1"]}
     if kind == "hacking":
         settings = against_hacking()
     if kind == "stream":
@@ -169,6 +171,7 @@ def train(folder: Path, kind: str, kill: tuple[str, int] | None, resume: bool) -
         save_file({n: p.contiguous() for n, p in scripted.weights(trainer).items()}, folder / "weights.safetensors")
     left: dict[str, Any] = {"log": trainer.state.log_history, "kl": trainer.kl_controller.state_dict()}
     left["rewards"] = trainer.rewards.state_dict()
+    left["constraints"] = trainer.rewards.constraints.state_dict()
     monitors = [c for c in trainer.callback_handler.callbacks if isinstance(c, RewardHackingMonitor)]
     left["monitors"] = [monitor.state_dict() for monitor in monitors]
     left["points"] = points.seen

@@ -58,7 +58,9 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path, kind, processes, 
         other = json.loads((tmp_path / "whole" / "left_1.json").read_text())
         memories = [left["rewards"]["own_memory"] for left in (whole, other)]
         assert memories[0] != memories[1], "each process has a memory of its own"
-        assert whole["kl"] == other["kl"]
+        assert whole["kl"] == other["kl"] and whole["constraints"] == other["constraints"]
+    if kind == "full":
+        assert whole["constraints"]["own_memory"]["multiplier"]["integral"] != 0
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from .experience.judging import check_best_metric, check_compute_metrics
 from .experience.prompt_checks import check_prompt_column, check_prompts
 from .experience.stream import check_stream
 from .experience.supervised import text_columns
-from .kl_control import KLController, all_settings
+from .kl_control import KLController, all_settings, check_names, parse_constraints
 from .rewards import check_reward_models, reward_names
 from .text.prompt_column import PROMPT, find_prompt_column
 from .text.rows import is_conversation
@@ -89,7 +89,7 @@ def check_before_loading(
     ptx_dataset: Any,
     eval_reward_funcs: Any = None,
 ) -> None:
-    """Check devices, `output_dir`, named reward models, and the kinds of the datasets.
+    """Check devices, `output_dir`, named reward models, constraints on rewards, and the kinds of the datasets.
 
     Raises:
         TypeError, ValueError: naming what to change.
@@ -102,6 +102,8 @@ def check_before_loading(
     check_output_dir(args.output_dir)
     check_reward_models(reward_funcs, reward_processing_classes)
     check_reward_models(eval_reward_funcs)
+    if args.reward_constraints and not args.reward_adapters:  # adapters have their names once they are loaded
+        check_names(parse_constraints(args.reward_constraints), reward_names(reward_funcs))
     check_columns(train_dataset, eval_dataset, ptx_dataset, args.prompt_column)
 
 

@@ -148,6 +148,7 @@ def assemble(
     rewards = runner(
         reward_funcs,
         weights=args.reward_weights,
+        constraints=args.reward_constraints,
         processing_classes=reward_processing_classes,
         clip_range=(args.reward_clip_range[0], args.reward_clip_range[1]) if args.reward_clip_range else None,
     )

@@ -201,6 +201,11 @@ class PPOConfig(BaseConfig):
         "function, which shares that base with the policy.",
     )
     reward_weights: list[float] | None = option(None, "Weight of each reward function; all 1 by default.")
+    reward_constraints: list[str] | None = option(
+        None,
+        "Bounds on the means of reward functions, such as 'toxicity <= 0.05': a multiplier that a controller moves "
+        "takes the place of the function's weight, and begins at it. The others are maximized.",
+    )
     reward_clip_range: list[Annotated[float, Limits(infinite=True)]] | None = option(
         None, "Lower and upper bound of the summed reward."
     )

@@ -164,6 +164,7 @@ def _upgraded(state: dict[str, Any]) -> dict[str, Any]:
     if "micro-batch" in state:
         gate = {**state.get("gate", {"taken": 1, "lost": 0}), "stopped": state["stopped"]}
         state |= {"run_log": dict(state), "gate": gate, "micro_batches": {"size": state["micro-batch"]}}
+    state.setdefault("constraints", {})
     return state
 
 

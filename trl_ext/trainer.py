@@ -393,6 +393,7 @@ class PPOTrainer(BaseTrainer):
         return {
             "kl_controller": self.kl_controller,
             "rewards": self.rewards,
+            "constraints": self.rewards.constraints,
             "run_log": self.run_log,
             "gate": self._gate,
             "micro_batches": self.micro_batches,

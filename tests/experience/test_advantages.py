@@ -154,7 +154,7 @@ def described(**changes: Any) -> dict[str, float]:
     entropy = torch.tensor([[1.0, 2.0, 50.0], [3.0, 4.0, 5.0], [50.0] * 3])
     for name, value in changes.items():
         setattr(out, name, value)
-    return describe(out, scores, ["length", "tone"], entropy, weighted=True, reduce=one_process)
+    return describe(out, scores, ["length", "tone"], entropy, rewards=out.scores, weighted=True, reduce=one_process)
 
 
 def test_the_log_by_hand():
@@ -197,7 +197,7 @@ def test_two_equal_processes_log_what_one_does():
     scores = Scores(out.scores, torch.tensor([[1.0], [4.0], [NAN]]), out.valid, {}, {})
     entropy = torch.rand(3, 3)
     one, two = (
-        describe(out, scores, ["f"], entropy, weighted=True, reduce=lambda tensor, n=n: tensor * n)  # type: ignore[misc]
+        describe(out, scores, ["f"], entropy, rewards=out.scores, weighted=True, reduce=lambda tensor, n=n: tensor * n)  # type: ignore[misc]
         for n in (1, 2)
     )
     assert one == pytest.approx(two, abs=1e-6)

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import GenerationConfig
 from transformers.generation import ContinuousBatchingConfig
 
-from trl_ext.kl_control import all_settings, make_controller, settings_of
+from trl_ext.kl_control import all_settings, make_controller, parse_constraints, settings_of
 from trl_ext.messages.printable import brief
 from trl_ext.messages.suggestion import suggestion
 
@@ -39,6 +39,7 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
             raise ValueError(f"`{name}` must be a mapping or its JSON, got {brief(value)}.")
     _check_controller(args)
     _check_sampling(args, inspect.signature(engine).parameters)
+    parse_constraints(args.reward_constraints or ())
     bounds, weights = args.reward_clip_range, args.reward_weights
     if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):
         raise ValueError(f"`reward_clip_range` must be a lower and a higher bound, got {bounds}.")

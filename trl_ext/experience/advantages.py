@@ -112,15 +112,23 @@ def check_finite(rollout: Rollout, reduce: Reduce, step: int) -> None:
 
 
 def describe(
-    rollout: Rollout, scores: Scores, reward_names: list[str], entropy: Tensor, *, weighted: bool, reduce: Reduce
+    rollout: Rollout,
+    scores: Scores,
+    reward_names: list[str],
+    entropy: Tensor,
+    *,
+    rewards: Tensor,
+    weighted: bool,
+    reduce: Reduce,
 ) -> dict[str, float]:
     """Return the metrics of a rollout.
 
     Args:
         rollout: Complete.
-        scores: Rewards of the samples of this process.
+        scores: Rewards of the samples of this process by function.
         reward_names: Names of the functions.
         entropy: Entropy at each token, nats, shape (N, C).
+        rewards: Total reward of each sample, without the terms of constraints, shape (N,).
         weighted: Whether tokens have importance weights.
         reduce: Sums a tensor over processes.
 
@@ -135,7 +143,7 @@ def describe(
         return float(mean), float(variance.sqrt())
 
     metrics = {}
-    metrics["reward"], metrics["reward_std"] = mean_and_std(rollout.scores, valid)
+    metrics["reward"], metrics["reward_std"] = mean_and_std(rewards, valid)
     for name, values in zip(reward_names, scores.per_function.T.to(rollout.scores.device), strict=True):
         mean, std = mean_and_std(values, ~values.isnan())
         metrics |= {f"rewards/{name}/mean": mean, f"rewards/{name}/std": std}

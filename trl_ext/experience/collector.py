@@ -117,8 +117,8 @@ class Collector:
             progress: Times and shows the phases.
             callbacks: The trainer's; those with an `on_rollout` are shown the scored batch.
             state: The trainer's state, for reward functions and callbacks.
-            training: Whether the policy learns from the rollout. Otherwise stateful reward functions, the KL controller
-                and the sample table stay as they are.
+            training: Whether the policy learns from the rollout. Otherwise stateful reward functions, the KL
+                controller, the multipliers of constraints and the sample table stay as they are.
 
         Raises:
             RuntimeError: when too many samples cannot be scored, or log-probabilities or values are not finite.
@@ -148,19 +148,28 @@ class Collector:
             rollout.weights = importance_weights(rollout, sampled.logps, cap=self.importance_sampling_cap)
         add_advantages(rollout, last_values, self.advantages, kl_coef=kl_coef, reduce=self.reduce)
         # 7. Metrics, of callbacks and reward functions too.
-        weighted = self.importance_sampling_cap is not None
-        metrics = describe(rollout, scores, self.rewards.names, entropy, weighted=weighted, reduce=self.reduce)
+        metrics = describe(
+            rollout,
+            scores,
+            self.rewards.names,
+            entropy,
+            rewards=self._penalized(scores.total, rollout),
+            weighted=self.importance_sampling_cap is not None,
+            reduce=self.reduce,
+        )
         seconds = progress.take_seconds()
         metrics |= {"kl_coef": kl_coef} | {f"time/{phase}": s for phase, s in seconds.items()}
         speed = Speed(float(self.reduce(rollout.completion_mask.sum())), sum(seconds.values()))
         kl = metrics["kl"]
+        by_function = scores.per_function.to(rollout.scores.device)
+        metrics |= self.rewards.constraints.observe(by_function, self.reduce, training=training)
         metrics |= observe_rollout(callbacks, batch, scores, metrics, state=state, training=training)
         # 8. The next coefficient, and the table of samples.
         if training:
             self.kl_controller.update(kl, int(self.reduce(rollout.valid.sum())))
-            rewards = named_rewards(scores, self.rewards.names)
+            named = named_rewards(scores, self.rewards.names)
             advantages = masked_mean(rollout.advantages, rollout.completion_mask, dim=1).tolist()
-            self.samples.fill(prompts, batch.completions, rewards, advantages, state.global_step, scores.extra)
+            self.samples.fill(prompts, batch.completions, named, advantages, state.global_step, scores.extra)
         metrics = add_logged(metrics, scores, self.rewards.clashes)
         return Experience(rollout, batch, scores, metrics, speed)
 
@@ -179,10 +188,15 @@ class Collector:
             )
         rollout.valid = scores.valid.to(rollout.scores.device)
         rollout.completion_mask &= rollout.valid.unsqueeze(1)
-        rollout.scores = scores.total.to(rollout.scores.device)
-        if self.missing_eos_penalty is not None:
-            rollout.scores = rollout.scores - self.missing_eos_penalty * ~rollout.terminated
+        rollout.scores = self._penalized(scores.total if scores.learned is None else scores.learned, rollout)
         return scores
+
+    def _penalized(self, totals: Tensor, rollout: Rollout) -> Tensor:
+        """Return totals, (N,), less the penalty of completions that did not end by themselves."""
+        totals = totals.to(rollout.scores.device)
+        if self.missing_eos_penalty is None:
+            return totals
+        return totals - self.missing_eos_penalty * ~rollout.terminated
 
     @torch.no_grad()
     def _forward_passes(self, model: nn.Module, rollout: Rollout, progress: PhaseProgress) -> tuple[Tensor, Tensor]:

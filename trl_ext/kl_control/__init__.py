@@ -1,7 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Controllers of the KL coefficient; standard library only, so that any trainer can host them."""
+"""Controllers of the KL coefficient and of other bounds; standard library only, so that any trainer can host them."""
 
 from .adaptive import AdaptiveKL
+from .constraint import Constraint, check_names, parse_constraints
 from .fixed import FixedKL
 from .log_pid import LogPID
 from .pid import PIDKL
@@ -13,12 +14,15 @@ __all__ = [
     "CONTROLLERS",
     "SHAPES",
     "AdaptiveKL",
+    "Constraint",
     "FixedKL",
     "KLController",
     "LogPID",
     "PIDKL",
     "ScheduledKL",
     "all_settings",
+    "check_names",
     "make_controller",
+    "parse_constraints",
     "settings_of",
 ]

@@ -314,6 +314,11 @@ GLOSSARY: tuple[Metric, ...] = (
         "Falling while `reward` rises: stop at its best value (`metric_for_best_model`), and raise `kl_coef`.",
     ),
     Metric(
+        "monitor/gold/*", MONITOR, "gold score: *", "units of the gold reward",
+        "Mean gold score of the prompts of the category that the metric is named after.",
+        "Rises, or stays where it began.", "Falling while `reward` rises: give the category more prompts.",
+    ),
+    Metric(
         "monitor/gold_in_budget", MONITOR, "gold score within the KL budget", "units of the gold reward",
         "The gold score of an evaluation where `kl` is within `max_kl`, NaN otherwise; not in the log, but there for "
         "`metric_for_best_model`.",
@@ -344,6 +349,19 @@ GLOSSARY: tuple[Metric, ...] = (
         "monitor/evidence/*", MONITOR, "evidence: *", "fraction of the alarm's limit",
         "Evidence of the signal that the metric is named after; 1 raises the alarm.",
         "Below 1, and back to 0 from time to time.", "Rising to 1: read the samples before the alarm comes.",
+    ),
+    Metric(
+        "constraints/*/multiplier", REWARD, "multiplier: *", "weight",
+        "Multiplier of a function in `reward_constraints`, which stands in the place of its weight.",
+        "Moves in the first rollouts, then settles.",
+        "At its upper limit, 1,000: the bound cannot be kept within the KL; raise `kl_target`, or loosen the bound. At "
+        "its lower limit, 0.001: the bound is kept without effort.",
+    ),
+    Metric(
+        "constraints/*/violation", REWARD, "violation of the bound: *", "units of the reward",
+        "Distance of a function's mean in the rollout from its bound in `reward_constraints`; positive out of bounds.",
+        "Falls to 0 and stays near it; below 0 where the bound is kept without effort.",
+        "Stays above 0: train longer, raise `kl_target`, or loosen the bound.",
     ),
     Metric(
         "*/disagreement", FROM_REWARDS, "disagreement: *", "units of the reward",

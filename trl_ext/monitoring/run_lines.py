@@ -81,8 +81,8 @@ def _rewarded(values: Mapping[str, Any], at: Position) -> list[_Part]:
     parts = [_Part(6, f"episodes {values['episodes']:,}")] if "episodes" in values else []
     parts.append(_Part(1, f"reward {_number(values['reward']):>5}"))
     functions = [name for name in values if name.startswith("rewards/") and name.endswith("/mean")]
-    if len(functions) > 1:
-        each = [f"{name.split('/', 1)[1].removesuffix('/mean')} {_number(values[name])}" for name in functions]
+    if len(functions) > 1 or any(name.startswith("constraints/") for name in values):
+        each = [_function(name.split("/", 1)[1].removesuffix("/mean"), values) for name in functions]
         parts.append(_Part(5, f"({', '.join(each)})"))
     judges = [name for name in values if name.startswith("judge/") and name.endswith("/mean")]
     parts += [_Part(2, f"{label_of(name).replace(': ', ' ')} {_number(values[name])}") for name in judges]
@@ -97,6 +97,17 @@ def _rewarded(values: Mapping[str, Any], at: Position) -> list[_Part]:
     )
     parts += [_Part(rank, f"{words} {_number(values[key])}{end}") for rank, key, words, end in named if key in values]
     return parts
+
+
+def _function(name: str, values: Mapping[str, Any]) -> str:
+    """Return a reward function's mean, with its multiplier and by how much it is out of its bound, if it has one."""
+    text = f"{name} {_number(values[f'rewards/{name}/mean'])}"
+    multiplier = finite(values.get(f"constraints/{name}/multiplier"))
+    violation = finite(values.get(f"constraints/{name}/violation"))
+    if multiplier is None or violation is None:
+        return text
+    place = f"out of its bound by {_number(violation)}" if violation > 0 else "in its bound"
+    return f"{text} {place}, multiplier {_number(multiplier)}"
 
 
 def _end(logs: Mapping[str, Any], at: Position) -> list[_Part]:

@@ -87,12 +87,14 @@ def plots_of(report: Report) -> list[Plot]:
     """Return every plot for which a report has data, in the order of the page."""
     # matplotlib takes a second to import, and only the end of a run needs it.
     from . import plots, result_plots
+    from .constraint_plots import constraint_plots
 
     config, origin = report.config or {}, report.origin or {}
     weights = dict(zip(origin.get("rewards") or (), origin.get("reward_weights") or (), strict=False))
     steps = int(config.get("num_ppo_epochs") or 1) * int(config.get("num_mini_batches") or 1)
     drawn = plots.training_plots(report.log_history, report.kl_target, weights, steps)
     found: list[Plot | None] = [plot for plot in drawn if plot.slug not in _TRAINING]
+    found += constraint_plots(report.log_history)
     found += _hacking_plots(report)
     found.append(result_plots.frontier_plot(report.frontier, report.measured, report.frontier_caption))
     found.append(result_plots.histogram_plot(report.histograms or {}, report.score_name))

@@ -20,6 +20,7 @@ from trl_ext.text.rows import Text
 
 from .base import OWN_COLUMNS, Batch, Stateful, Synchronized, completion_text, iter_parts, prompt_text, reward_name
 from .combine import check_weights
+from .constraints import Constraints
 from .logged import CallLog, combined
 from .preference import PreferenceReward
 from .retry import BACKOFF_SECONDS, CallResult, members_of, run_rewards
@@ -33,13 +34,15 @@ class Scores(NamedTuple):
     """The rewards of N completions by F functions.
 
     Attributes:
-        total: (N,) float32, weighted sum over the functions that have a reward; 0 where `valid` is false.
+        total: (N,) float32, weighted sum over the functions that have a reward, without those that have a bound; 0
+            where `valid` is false.
         per_function: (N, F) float32, unweighted; NaN where a function returned `None` or failed.
         valid: (N,) bool, false where no function has a reward, or a function failed.
         metrics: means of the values that the functions logged by `log_metric` on this process; the largest or smallest
             value of a name that ends in `/max` or `/min`.
         extra: columns that the functions logged by `log_extra`, N values each; `None` where they failed.
         weights: number of samples behind each metric, for a mean over processes.
+        learned: (N,) float32, what a policy learns from where functions have bounds (`Constraints`); None: the total.
     """
 
     total: Tensor
@@ -48,6 +51,7 @@ class Scores(NamedTuple):
     metrics: dict[str, float]
     extra: dict[str, list]
     weights: dict[str, float] = {}  # noqa: RUF012 (never changed)
+    learned: Tensor | None = None
 
 
 class RewardRunner:
@@ -68,6 +72,7 @@ class RewardRunner:
         timeout: seconds that a call may take; `None` means no limit. A longer call counts as failed. Functions that run
             the policy's own weights, such as reward adapters on its base, have no limit.
         max_reward_failures: the run stops when a function fails on more than this fraction of the batch.
+        constraints: bounds on the means of some of the functions, as `reward_constraints` of `PPOConfig`.
         clip_range: least and greatest total.
         chat_template_kwargs: further variables for the models' chat templates.
         device: device of the models given here; by default that of a loaded model, the accelerator for a name.
@@ -75,6 +80,7 @@ class RewardRunner:
 
     Attributes:
         names: names of the functions in logs, made unique by `_2`, `_3`, ...
+        constraints: the multipliers of the functions that have a bound.
         clashes: names that functions logged, that are the trainer's own metrics too, and that were warned about.
 
     Raises:
@@ -92,6 +98,7 @@ class RewardRunner:
         backoff: float = BACKOFF_SECONDS,
         timeout: float | None = None,
         max_reward_failures: float = 0.1,
+        constraints: Sequence[str] | None = None,
         clip_range: tuple[float, float] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
         device: str | torch.device | None = None,
@@ -110,6 +117,7 @@ class RewardRunner:
         for scorer in _scorers(self.reward_funcs):
             scorer.load()  # a wrong name then fails now, not after the first generation
         self.names = _unique([reward_name(fn) for fn in self.reward_funcs])
+        self.constraints = Constraints(constraints or (), self.names, self.weights.tolist())
         self.retries, self.backoff, self.timeout = retries, backoff, timeout
         self.max_reward_failures = max_reward_failures
         self.clip_range = clip_range
@@ -239,12 +247,14 @@ class RewardRunner:
                 stacklevel=3,
             )
         valid &= ~not_applicable
-        total = (per_function * self.weights).nansum(dim=1)
-        if self.clip_range is not None:
-            total = total.clamp(*self.clip_range)
+        total = self._clipped((per_function * self.constraints.maximized).nansum(dim=1)).where(valid, 0.0)
+        learned = self._clipped(self.constraints.learned(per_function)).where(valid, 0.0) if self.constraints else None
         logged = {name: combined(name, values) for name, values in log.metrics.items()}
         metrics, weights = ({name: pair[i] for name, pair in logged.items()} for i in range(2))
-        return Scores(total.where(valid, 0.0), per_function, valid, metrics, log.extra, weights)
+        return Scores(total, per_function, valid, metrics, log.extra, weights, learned)
+
+    def _clipped(self, total: Tensor) -> Tensor:
+        return total if self.clip_range is None else total.clamp(*self.clip_range)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the stateful functions, by name; JSON-able."""
