@@ -272,6 +272,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "kl_coef_end": (["0.01"], 0.01),
     "kl_schedule": (["cosine"], "cosine"),
     "reward_weights": (["1", "0.5"], [1.0, 0.5]),
+    "reward_constraints": (["toxicity <= 0.05", "length >= 8"], ["toxicity <= 0.05", "length >= 8"]),
     "reward_clip_range": (["-2", "2"], [-2.0, 2.0]),
     "reward_retries": (["0"], 0),
     "reward_backoff": (["2"], 2.0),

@@ -19,6 +19,10 @@ def gold(completions: list[str], **columns: Any) -> list[float]:
     return [float(len(text)) for text in completions]
 
 
+def with_tasks(n):
+    return scripted.prompts(n).add_column("task", ["copy", "sort"] * (n // 2))
+
+
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The names that a run with everything on logs."""
@@ -30,13 +34,15 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
             Ensemble([scripted.reward, gold], name="ensemble"),
             LengthDebiased(scripted.reward, min_samples=8),
         ],
+        reward_constraints=["ensemble >= 1"],
         importance_sampling_correction=True,
         ptx_coef=0.1,
         ptx_dataset=scripted.prompts(4).rename_column("prompt", "text"),
         eval_strategy="steps",
         eval_steps=2,
-        eval_dataset={"short": scripted.prompts(4), "long_ones": scripted.prompts(4)},
-        callbacks=[RewardHackingMonitor(gold, max_kl=100.0)],
+        train_dataset=with_tasks(16),
+        eval_dataset={"short": with_tasks(4), "long_ones": with_tasks(4)},
+        callbacks=[RewardHackingMonitor(gold, max_kl=100.0, category="task")],
         eval_reward_funcs=[gold],
     )
     evaluated = made.evaluate()

@@ -81,3 +81,10 @@ def test_other_entries_are_told_as_they_are():
 
 def test_numbers_that_are_none_can_be_told():
     assert "KL nan" in line_of({"reward": math.inf, "kl": math.nan}, AT)
+
+
+def test_a_bound_is_told_with_its_multiplier():
+    bound = {"constraints/toxicity/multiplier": 2.13, "constraints/toxicity/violation": 0.012}
+    assert "(toxicity 0.51 out of its bound by 0.012, multiplier 2.13, length -0.090)" in line_of(TRAINING | bound, AT)
+    bound["constraints/toxicity/violation"] = -0.3
+    assert "(toxicity 0.51 in its bound, multiplier 2.13, length -0.090)" in line_of(TRAINING | bound, AT)

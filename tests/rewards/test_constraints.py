@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests import scripted
-from trl_ext import PIDKL
+from trl_ext import PIDKL, PPOConfig
 from trl_ext.rewards import RewardRunner
 from trl_ext.rewards.constraints import Constraints
 
@@ -106,6 +106,18 @@ def test_the_state():
 def test_a_weight_that_cannot_be_multiplied():
     with pytest.raises(ValueError, match=r"gives 'quality' the weight 0"):
         constraints("quality >= 1", weights=(0.0, 1.0, 1.0))
+
+
+def test_nothing_to_maximize_is_doubtful():
+    with pytest.warns(UserWarning, match="Every reward function has a bound"):
+        constraints("cost <= 1", names=["cost"], weights=[1.0])
+
+
+def test_a_best_model_by_the_reward_alone_is_doubtful(tmp_path):
+    with pytest.warns(UserWarning, match="knows nothing of `reward_constraints`"):
+        PPOConfig(str(tmp_path), metric_for_best_model="eval_reward", reward_constraints=["a <= 1"], use_cpu=True)
+    with pytest.raises(ValueError, match="such as 'toxicity <= 0.05'"):
+        PPOConfig(str(tmp_path), reward_constraints=["a < 1"], use_cpu=True)
 
 
 def test_the_runner_keeps_what_is_maximized_apart():

@@ -125,6 +125,11 @@ def warn_where_doubtful(args: Any) -> None:
             f"{', '.join(f'`{n}`' for n in used)} changes the distribution that is sampled but not the one that is "
             "learned; leave it off or set `importance_sampling_correction=True`."
         )
+    if args.reward_constraints and args.metric_for_best_model in ("reward", "eval_reward"):
+        _warn(
+            f"`metric_for_best_model='{args.metric_for_best_model}'` knows nothing of `reward_constraints`, so a model "
+            "out of bounds may be the best; keep the last model, or choose another metric."
+        )
     episodes, size = args.total_episodes, args.batch_size
     if episodes is not None and episodes % size:
         _warn(

@@ -50,6 +50,12 @@ class Constraints:
     def __init__(self, texts: Iterable[str], names: Sequence[str], weights: Sequence[float]):
         found = parse_constraints(texts)
         check_names(found, names)
+        if found and len(found) == len(names):
+            warnings.warn(
+                "Every reward function has a bound in `reward_constraints`, so none is maximized: the policy keeps the "
+                "bounds and its KL low; leave out the bound of the function to maximize.",
+                stacklevel=3,
+            )
         self.by_column = {names.index(constraint.name): constraint for constraint in found}
         self._given = list(weights)
         self._pids = {}
