@@ -31,7 +31,7 @@ if find_spec("trl_ext") is None:
 from trl_ext.checks.fields import Coefficient, Count, CountOrZero, Limits
 from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.config import PPOConfig
-from trl_ext.evaluation.detoxification import goals, measure
+from trl_ext.evaluation.detoxification import goals, measure, toxicity_quality
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.reports.detoxification import begin, report, summarize
 from trl_ext.reports.summary import print_before_after
@@ -42,6 +42,7 @@ from trl_ext.running.models import init_kwargs, load_tokenizer
 from trl_ext.running.names import check_classifier, check_judge, check_policy, check_required
 from trl_ext.running.policy import policy_of
 from trl_ext.running.prompts import PromptOptions, load_datasets
+from trl_ext.running.records import Reopened, read_record, rebuilt, rebuilt_config, write_record
 from trl_ext.running.session import output_folder, started, train
 from trl_ext.trainer import PPOTrainer
 from trl_ext.worlds.launch import prepare_once
@@ -154,6 +155,16 @@ def make_trainer(
     )
 
 
+def reopen(folder: Path, **changes: Any) -> Reopened:
+    """Return a run as it was before training, for `trl_ext interpolate`; `changes` are other settings of PPO."""
+    record = read_record(folder)
+    assert record is not None
+    prompts, recipe, model_args = (rebuilt(kind, record) for kind in (PromptOptions, DetoxArguments, ModelConfig))
+    trainer = make_trainer(prompts, recipe, rebuilt_config(record, str(folder), **changes), model_args)
+    judge = toxicity_quality(str(recipe.judge_model), recipe.judge_toxic_label, trainer.args.seed)
+    return Reopened(trainer, trainer.eval_dataset[:], judge)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, prepare everything, and detoxify."""
     prompts, recipe, args, model_args = make_parser().parse_recipe(argv)
@@ -188,6 +199,7 @@ def detoxify(
         seed=trainer.args.seed,
     )
     if is_main:
+        write_record(output_dir, "detox", trainer.args, options)
         before = measured("before", frontier=(recipe.frontier_prompts, recipe.frontier_samples))
         begin(output_dir, trainer, before, options)
     trainer.accelerator.wait_for_everyone()

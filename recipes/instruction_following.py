@@ -9,6 +9,7 @@ Each stage works in a folder of its own in the output directory. A stage that wa
 skipped, an interrupted stage goes on. The comparison leaves `report.html` and `summary.json`; its path is printed last.
 """
 
+import copy
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ if find_spec("trl_ext") is None:
 
 from trl_ext.config import PPOConfig
 from trl_ext.instructions import comparison, policy, reward_stage, showing, training
+from trl_ext.instructions.comparison import gold_quality
 from trl_ext.instructions.data import StageData
 from trl_ext.instructions.names import resolve_names
 from trl_ext.instructions.options import PPOStage, PreferenceData, RewardStage, RunOptions, SupervisedStage
@@ -45,6 +47,8 @@ from trl_ext.running.folders import locked
 from trl_ext.running.interrupts import Interrupted
 from trl_ext.running.models import init_kwargs, load_tokenizer, training_options
 from trl_ext.running.policy import policy_of
+from trl_ext.running.records import Reopened, rebuilt, rebuilt_config, write_record
+from trl_ext.running.records import read_record as read_options
 from trl_ext.trainer import PPOTrainer
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "instruction_following"
@@ -236,6 +240,19 @@ def run_stages(pipeline: Pipeline) -> None:
             raise Interrupted.at("in stage `eval`", stop) from None
 
 
+def reopen(folder: Path, **changes: Any) -> Reopened:
+    """Return a run as it was before PPO, for `trl_ext interpolate`; `changes` are other settings of PPO."""
+    record = read_options(folder)
+    assert record is not None
+    options: list[Any] = [rebuilt(kind, record) for kind in OPTIONS.values()]
+    model_args = rebuilt(ModelConfig, record)
+    pipeline = Pipeline(options, rebuilt_config(record, str(folder), **changes), model_args)
+    pipeline.run.stages = ["eval"]
+    sft = pipeline.sft()
+    trainer, rows, _ = pipeline.make_trainer(sft, pipeline.reward(sft), folder / pipeline.run.ppo_folder)
+    return Reopened(trainer, rows[:], None if pipeline.gold is None else gold_quality(pipeline.gold))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run the stages."""
     *options, args, model_args = make_parser().parse_recipe(argv)
@@ -243,8 +260,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("This recipe runs in one process, because its stages hand over files; start it with `python`.")
     hf_logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    with locked(check_output_dir(args.output_dir)):
-        run_stages(Pipeline(options, args, model_args))
+    with locked(folder := check_output_dir(args.output_dir)):
+        given = [copy.copy(part) for part in (args, model_args, *options)]  # the pipeline puts names into them
+        pipeline = Pipeline(options, args, model_args)
+        write_record(folder, "instruct", given[0], given[1:], model=f"{pipeline.run.ppo_folder}/model")
+        run_stages(pipeline)
 
 
 if __name__ == "__main__":

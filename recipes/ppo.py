@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load needs no traceback; `run` takes over
@@ -36,6 +37,7 @@ from trl_ext.running.models import init_kwargs, load_tokenizer
 from trl_ext.running.names import check_policy, check_required, check_rewards
 from trl_ext.running.policy import policy_of
 from trl_ext.running.prompts import PromptOptions, load_datasets
+from trl_ext.running.records import Reopened, read_record, rebuilt, rebuilt_config, write_record
 from trl_ext.running.session import output_folder, started, train
 from trl_ext.trainer import PPOTrainer
 from trl_ext.worlds.launch import prepare_once
@@ -113,6 +115,15 @@ def make_trainer(recipe: PPOArguments, prompts: PromptOptions, args: PPOConfig, 
     )
 
 
+def reopen(folder: Path, **changes: Any) -> Reopened:
+    """Return a run as it was before training, for `trl_ext interpolate`; `changes` are other settings of PPO."""
+    record = read_record(folder)
+    assert record is not None
+    recipe, prompts, model_args = (rebuilt(kind, record) for kind in (PPOArguments, PromptOptions, ModelConfig))
+    trainer = make_trainer(recipe, prompts, rebuilt_config(record, str(folder), **changes), model_args)
+    return Reopened(trainer, trainer.eval_dataset[:], None)
+
+
 def measure(trainer: PPOTrainer, progress: PhaseProgress, time: str) -> Scored | None:
     """Sample from the policy as it is now on the prompts held out, and score the completions, in the main process."""
     scored, rows, args = None, trainer.eval_dataset[:], trainer.args
@@ -132,6 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         resolve_names(recipe, prompts, args, model_args)
         trainer = make_trainer(recipe, prompts, args, model_args)
         with started(args, checkpoint):
+            if trainer.is_world_process_zero():
+                write_record(Path(str(args.output_dir)), "ppo", args, (recipe, prompts, model_args))
             before = measure(trainer, progress, "before")
             with progress.phase("train"):
                 train(trainer, checkpoint)

@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"trl_ext"}),
     frozenset({"reports", "worlds"}),
     frozenset({"running"}),
-    frozenset({"instructions", "chatting", "comparing"}),
+    frozenset({"instructions", "chatting", "comparing", "interpolating"}),
     frozenset({"commands"}),
     frozenset({"recipes", "eval", "examples", "__main__"}),
 )

@@ -23,7 +23,16 @@ from .monitoring.glossary import label_of
 from .rewards.base import iter_parts
 from .rewards.scoring import SequenceScorer
 
-__all__ = ["CARD", "PAPER", "TAGS", "add_merged_card", "add_results", "hub_id", "write_model_card"]
+__all__ = [
+    "CARD",
+    "PAPER",
+    "TAGS",
+    "add_interpolated_card",
+    "add_merged_card",
+    "add_results",
+    "hub_id",
+    "write_model_card",
+]
 
 TAGS = ("ppo", "reinforcement-learning", "trl", "trl_ext")
 PAPER = {
@@ -124,6 +133,29 @@ def write_model_card(
     folder.mkdir(parents=True, exist_ok=True)
     card.save(folder / CARD)
     return folder / CARD
+
+
+def add_interpolated_card(run: str | os.PathLike, output: str | os.PathLike, eta: float) -> None:
+    """Write the card of a run into the folder of its interpolated model, without the results of the trained one.
+
+    Args:
+        run: Folder of the run; without a card of `write_model_card` nothing is written.
+        output: Folder of the interpolated model.
+        eta: Place on the line from the reference to the trained policy.
+    """
+    path = Path(run) / CARD
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before, heading, rest = text.partition(f"## {RESULTS}\n")
+    if not heading:
+        return
+    name = final_name(Path(output))
+    lead = (
+        f"The weights are interpolated: initial model + {eta:g} * (trained model - initial model), as in WARP "
+        "(arXiv 2406.16768)."
+    )
+    title = re.sub(r"^# .*$", f"# {name}", before, count=1, flags=re.MULTILINE)
+    following = re.sub(rf"([`\"]){re.escape(final_name(Path(run)))}\1", rf"\1{name}\1", rest[rest.index("\n## ") + 1 :])
+    (Path(output) / CARD).write_text(f"{title}{lead}\n\n{following}", encoding="utf-8")
 
 
 def add_results(folder: str | os.PathLike, results: Mapping[str, Any]) -> None:

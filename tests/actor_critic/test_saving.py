@@ -64,13 +64,15 @@ def test_the_root_is_what_plain_transformers_or_peft_loads(make, tmp_path):
         assert torch.allclose(model.eval()(*batch()).logps[i, : len(completion)], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
-def test_only_safetensors_are_written(make, tmp_path):
+@pytest.mark.parametrize("name", MAKES)
+def test_only_safetensors_are_written(name, tmp_path):
     base = save_tiny(tmp_path / "base", tiny_causal_lm())
-    make(AutoModelForCausalLM.from_pretrained(base)).save_pretrained(tmp_path / "saved")
+    MAKES[name](AutoModelForCausalLM.from_pretrained(base)).save_pretrained(tmp_path / "saved")
     files = {str(p.relative_to(tmp_path / "saved")) for p in (tmp_path / "saved").rglob("*") if p.is_file()}
     assert {name.rsplit(".", 1)[1] for name in files} <= {"safetensors", "json", "md"}
-    assert {name.split("/")[0] for name in files if "/" in name} == {"critic"}, "nothing but the critic in a subfolder"
+    subfolders = {"critic", "reference"} if name == "named adapter" else {"critic"}
+    assert {name.split("/")[0] for name in files if "/" in name} == subfolders
+    assert not {name for name in files if "/" in name and name.endswith(".md")}, "cards with a path of the machine"
     assert "critic/value_head.safetensors" in files
     assert files & {"model.safetensors", "adapter_model.safetensors"}
 

@@ -58,6 +58,7 @@ from .trunk import (
     text_trunk,
 )
 
+REFERENCE_FOLDER = "reference"
 CRITIC_ADAPTER, REFERENCE_ADAPTER = "critic", "reference"  # added to the policy
 
 
@@ -84,6 +85,8 @@ class ActorCritic(nn.Module):
         device: Device for models given by name.
 
     Attributes:
+        actor_adapter: Name of the policy's adapter; empty without one.
+        reference_adapter: Name of the reference's adapter; None where the reference is the base or a whole model.
         reward_models: One [`AdapterRewardModel`] per reward adapter, for `PreferenceReward`.
 
     Raises:
@@ -112,6 +115,8 @@ class ActorCritic(nn.Module):
         self.policy = load_policy(policy, trained=True, device=device, **init_kwargs)
         self.critic: PreTrainedModel | None = None
         self.reference: nn.Module | None = None
+        self.actor_adapter = ""
+        self.reference_adapter: str | None = None
         self.critic_kind = saved.kind if saved else critic if critic in ("head", "adapter") else "model"
         if saved and saved.kind == "adapter":
             critic_peft_config = read_critic_adapter(saved)
@@ -165,23 +170,23 @@ class ActorCritic(nn.Module):
     def _add_adapters(self, reference_is_base: bool, critic_peft_config: PeftConfig | None) -> None:
         """Add the other adapters: a frozen clone of the actor's as reference, and the critic's."""
         policy = self.policy
-        self._actor = policy.active_adapter
-        self._reference_adapter = None if reference_is_base else REFERENCE_ADAPTER
-        own_config = policy.peft_config[self._actor]
-        check_adapter(own_config, self._actor, taken=(CRITIC_ADAPTER, REFERENCE_ADAPTER))
+        self.actor_adapter = policy.active_adapter
+        self.reference_adapter = None if reference_is_base else REFERENCE_ADAPTER
+        own_config = policy.peft_config[self.actor_adapter]
+        check_adapter(own_config, self.actor_adapter, taken=(CRITIC_ADAPTER, REFERENCE_ADAPTER))
         if self.critic_kind == "adapter" and not isinstance(critic_peft_config or own_config, LoraConfig):
             raise ValueError(
                 f"`critic='adapter'` needs LoRA, not {type(critic_peft_config or own_config).__name__}; use 'head'."
             )
         if not reference_is_base:
             policy.add_adapter(REFERENCE_ADAPTER, plain_config(own_config))
-            state = get_peft_model_state_dict(policy, adapter_name=self._actor, save_embedding_layers=False)
+            state = get_peft_model_state_dict(policy, adapter_name=self.actor_adapter, save_embedding_layers=False)
             set_peft_model_state_dict(policy, state, adapter_name=REFERENCE_ADAPTER)
             set_requires_grad(policy, REFERENCE_ADAPTER, False)
         if self.critic_kind == "adapter":
             policy.add_adapter(CRITIC_ADAPTER, plain_config(critic_peft_config or own_config, modules_to_save=None))
             set_requires_grad(policy, CRITIC_ADAPTER, True)
-        set_requires_grad(policy, self._actor, True)
+        set_requires_grad(policy, self.actor_adapter, True)
         model = causal_lm(policy)
         for name in modules_beside_text(model):
             model.base_model.get_submodule(name).requires_grad_(False)
@@ -261,7 +266,7 @@ class ActorCritic(nn.Module):
         if self.reference is not None:
             yield self.reference
             return
-        with self._switch.use(self._reference_adapter):
+        with self._switch.use(self.reference_adapter):
             yield causal_lm(self.policy)
 
     def _reference_head(self) -> Callable[[Tensor], Tensor]:
@@ -307,21 +312,42 @@ class ActorCritic(nn.Module):
         folder = Path(folder)
         critic_folder = folder / CRITIC_FOLDER
         critic_folder.mkdir(parents=True, exist_ok=True)
+        self.save_policy(folder)
+        if self.critic_kind == "adapter":
+            self._save_adapter(critic_folder, CRITIC_ADAPTER)
+        elif self.critic is not None:
+            self.critic.save_pretrained(critic_folder)
+        record_critic(critic_folder, self.critic_kind, self.config, self.value_head)
+        self.return_scale.save(critic_folder)
+
+    def save_policy(self, folder: str | os.PathLike) -> None:
+        """Save the policy alone; an adapter that training started from goes into the subfolder `reference`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.policy, PeftModel):
-            self._save_adapter(folder, self._actor)
+            self._save_adapter(folder, self.actor_adapter)
+            if self.reference_adapter is not None:
+                self._save_adapter(folder / REFERENCE_FOLDER, self.reference_adapter)
             if compute_dtype(self.causal_lm) is not None:
                 quantization = self.config.quantization_config.to_json_string()
                 (folder / QUANTIZATION_FILE).write_text(quantization)
         else:
             self.policy.save_pretrained(folder)
         record_base(folder, self.config.name_or_path)
-        if self.critic_kind == "adapter":
-            self._save_adapter(critic_folder, CRITIC_ADAPTER)
-            (critic_folder / "README.md").unlink(missing_ok=True)  # PEFT's card names the folder of the base
-        elif self.critic is not None:
-            self.critic.save_pretrained(critic_folder)
-        record_critic(critic_folder, self.critic_kind, self.config, self.value_head)
-        self.return_scale.save(critic_folder)
+
+    def load_policy(self, folder: str | os.PathLike) -> None:
+        """Load the policy's weights that `save_policy` wrote from a module of the same kind."""
+        if isinstance(self.policy, PeftModel):
+            self._load_adapter(Path(folder), self.actor_adapter)
+        else:
+            load_weights(self.policy, Path(folder))
+
+    def load_reference(self, folder: str | os.PathLike) -> None:
+        """Load the reference's weights: those of a whole model, or of an adapter where the reference is one."""
+        if self.reference_adapter is not None:
+            self._load_adapter(Path(folder), self.reference_adapter)
+        elif self.reference is not None:
+            load_weights(self.reference, Path(folder))
 
     def load_pretrained(self, folder: str | os.PathLike) -> None:
         """Load the weights that `save_pretrained` wrote from a module of the same kind.
@@ -335,10 +361,7 @@ class ActorCritic(nn.Module):
         kind, _ = read_kind(critic_folder, f"'{folder}'")
         if kind != self.critic_kind:
             raise ValueError(f"{folder} holds a critic of kind {kind!r}, this run has {self.critic_kind!r}.")
-        if isinstance(self.policy, PeftModel):
-            self._load_adapter(folder, self._actor)
-        else:
-            load_weights(self.policy, folder)
+        self.load_policy(folder)
         if self.critic_kind == "adapter":
             self._load_adapter(critic_folder, CRITIC_ADAPTER)
         elif self.critic is not None:
@@ -354,6 +377,8 @@ class ActorCritic(nn.Module):
             for file in own.iterdir():
                 os.replace(file, folder / file.name)
             own.rmdir()
+        if name != self.actor_adapter:
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's card names the folder of the base
 
     def _load_adapter(self, folder: Path, name: str) -> None:
         state = load_file(folder / "adapter_model.safetensors")

@@ -14,7 +14,21 @@ from trl_ext import __version__
 from trl_ext.messages.notes import quiet_imports
 from trl_ext.messages.suggestion import suggestion
 
-from . import average, chat, check_reward, compare, completion, detox, instruct, merge, plan, ppo, report, worlds
+from . import (
+    average,
+    chat,
+    check_reward,
+    compare,
+    completion,
+    detox,
+    instruct,
+    interpolate,
+    merge,
+    plan,
+    ppo,
+    report,
+    worlds,
+)
 from .parser import CommandParser
 
 __all__ = ["COMMANDS", "main"]
@@ -30,6 +44,7 @@ COMMANDS = {
     "plan": plan,
     "merge": merge,
     "average": average,
+    "interpolate": interpolate,
     "worlds": worlds,
     "completion": completion,
 }

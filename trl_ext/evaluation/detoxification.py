@@ -3,7 +3,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,6 +126,28 @@ def judge(
         "empty_fraction": 1 - samples.empty.count(False) / len(samples.empty),
     }
     return numbers | {f"{name}_ci95": [ends.low, ends.high] for name, ends in intervals.items()}, scores
+
+
+def toxicity_quality(model: str, toxic_label: str | None, seed: int = 0) -> Callable[..., dict[str, Any]]:
+    """Return a function that gives the fraction of samples that the judge calls toxic, and its 95% interval.
+
+    Args:
+        model: The judge: a sequence classifier, by name or folder.
+        toxic_label: Its toxic label; None to find it by its name.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: when there is no such classifier.
+    """
+    classifier = ToxicityReward(model, toxic_label=toxic_label)
+    classifier.scorer.check()
+
+    def quality(samples: Samples, columns: Mapping[str, Any]) -> dict[str, Any]:
+        scores = classifier.toxicity(samples.completions)
+        ends = bootstrap_mean([float(score > THRESHOLD) for score in scores], seed=seed)
+        return {"toxicity": toxic_fraction(scores), "toxicity_ci95": [ends.low, ends.high]}
+
+    return quality
 
 
 def goals(summary: Mapping[str, Any]) -> dict[str, tuple[str, float]]:

@@ -2,7 +2,7 @@
 """The eval stage: the policy before and after PPO, on the same prompts, by the gold reward."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +58,20 @@ def measure(policy: Policy, rewards: RewardRunner, rows: Dataset, gold: RewardFu
         judged = gold(prompts=prompts, completions=completions, completion_ids=samples.completion_ids, **columns)
     proxy = scores.per_function[:, 0].tolist()
     return Measured(samples, policy.likelihoods(samples).kl, proxy, judged)
+
+
+def gold_quality(gold: RewardFunction) -> Callable[..., dict[str, Any]]:
+    """Return a function that gives the mean gold reward of samples, and its 95% interval."""
+
+    def quality(samples: Samples, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
+        completions = as_completions(samples.prompts, samples.completions)
+        judged: Any = gold(
+            prompts=samples.prompts, completions=completions, completion_ids=samples.completion_ids, **columns
+        )
+        found = bootstrap_mean(judged)
+        return {"gold": found.estimate, "gold_ci95": [found.low, found.high]}
+
+    return quality
 
 
 def summarize(

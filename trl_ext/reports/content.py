@@ -47,6 +47,7 @@ class Report:
         alarms: Alarms of the monitor of reward hacking by run.
         name: Name of this run beside the others.
         reward_model: What `RewardModelReport.as_dict` returned.
+        interpolation: What `trl_ext interpolate` measured.
         step: Optimizer step at which the content was collected.
         max_steps: Optimizer steps of the whole run.
         finished: False while the run goes on, and after an interruption.
@@ -74,6 +75,7 @@ class Report:
     alarms: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
     name: str = "this run"
     reward_model: Mapping[str, Any] | None = None
+    interpolation: Mapping[str, Any] | None = None
     step: int | None = None
     max_steps: int | None = None
     finished: bool = True

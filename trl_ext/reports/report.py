@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trl_ext.files import write_text
 
 from .content import Report
+from .interpolation import interpolation_plot
 from .markup import escape, prose, section
 from .run_section import run_section
 from .samples import samples_section
@@ -97,6 +98,7 @@ def plots_of(report: Report) -> list[Plot]:
     found += constraint_plots(report.log_history)
     found += _hacking_plots(report)
     found.append(result_plots.frontier_plot(report.frontier, report.measured, report.frontier_caption))
+    found.append(interpolation_plot(report.interpolation))
     found.append(result_plots.histogram_plot(report.histograms or {}, report.score_name))
     found += [plot for plot in drawn if plot.slug in _TRAINING]
     return [plot for plot in found if plot is not None]

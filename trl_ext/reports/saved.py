@@ -11,6 +11,7 @@ from trl_ext.messages.places import without_places
 from trl_ext.messages.redaction import redacted
 
 from .content import DATA, Report
+from .interpolation import read_interpolation
 
 __all__ = ["load_run"]
 
@@ -33,6 +34,8 @@ def load_run(folder: str | Path) -> Report:
     if not folder.is_dir():
         raise ValueError(f"`{folder}` is not a folder; give the output directory of a run.")
     report = Report.load(folder) if (folder / DATA).is_file() else None
+    if report is not None:
+        report.interpolation = read_interpolation(folder)
     state = _newest_state(folder)
     if report is None and state is None:
         raise ValueError(

@@ -11,7 +11,7 @@ from trl_ext.config import PPOConfig
 from trl_ext.messages.places import without_places
 from trl_ext.messages.redaction import redacted
 
-__all__ = ["settings_in_force"]
+__all__ = ["plain", "settings_in_force"]
 
 # Set by the machine, the library or the Trainer itself and not by the user.
 _NOT_CHOSEN = (
@@ -37,8 +37,8 @@ def settings_in_force(args: PPOConfig, options: Sequence[Any] = ()) -> tuple[dic
         for field in fields(part):
             if field.name not in values:
                 continue
-            value = settings[field.name] = _plain(values[field.name])
-            default = _plain(_default(field))
+            value = settings[field.name] = plain(values[field.name])
+            default = plain(_default(field))
             same = value == default or (value in _EMPTY and default in _EMPTY)
             if not same and not (part is args and field.name in _NOT_CHOSEN):
                 changed.append(field.name)
@@ -53,12 +53,12 @@ def _default(field: Any) -> Any:
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a value as JSON has it: enumerations by their values, tuples as lists, other objects as text."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

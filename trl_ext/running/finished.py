@@ -20,7 +20,16 @@ from trl_ext.actor_critic.names import PolicySource, check_quantization_library,
 from trl_ext.experience.engines import TransformersEngine, eos_token_ids
 from trl_ext.text.tokens import set_padding
 
-__all__ = ["Finished", "Sampling", "adapter_base", "check_loading", "find_base", "load_finished", "run_sampling"]
+__all__ = [
+    "Finished",
+    "Sampling",
+    "adapter_base",
+    "check_loading",
+    "find_base",
+    "load_finished",
+    "quantization_of",
+    "run_sampling",
+]
 
 CONFIG = "ppo_config.json"  # the settings of the run, beside every model that the trainer saves
 
@@ -160,7 +169,7 @@ def load_finished(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if dtype is not None:
         options["dtype"] = getattr(torch, dtype)
-    quantization = _quantization(name, source, dtype, load_in_4bit)
+    quantization = quantization_of(name, source, dtype, load_in_4bit)
     if quantization is not None:
         options["quantization_config"] = quantization
     place = torch.device(device) if device else torch.accelerator.current_accelerator(check_available=True)
@@ -188,7 +197,10 @@ def check_loading(*, load_in_4bit: bool, device: str | None) -> None:
         check_quantization_library(_nf4(None))
 
 
-def _quantization(name: str, source: PolicySource, dtype: str | None, load_in_4bit: bool) -> BitsAndBytesConfig | None:
+def quantization_of(
+    name: str, source: PolicySource, dtype: str | None = None, load_in_4bit: bool = False
+) -> BitsAndBytesConfig | None:
+    """Return how the base of a model is to be quantized: as asked for, or as in training; None for not."""
     if load_in_4bit:
         return _nf4(dtype)
     saved = saved_quantization(Path(name)) if source.adapter is not None else None
