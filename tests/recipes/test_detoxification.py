@@ -19,6 +19,7 @@ from recipes import detoxification
 from recipes.detoxification import CONFIGS, make_parser, resolve_names
 from tests import tiny_models
 from tests.launching import python_path
+from trl_ext.commands import main as interpolate
 from trl_ext.config import PPOConfig
 from trl_ext.folders import commit
 from trl_ext.reports import runs as reports_runs
@@ -248,6 +249,24 @@ def test_a_run_leaves_model_summary_and_report(assets, tmp_path, capsys, monkeyp
     after = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_is_measured_again_with_its_own_settings(assets, tmp_path, monkeypatch, capsys):
+    """At 0 and at 1 the rewards are those of the summary, bit by bit: same prompts, rewards and random numbers."""
+    out = tmp_path / "out"
+    detoxification.main(flags(assets, output_dir=out, **SMALL))
+    monkeypatch.chdir(tmp_path)
+    interpolate(["interpolate", "out", "--eta", "0.5", "1", "--frontier_prompts", "4", "--frontier_samples", "8"])
+    assert capsys.readouterr().out.splitlines()[-1] == "out/interpolation.json"
+    summary = json.loads((out / "summary.json").read_text())
+    start, _, end = json.loads((out / "interpolation.json").read_text())["points"]
+    assert (start["reward"], end["reward"]) == (summary["reward_before"], summary["reward_after"])
+    assert (start["toxicity"], end["toxicity"]) == (summary["toxicity_before"], summary["toxicity_after"])
+    assert end["perplexity"] == pytest.approx(summary["perplexity_after"])
+    assert "plot-interpolation" in (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    interpolate(["report", "out"])
+    assert "plot-interpolation" in (out / "report.html").read_text()
 
 
 @pytest.fixture
