@@ -277,7 +277,7 @@ class ActorCritic(nn.Module):
         if self.reference is not None:
             return partial(logits, self.reference)
         model = causal_lm(self.policy)
-        switch, adapter = AdapterSwitch(model.get_output_embeddings()), self._reference_adapter
+        switch, adapter = AdapterSwitch(model.get_output_embeddings()), self.reference_adapter
 
         def head(hidden: Tensor) -> Tensor:
             with switch.use(adapter):
