@@ -32,6 +32,7 @@ from trl_ext.checks.fields import Coefficient, Count, CountOrZero, Limits
 from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.config import PPOConfig
 from trl_ext.evaluation.detoxification import goals, measure, toxicity_quality
+from trl_ext.evaluation.toxicity import NonToxic
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.reports.detoxification import begin, report, summarize
 from trl_ext.reports.summary import print_before_after
@@ -136,8 +137,10 @@ def make_trainer(
     """Load model and data, and put the trainer together."""
     tokenizer = load_tokenizer(model_args, trust_remote_code=args.trust_remote_code)
 
+    keep = prompts.category_column
+
     def cut(dataset: Dataset) -> Dataset:
-        return cut_prompts(dataset, tokenizer, recipe.prompt_min_tokens, recipe.prompt_max_tokens, args.seed)
+        return cut_prompts(dataset, tokenizer, recipe.prompt_min_tokens, recipe.prompt_max_tokens, args.seed, keep)
 
     with args.main_process_first(desc="prompts"):
         column, minimum = args.prompt_column, recipe.min_prompt_toxicity
@@ -146,6 +149,7 @@ def make_trainer(
     return PPOTrainer(
         model=str(model_args.model_name_or_path),
         reward_funcs=make_rewards(recipe, tokenizer),
+        eval_reward_funcs=[NonToxic(str(recipe.judge_model), recipe.judge_toxic_label)],
         args=args,
         train_dataset=datasets[0],
         eval_dataset=datasets[1],

@@ -94,6 +94,8 @@ class Pipeline:
         self.output_dir = check_output_dir(args.output_dir)
         self.is_embedded = model_args.model_name_or_path is None
         self.embedded_prompts = resolve_names(*options, args=args, model_args=model_args)
+        if self.embedded_prompts is not None:
+            self.run.category_column = self.run.category_column or "kind"
         self.settings = StageSettings(args, model_args)
         self.tokenizer = load_tokenizer(model_args, trust_remote_code=args.trust_remote_code)
         if self.tokenizer.pad_token is None:
@@ -107,10 +109,13 @@ class Pipeline:
             embedded=self.embedded_prompts,
             prompt_column=args.prompt_column,
             num_eval_prompts=self.run.num_eval_prompts,
+            category_column=self.run.category_column,
             seed=args.seed,
         )
         self.data.check(self.run.stages, ptx=args.ptx_coef > 0)
         self.gold = make_gold(self.ppo_stage, args, is_embedded=self.embedded_prompts is not None)
+        if self.run.category_column is not None and self.gold is None:
+            raise ValueError("`--category_column` compares gold rewards; give a `--judge_model`, or leave it out.")
 
     # ---- stages ----
 
@@ -167,13 +172,16 @@ class Pipeline:
         target = self.output_dir if folder.name == "ppo" else folder  # several runs, several summaries
         with progress.phase("eval"):
             trainer, rows, _ = self.make_trainer(sft, reward, folder)
-            before = comparison.measure(policy_of(trainer), trainer.rewards, rows, self.gold, self.args.seed)
+            column = self.run.category_column
+            repeats = 1 if column is None else self.run.category_samples
+            parts = (trainer.rewards, rows, self.gold, self.args.seed, repeats)
+            before = comparison.measure(policy_of(trainer), *parts)
             trainer.model.load_pretrained(ppo.result["model"])
-            after = comparison.measure(policy_of(trainer), trainer.rewards, rows, self.gold, self.args.seed)
+            after = comparison.measure(policy_of(trainer), *parts)
         records = {"sft": sft, "reward": reward, "ppo": ppo}
         seconds = {name: record.seconds for name, record in records.items() if record is not None}
-        kinds = rows["kind"][:] if "kind" in rows.column_names else None
-        summary = comparison.summarize(before, after, kinds, reward.result, seconds | progress.take_seconds())
+        categories = None if column is None else rows[column][:]
+        summary = comparison.summarize(before, after, categories, reward.result, seconds | progress.take_seconds())
         summary |= {"alarms": ppo.result["alarms"], "train_seconds": ppo.seconds, **showing.course(ppo.result)}
         runs = {self.run.ppo_folder: ppo.result}
         if self.run.compare_with is not None:
@@ -220,6 +228,7 @@ class Pipeline:
             gold=self.gold,
             ptx_dataset=self.data.ptx if args.ptx_coef else None,
             folder=folder,
+            category=self.run.category_column,
         )
 
 

@@ -2,8 +2,8 @@
 # ruff: noqa: E402
 """Train a language model with PPO on prompts and rewards of your own, and measure the rewards before and after.
 
-A reward is a function of a Python file, a classifier, a reward model or a service; `--reward` may be repeated. Without
-arguments the recipe makes its own small model and prompts, offline.
+A reward is a function of a Python file, a classifier, a reward model or a service; `--reward` may be repeated, and
+`--eval_reward` names judges. Without arguments the recipe makes its own small model and prompts, offline.
 
 Writes into the output directory: the model, `summary.json` (its path is printed last) and `report.html`.
 """
@@ -28,12 +28,11 @@ from trl_ext.checks.fields import CountOrZero
 from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.config import PPOConfig
 from trl_ext.evaluation.scored import Scored, score_policy
-from trl_ext.experience.prompts import split_columns
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.reports import print_before_after, report_run
-from trl_ext.rewards import reward_by_name, try_reward
 from trl_ext.running.cli import RecipeParser, run
 from trl_ext.running.models import init_kwargs, load_tokenizer
+from trl_ext.running.named_rewards import tried_rewards
 from trl_ext.running.names import check_policy, check_required, check_rewards
 from trl_ext.running.policy import policy_of
 from trl_ext.running.prompts import PromptOptions, load_datasets
@@ -67,6 +66,7 @@ class PPOArguments(CheckedOptions):
         "Reward, repeated for a sum: FILE.py:FUNCTION, package.module:FUNCTION, toxicity:MODEL (a classifier), "
         "preference:MODEL (a reward model), http://ADDRESS (a service), or the name of a reward model.",
     )
+    eval_reward: list[str] | None = option(None, "Judge, named as a reward: measured in evaluations, not trained on.")
     num_report_samples: CountOrZero = option(24, "Completions shown before and after in the report, side by side.")
     offline_cache_dir: str | None = option(None, "Folder of the embedded models. Default: $TRL_EXT_CACHE or ~/.cache.")
 
@@ -89,9 +89,10 @@ def resolve_names(recipe: PPOArguments, prompts: PromptOptions, args: PPOConfig,
         prompts.dataset_name = prompts.dataset_name or assets.train_prompts
         if recipe.reward is None:
             recipe.reward = [f"toxicity:{assets.toxicity_model}", f"{HERE / 'example_rewards.py'}:enough_words"]
+            recipe.eval_reward = recipe.eval_reward or [f"toxicity:{assets.judge_model}"]
     rewards = recipe.reward or args.reward_adapters
     check_required({"dataset_name": prompts.dataset_name, "reward": rewards})
-    check_rewards(recipe.reward or [], args)
+    check_rewards(recipe.reward or [], args, recipe.eval_reward or [])
     check_policy(model_args, args)
 
 
@@ -99,13 +100,12 @@ def make_trainer(recipe: PPOArguments, prompts: PromptOptions, args: PPOConfig, 
     """Load prompts, rewards and model, and put the trainer together."""
     with args.main_process_first(desc="prompts"):
         datasets = load_datasets(prompts, args.seed, prompt_column=args.prompt_column, keep_columns=True)
-    rewards = [reward_by_name(name) for name in recipe.reward or []]
-    for reward in rewards:
-        try_reward(reward, *split_columns(datasets[0][:2], args.prompt_column))
+    rewards = tried_rewards(recipe.reward, datasets[0], args.prompt_column)
     args.model_init_kwargs = init_kwargs(model_args) | (args.model_init_kwargs or {})  # type: ignore[operator]
     return PPOTrainer(
         model=str(model_args.model_name_or_path),
         reward_funcs=rewards,
+        eval_reward_funcs=tried_rewards(recipe.eval_reward, datasets[1], args.prompt_column, "--eval_reward"),
         args=args,
         train_dataset=datasets[0],
         eval_dataset=datasets[1],
@@ -126,11 +126,11 @@ def reopen(folder: Path, **changes: Any) -> Reopened:
 
 def measure(trainer: PPOTrainer, progress: PhaseProgress, time: str) -> Scored | None:
     """Sample from the policy as it is now on the prompts held out, and score the completions, in the main process."""
-    scored, rows, args = None, trainer.eval_dataset[:], trainer.args
+    scored, rows, args, judges = None, trainer.eval_dataset[:], trainer.args, trainer.judging.judges
     if trainer.is_world_process_zero():
         with progress.phase(f"evaluate_{time}", len(trainer.eval_dataset)) as advance:
             how = {name: getattr(args, name) for name in ("seed", "missing_eos_penalty", "prompt_column")}
-            scored = score_policy(policy_of(trainer), trainer.rewards, rows, on_progress=advance, **how)
+            scored = score_policy(policy_of(trainer), trainer.rewards, rows, judges, on_progress=advance, **how)
     trainer.accelerator.wait_for_everyone()
     return scored
 

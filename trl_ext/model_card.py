@@ -66,7 +66,14 @@ _SETTINGS = (
     "critic",
     "seed",
 )
-_MEASURED = ("reward", "rewards/*/mean", "kl", "completions/mean_length", "completions/terminated_fraction")
+_MEASURED = (
+    "reward",
+    "rewards/*/mean",
+    "judge/*/mean",
+    "kl",
+    "completions/mean_length",
+    "completions/terminated_fraction",
+)
 
 
 def write_model_card(
@@ -281,7 +288,7 @@ def _is_shown(key: str) -> bool:
 
 
 def _label(name: str) -> str:
-    mean = f"{name}/mean" if name.startswith("rewards/") and not name.endswith("/mean") else name
+    mean = f"{name}/mean" if name.startswith(("rewards/", "judge/")) and not name.endswith("/mean") else name
     label = label_of(mean)
     return (label if label != mean else name.replace("_", " ")).replace("|", "/")
 

@@ -15,7 +15,7 @@ from recipes.instruction_following import CONFIGS, make_parser
 from tests.recipes.killed_recipe import SMALL, TINY
 from tests.tiny_models import save_tiny, tiny_causal_lm
 from trl_ext.instructions import names, training
-from trl_ext.instructions.comparison import by_kind
+from trl_ext.instructions.comparison import Measured, gold_by_category
 from trl_ext.instructions.stages import read_record, run_stage
 from trl_ext.running.cli import run
 from trl_ext.worlds.instructions_models import prepare_instructions
@@ -97,8 +97,14 @@ def test_bad_options_are_refused(flags, part, tmp_path, capsys):
 
 
 def test_win_rate_counts_ties_half():
-    table = by_kind(["a", "b", "a"], [0, 1, 0], [1, 1, 0])
-    assert table["a"] == {"before": 0.0, "after": 0.5, "win_rate": 0.75, "prompts": 2}
+    before, after = (
+        Measured(None, 0.0, [], gold, by_prompt)
+        for gold, by_prompt in (([0, 1, 0], [0.5, 1, 0]), ([1, 1, 0], [1.0, 1, 0.5]))
+    )
+    row = gold_by_category(["a", "b", "a"], before, after)["a"]
+    assert row == {
+        "before": 0.25, "after": 0.75, "change_ci95": None, "lost": False, "prompts": 2, "win_rate": 0.75
+    }  # fmt: skip
 
 
 def test_the_reward_head_is_drawn_as_in_lm_human_preferences(tmp_path):
@@ -161,7 +167,7 @@ def test_all_stages_then_skipped_then_stopped_and_continued(recipe, tmp_path, ca
     assert out.strip().splitlines()[-1] == str(tmp_path / "whole" / "summary.json")
     summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
     assert summary["gold_win_rate_low"] <= summary["gold_win_rate"] <= summary["gold_win_rate_high"]
-    assert set(summary["seconds"]) == {"sft", "reward", "ppo", "eval"} and len(summary["by_kind"]) == 17
+    assert set(summary["seconds"]) == {"sft", "reward", "ppo", "eval"} and len(summary["by_category"]["gold"]) == 17
     assert summary["reward_model"]["pairs"] > 0 and summary["reward_model_accuracy"] is not None
     assert "Calibration of the reward model" in (tmp_path / "whole" / "report.html").read_text()
 

@@ -107,6 +107,27 @@ def test_rewards_of_a_file_and_of_models(folder: Path, capsys: pytest.CaptureFix
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_judges_are_measured_beside_the_reward_and_categories_that_lose_are_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = ("my_rewards.py:right", "preference:preference")
+    evaluating = {"eval_strategy": "steps", "eval_steps": 2, "num_eval_prompts": 12}
+    argv = [part for judge in judged for part in ("--eval_reward", judge)]
+    ppo.main(flags("my_rewards.py:brevity", category_column="answer", **evaluating) + argv)
+    out = capsys.readouterr().out
+    summary = json.loads((folder / "out" / "summary.json").read_text())
+    assert {"judge/right_before", "judge/right_after", "judge/preference_after"} <= summary.keys()
+    assert "judge right" in out and "judge preference" in out  # in the line of the evaluation, and in the table
+    categories = summary["by_category"]
+    assert list(categories) == ["reward", "judge/right", "judge/preference"] and len(categories["reward"]) == 2
+    assert sum(row["prompts"] for row in categories["reward"].values()) == summary["num_eval_prompts"]
+    sentence = "By category: the judge preference got worse"
+    card, page = ((folder / "out" / name).read_text() for name in ("README.md", "report.html"))
+    for text in (" ".join(out.split()), summary["verdict"], card, page):
+        assert sentence in text
+    assert "Judges at evaluation, never trained on" in page and "judge preference by category" in page
+
+
 def test_a_yaml_file_with_lora_and_a_service(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bodies: list[dict] = []
 
@@ -234,6 +255,17 @@ CASES = [
         "`--reward my_rewards.py:Broken` is called without arguments: line 25 of 'my_rewards.py' raises OSError: no "
         "such file.",
         "my_rewards.py:Broken",
+    ),
+    row(f"`--eval_reward {F}` is also a `--reward`, and a reward judges nothing; give another.", F, eval_reward=F),
+    row("`--eval_reward x` is given twice; give it once.", F, eval_reward="x x"),
+    row(f"`--eval_reward brevity` is no model that can be loaded; give {FORMS}.", F, eval_reward="brevity"),
+    row(
+        "Reward function 'short_list' returned 1 rewards for 2 completions: return exactly one per completion.",
+        F, eval_reward="my_rewards.py:short_list",
+    ),
+    row(
+        "`--category_column topic`: the prompts to evaluate on have no such column (columns: answer, prompt).",
+        F, category_column="topic",
     ),
     row(
         "`--output_dir` is also `--model_name_or_path lm`, which would be overwritten; choose another.",

@@ -62,6 +62,8 @@ def quantity(name: str) -> Quantity:
         return QUANTITIES[name]
     if name.startswith("rewards/"):
         return Quantity(f"reward {name.removeprefix('rewards/')}", better="higher")
+    if name.startswith("judge/"):
+        return Quantity(f"judge {name.removeprefix('judge/')}", better="higher")
     return Quantity(name.replace("_", " "))
 
 

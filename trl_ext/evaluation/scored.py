@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from trl_ext.experience.prompts import split_columns
-from trl_ext.rewards import RewardRunner
+from trl_ext.rewards import RewardRunner, Scores
 from trl_ext.text.decoding import as_completions
 from trl_ext.text.prompt_column import PROMPT
 
@@ -23,18 +23,21 @@ class Scored(NamedTuple):
         kl: KL to the reference, in nats per completion.
         rewards: Unweighted rewards by function, N numbers each; None where a function does not apply.
         totals: Their weighted sums, as in training, N numbers; None where no function applies.
+        judged: Marks of the judges by name, as `rewards`.
     """
 
     samples: Samples
     kl: float
     rewards: dict[str, list[float | None]]
     totals: list[float | None]
+    judged: Mapping[str, list[float | None]] = {}
 
 
 def score_policy(
     policy: Policy,
     rewards: RewardRunner,
     columns: Mapping[str, list[Any]],
+    judges: RewardRunner | None = None,
     *,
     seed: int,
     missing_eos_penalty: float | None = None,
@@ -47,6 +50,7 @@ def score_policy(
         policy: The policy, for instance `policy_of(trainer)`.
         rewards: The training reward, for instance `trainer.rewards`; its state stays as it is.
         columns: N prompts, and the other columns that the reward functions read, such as `trainer.eval_dataset[:]`.
+        judges: Judges that training never sees, for instance `trainer.judging.judges`.
         seed: The same seed gives the same completions.
         missing_eos_penalty: As in training.
         prompt_column: As in training.
@@ -55,14 +59,20 @@ def score_policy(
     prompts, others = split_columns(columns, prompt_column)
     samples = policy.sample(prompts, seed, on_progress)
     completions = as_completions(prompts, samples.completions)
-    scores = rewards(prompts, completions, samples.completion_ids, others, update_state=False)
+    texts = (prompts, completions, samples.completion_ids, others)
+    scores = rewards(*texts, update_state=False)
     totals = scores.total.double().cpu()
     if missing_eos_penalty is not None:
         totals = totals - missing_eos_penalty * (~torch.tensor(samples.terminated)).double()
-    by_function = dict(zip(rewards.names, scores.per_function.double().cpu().T.tolist(), strict=True))
     return Scored(
         samples,
         policy.likelihoods(samples).kl,
-        {name: [None if math.isnan(value) else value for value in values] for name, values in by_function.items()},
+        _by_function(rewards.names, scores),
         [value if valid else None for value, valid in zip(totals.tolist(), scores.valid.tolist(), strict=True)],
+        {} if judges is None else _by_function(judges.names, judges(*texts, update_state=False)),
     )
+
+
+def _by_function(names: list[str], scores: Scores) -> dict[str, list[float | None]]:
+    rows = zip(names, scores.per_function.double().cpu().T.tolist(), strict=True)
+    return {name: [None if math.isnan(value) else value for value in values] for name, values in rows}

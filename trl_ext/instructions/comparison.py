@@ -1,19 +1,19 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The eval stage: the policy before and after PPO, on the same prompts, by the gold reward."""
 
-from collections import defaultdict
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from datasets import Dataset
 
 from trl_ext.evaluation.intervals import bootstrap_mean
 from trl_ext.evaluation.judges import compare_scores
 from trl_ext.evaluation.sampling import Policy, Samples
-from trl_ext.evaluation.win_rates import bootstrap_win_rate, count
+from trl_ext.evaluation.win_rates import bootstrap_win_rate, by_category
 from trl_ext.monitoring.console import CONSOLE
+from trl_ext.reports.by_category import category_summary
 from trl_ext.reports.runs import paired_change
 from trl_ext.rewards import RewardFunction, RewardRunner
 from trl_ext.text.decoding import as_completions
@@ -29,15 +29,19 @@ class Measured(NamedTuple):
         kl: KL to the initial policy, nats per completion.
         proxy: Training rewards, N numbers.
         gold: Gold rewards, N numbers; None without a judge.
+        gold_by_prompt: Mean gold reward of several completions of each prompt, N numbers; None without a judge.
     """
 
     samples: Samples
     kl: float
     proxy: list[float]
     gold: list[float] | None
+    gold_by_prompt: list[float] | None = None
 
 
-def measure(policy: Policy, rewards: RewardRunner, rows: Dataset, gold: RewardFunction | None, seed: int) -> Measured:
+def measure(
+    policy: Policy, rewards: RewardRunner, rows: Dataset, gold: RewardFunction | None, seed: int, repeats: int = 1
+) -> Measured:
     """Sample from a policy as it is now and score the completions; the same seed gives the same completions.
 
     Args:
@@ -46,6 +50,7 @@ def measure(policy: Policy, rewards: RewardRunner, rows: Dataset, gold: RewardFu
         rows: N rows with `prompt`; the rewards read the other columns.
         gold: The gold reward, if there is one.
         seed: Of sampling.
+        repeats: Completions of each prompt in `gold_by_prompt`.
     """
     prompts = rows["prompt"][:]
     with CONSOLE.activity("sampling answers to compare", len(prompts), "completions", long=True) as answers:
@@ -54,30 +59,40 @@ def measure(policy: Policy, rewards: RewardRunner, rows: Dataset, gold: RewardFu
     completions = as_completions(prompts, samples.completions)
     scores = rewards(prompts, completions, samples.completion_ids, columns, update_state=False)
     judged: Any = None
+    by_prompt: list[float] | None = None
     if gold is not None:
-        judged = gold(prompts=prompts, completions=completions, completion_ids=samples.completion_ids, **columns)
+        judged = _judged(gold, samples, columns)
+        with CONSOLE.activity("sampling answers by category", long=True) as answers:
+            again = [policy.sample(prompts, seed + i, answers.advance) for i in range(1, repeats)]
+        marks = [judged, *(_judged(gold, more, columns) for more in again)]
+        by_prompt = [statistics.fmean(values) for values in zip(*marks, strict=True)]
     proxy = scores.per_function[:, 0].tolist()
-    return Measured(samples, policy.likelihoods(samples).kl, proxy, judged)
+    return Measured(samples, policy.likelihoods(samples).kl, proxy, judged, by_prompt)
+
+
+def _judged(gold: RewardFunction, samples: Samples, columns: Mapping[str, list[Any]]) -> Any:
+    completions = as_completions(samples.prompts, samples.completions)
+    return gold(prompts=samples.prompts, completions=completions, completion_ids=samples.completion_ids, **columns)
 
 
 def gold_quality(gold: RewardFunction) -> Callable[..., dict[str, Any]]:
     """Return a function that gives the mean gold reward of samples, and its 95% interval."""
 
     def quality(samples: Samples, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
-        completions = as_completions(samples.prompts, samples.completions)
-        judged: Any = gold(
-            prompts=samples.prompts, completions=completions, completion_ids=samples.completion_ids, **columns
-        )
-        found = bootstrap_mean(judged)
+        found = bootstrap_mean(_judged(gold, samples, columns))
         return {"gold": found.estimate, "gold_ci95": [found.low, found.high]}
 
     return quality
 
 
 def summarize(
-    before: Measured, after: Measured, kinds: Sequence[str] | None, reward: dict[str, Any], seconds: dict[str, float]
+    before: Measured,
+    after: Measured,
+    categories: Sequence[Any] | None,
+    reward: dict[str, Any],
+    seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """Return the content of `summary.json`."""
+    """Return the content of `summary.json`; `categories` are those of the prompts, where there are any."""
     summary: dict[str, Any] = dict.fromkeys(
         (
             "gold_win_rate",
@@ -98,8 +113,8 @@ def summarize(
             "gold_ties": outcomes.count(0) / len(outcomes),
             **_compared("gold", before.gold, after.gold),
         }
-        if kinds is not None:
-            summary["by_kind"] = by_kind(kinds, before.gold, after.gold)
+        if categories is not None:
+            summary["by_category"] = {"gold": gold_by_category(categories, before, after)}
     return summary | {
         "reward_model_accuracy": reward["accuracy"]["estimate"] if "accuracy" in reward else None,
         "reward_model": reward,
@@ -120,21 +135,12 @@ def _compared(name: str, before: Sequence[float], after: Sequence[float]) -> dic
     return numbers | {f"{name}_change_ci95": paired_change(before, after, seed=0)}
 
 
-def by_kind(kinds: Sequence[str], before: Sequence[float], after: Sequence[float]) -> dict[str, dict[str, float]]:
-    """Return the mean gold reward before and after, and the win rate, for each kind of prompt."""
-    places: dict[str, list[int]] = defaultdict(list)
-    for i, kind in enumerate(kinds):
-        places[kind].append(i)
-    table = {}
-    for kind in sorted(places):
-        old, new = [before[i] for i in places[kind]], [after[i] for i in places[kind]]
-        table[kind] = {
-            "before": float(np.mean(old)),
-            "after": float(np.mean(new)),
-            "win_rate": count(compare_scores(new, old)).rate.estimate,
-            "prompts": len(old),
-        }
-    return table
+def gold_by_category(categories: Sequence[Any], before: Measured, after: Measured) -> dict[str, dict[str, Any]]:
+    """Return mean gold reward before and after by category, its change, and the win rate of the answers compared."""
+    scores = (before.gold_by_prompt or (), after.gold_by_prompt or ())
+    rows = category_summary(categories, {"gold": scores}, seed=0)["gold"]
+    rates = by_category(compare_scores(after.gold or (), before.gold or ()), categories)
+    return {name: row | {"win_rate": rates[name].rate.estimate} for name, row in rows.items()}
 
 
 def read_run(folder: Path) -> dict[str, Any]:

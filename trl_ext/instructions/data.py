@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_ext.files import read_json_lines
 from trl_ext.running.data import load_dataset_by_name, load_prompts, split_prompts
+from trl_ext.running.prompts import check_categories
 
 from .options import PPOStage, PreferenceData, SupervisedStage
 from .preferences import convert_preferences
@@ -32,6 +33,7 @@ class StageData:
         prompt_column: Column of the prompts.
         num_eval_prompts: Most prompts to evaluate on.
         seed: Seed of the choice of held-out rows.
+        category_column: Column of the prompts with the category of each, which is kept.
 
     Raises:
         ValueError: by every property, for data that cannot be used.
@@ -48,11 +50,12 @@ class StageData:
         prompt_column: str,
         num_eval_prompts: int,
         seed: int,
+        category_column: str | None = None,
     ):
         self._prompt_column = prompt_column
         self.preferences, self.embedded = preferences, embedded
         self._sft, self._ppo, self._tokenizer = demonstrations, ppo, tokenizer
-        self._num_eval_prompts, self._seed = num_eval_prompts, seed
+        self._num_eval_prompts, self._seed, self._category_column = num_eval_prompts, seed, category_column
 
     def check(self, stages: Sequence[str], *, ptx: bool) -> None:
         """Read all the data of `stages`, so that a fault in the data of the last stage is found before the first.
@@ -105,8 +108,12 @@ class StageData:
     @cached_property
     def prompts(self) -> tuple[Dataset, Dataset]:
         """Prompts of PPO and prompts to evaluate on, in the embedded example with the columns that the judge reads."""
-        given, most = self._ppo, self._num_eval_prompts
+        given, most, category = self._ppo, self._num_eval_prompts, self._category_column
         if given.dataset_name is None:
+            if category is not None:
+                raise ValueError(
+                    "`--category_column` names a column of the prompts; give prompts with `--dataset_name`."
+                )
             train, held_out = self.pairs
             unique = {json.dumps(prompt): prompt for prompt in train["prompt"]}
             train = Dataset.from_dict({"prompt": list(unique.values())})
@@ -119,11 +126,17 @@ class StageData:
             return train, held_out.select(range(min(most, len(held_out))))
         if self.embedded is not None:
             train, evaluation = (_read(name) for name in self.embedded)
+            check_categories(evaluation, category)
             return train, evaluation.select(range(min(most, len(evaluation))))
         prompts = load_prompts(
-            given.dataset_name, config=given.dataset_config, split=given.dataset_split, column=self._prompt_column
-        ).select_columns("prompt")
-        return split_prompts(prompts, most, self._seed)
+            given.dataset_name,
+            config=given.dataset_config,
+            split=given.dataset_split,
+            column=self._prompt_column,
+            keep_columns=category is not None,
+        )
+        check_categories(prompts, category)
+        return split_prompts(prompts.select_columns(["prompt", *filter(None, [category])]), most, self._seed)
 
 
 def load_demonstrations(name: str, split: str) -> Dataset:

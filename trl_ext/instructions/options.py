@@ -26,6 +26,12 @@ class RunOptions(CheckedOptions):
     )
     ppo_folder: str = option("ppo", "Name of the PPO run in the output directory; several runs share the rest.")
     num_eval_prompts: Count = option(400, "Prompts on which the policies are compared.")
+    category_column: str | None = option(
+        None,
+        "Column of the prompts with the category of each: which categories lost gold reward is said at the end. "
+        "Default: kind, in the embedded example.",
+    )
+    category_samples: Count = option(4, "Completions per prompt that tell losses by category from noise.")
     num_report_samples: CountOrZero = option(24, "Completions shown side by side in the report.")
     compare_with: str | None = option(
         None, "`ppo_folder` of another run, whose curves the report shows beside those of this run."

@@ -38,6 +38,7 @@ def make_trainer(
     gold: Any | None,
     ptx_dataset: Dataset | None,
     folder: Path,
+    category: str | None = None,
 ) -> tuple[PPOTrainer, Dataset, RewardHackingMonitor]:
     """Put policy, rewards, data and monitor together.
 
@@ -50,6 +51,7 @@ def make_trainer(
         gold: Reward function of the monitor.
         ptx_dataset: Texts of PPO-ptx; used where `ptx_coef` is above 0.
         folder: Folder of the PPO run.
+        category: Column of both with the category of each prompt.
 
     Returns:
         The trainer, which watches `num_monitor_prompts` of `eval_prompts`, and all of those, with every column that the
@@ -81,7 +83,6 @@ def make_trainer(
         options["quantization_config"] = quantization_config
     prompts, eval_prompts = _calibrate(stage, args, members, policy, tokenizer, (prompts, eval_prompts), options)
     built_by_hand = model is not policy
-    category = "kind" if all("kind" in part.column_names for part in (prompts, eval_prompts)) else None
     monitor = RewardHackingMonitor(
         gold, max_kl=stage.gold_kl_budget, category=category, stop_on_alarm=stage.stop_on_alarm
     )
@@ -92,6 +93,7 @@ def make_trainer(
     trainer = PPOTrainer(
         model=model,
         reward_funcs=[combine(members, stage, tokenizer)],
+        eval_reward_funcs=None if gold is None else [gold],
         args=args,
         train_dataset=rename_prompts(prompts, args.prompt_column),
         eval_dataset=rename_prompts(watched, args.prompt_column),

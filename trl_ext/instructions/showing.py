@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from trl_ext.evaluation.quantities import duration
 from trl_ext.evaluation.reward_models import RewardModelReport
 from trl_ext.messages.places import short_name
-from trl_ext.messages.printable import one_line
+from trl_ext.reports.by_category import category_table
 from trl_ext.reports.content import Report
 from trl_ext.reports.runs import write_run
 from trl_ext.reports.samples import sorted_samples
@@ -43,17 +42,14 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
     """Print the comparison, by kind of prompt where there are kinds."""
     console = console or Console()
     if summary["gold_win_rate"] is not None:
-        table = Table("kind", "before", "after", "win rate", "prompts", title="Gold reward before and after PPO")
-        for kind, row in summary.get("by_kind", {}).items():
-            numbers = (f"{row[key]:.2f}" for key in ("before", "after", "win_rate"))
-            table.add_row(Text(one_line(kind.replace("_", " "))), *numbers, str(row["prompts"]))
-        interval = (
-            f"{summary['gold_win_rate']:.3f} [{summary['gold_win_rate_low']:.3f}, {summary['gold_win_rate_high']:.3f}]"
+        for name, rows in (summary.get("by_category") or {}).items():
+            console.print(category_table(name, rows))
+        ends = (f"{summary[f'gold_win_rate{end}']:.3f}" for end in ("", "_low", "_high"))
+        console.print(
+            "Gold reward {:.3f} before PPO, {:.3f} after; win rate {} [{}, {}]".format(
+                summary["gold_before"], summary["gold_after"], *ends
+            )
         )
-        table.add_section()
-        before, after = f"{summary['gold_before']:.3f}", f"{summary['gold_after']:.3f}"
-        table.add_row("all", before, after, interval, str(summary["num_eval_prompts"]))
-        console.print(table)
     if summary.get("verdict"):
         console.print(Text(str(summary["verdict"])))
     console.print(", ".join(f"{name} {duration(value)}" for name, value in summary["seconds"].items()))

@@ -38,7 +38,8 @@ class Report:
         frontier_caption: Prompts and completions behind `frontier` and `measured`.
         config: Every setting that was in force.
         changed: The names of those that differ from the defaults.
-        origin: `model`, `rewards` (names), `reward_weights`, `command`, `commit`, `device`, `versions`.
+        origin: `model`, `rewards` (names), `reward_weights`, `judges` (names), `command`, `commit`, `device`,
+            `versions`.
         notes: One or several paragraphs of text.
         signed: Names in `summary`, without `_before`, of numbers that may be negative: no quotient is shown.
         score_name: Name of the scores of `samples` and `histograms`.

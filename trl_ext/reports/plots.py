@@ -41,6 +41,7 @@ from .drawing import (
 _KL_TOLERANCE = 0.25
 _LEAST_KL = 0.5  # nats: a KL of 0.01 is drawn near the bottom
 _COMPONENT = re.compile(r"rewards/(.+)/mean")
+_JUDGE = re.compile(r"eval_(.+_)?judge/(.+)/mean")
 _PHASES = {"generate": BLUE, "score": ORANGE, "evaluate": GREEN, "learn": SERIES[3]}
 Runs = Mapping[str, LogHistory]
 
@@ -94,12 +95,12 @@ def training_plots(
         steps_per_rollout: Optimizer steps on each rollout, for the time by phase.
 
     Returns:
-        The plots for which there are data: `reward`, `kl`, `kl-coef`, `length`, `entropy`, `terminated`,
+        The plots for which there are data: `reward`, `judge`, `kl`, `kl-coef`, `length`, `entropy`, `terminated`,
         `explained-variance`, `value-loss`, `clip-fraction`, `approx-kl`, `skipped`, `grad-norm`, `learning-rate`,
         `memory`, `speed`, `time`; of several runs all but the last.
     """
     runs = log_history if isinstance(log_history, Mapping) else {"": log_history}
-    plots = [_reward_plot(runs, weights or {}), _kl_plot(runs, kl_target)]
+    plots = [_reward_plot(runs, weights or {}), _judge_plot(runs), _kl_plot(runs, kl_target)]
     plots += [_panel_plot(panel, runs) for panel in _PANELS]
     if len(runs) == 1:
         plots.append(_time_plot(next(iter(runs.values())), steps_per_rollout))
@@ -144,6 +145,30 @@ def _reward_plot(runs: Runs, weights: Mapping[str, float]) -> Plot | None:
     captions.insert(0, f"Reward: {_course(reward)}")
     title = "Reward by component" if len(keys) > 1 else "Reward"
     return Plot("reward", title, to_svg(figure, "reward"), f"{'; '.join(captions)}.", _healthy("reward"))
+
+
+def _judge_plot(runs: Runs) -> Plot | None:
+    """Draw the judges of the evaluations, which the policy never learns from."""
+    lines: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, history in runs.items():
+        at, x_label = positions(history)
+        for key in dict.fromkeys(key for entry in history for key in entry):
+            if (found := _JUDGE.fullmatch(key)) is not None:
+                dataset = f" ({found[1].rstrip('_')})" if found[1] else ""
+                lines[f"{f'{name}: ' * bool(name)}{found[2]}{dataset}"] = series(history, at, key)
+    lines = {label: line for label, line in lines.items() if len(line[0])}
+    if not lines:
+        return None
+    figure, axes = new_figure(x_label, "judge")
+    styles = itertools.cycle(zip(SERIES, DASHES, strict=False))
+    for (label, (x, y)), (color, style) in zip(lines.items(), styles, strict=False):
+        axes.plot(x, y, color=color, linestyle=style, marker="D", markersize=4, label=series_label(label))
+    axes.set_ylim(*value_range(np.concatenate([y for _, y in lines.values()])))
+    count_axis(axes, max(x[-1] for x, _ in lines.values()))
+    add_legend(axes)
+    caption = "; ".join(f"{label}: {_course(y)}" for label, (_, y) in lines.items())
+    healthy = _healthy("judge/*/mean")
+    return Plot("judge", "Judges at evaluation, never trained on", to_svg(figure, "judge"), f"{caption}.", healthy)
 
 
 def _spread_band(axes: Axes, history: LogHistory, at: Sequence[float]) -> None:

@@ -38,6 +38,7 @@ def _facts(origin: Mapping[str, Any]) -> str:
         "rewards": ", ".join(
             name if weight == 1 else f"{weight:g} × {name}" for name, weight in zip(rewards, weights, strict=False)
         ),
+        "judges": ", ".join(origin.get("judges") or []),
         "device": origin.get("device"),
         "git commit": origin.get("commit"),
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),

@@ -17,6 +17,7 @@ from trl_ext.model_card import CARD, write_model_card
 from trl_ext.monitoring.metrics import finite
 from trl_ext.trainer import PPOTrainer
 
+from .by_category import category_summary
 from .content import Report
 from .origin import origin
 from .report import write_page
@@ -52,7 +53,9 @@ def report_run(
         after: The trained policy on the same prompts.
         title: Heading of the page.
         seconds: Duration of each phase of the script; by default what the Trainer measured.
-        options: Dataclasses of the script's own options and of the model's (`ModelConfig`), for the configuration.
+        options: Dataclasses of the script's own options and of the model's (`ModelConfig`), for the configuration. One
+            of them may have a `category_column`, a column of `trainer.eval_dataset`: the report then says which
+            categories of prompts lost, by the reward and by each judge.
         num_samples: Most completions to show.
         output_dir: Folder of the files; by default `trainer.args.output_dir`.
 
@@ -63,8 +66,15 @@ def report_run(
     summary = _rewards(before, after, trainer.args.seed) | cost_of(trainer, seconds or {})
     if after is not None:
         summary["kl"] = after.kl
+    column = next((name for option in options if (name := getattr(option, "category_column", None))), None)
+    if column is not None and before is not None and after is not None:
+        names = ["reward", *(f"judge/{name}" for name in before.judged)]
+        pairs = {name: (_measured(before)[name], _measured(after)[name]) for name in names}
+        summary["by_category"] = category_summary(trainer.eval_dataset[column][:], pairs, trainer.args.seed)
     report.summary = summary
     report.signed = ("reward", *(f"rewards/{name}" for name in trainer.rewards.names))
+    if trainer.judging.judges is not None:
+        report.signed = (*report.signed, *(f"judge/{name}" for name in trainer.judging.judges.names))
     report.score_name, report.score_better = "reward", "higher"
     if before is not None and after is not None:
         scores = before.totals, after.totals
@@ -101,6 +111,7 @@ def report_of(trainer: PPOTrainer, *, title: str, options: Sequence[Any] = (), f
         "model": short_name(getattr(model.config, "name_or_path", "") or type(model).__name__),
         "rewards": list(rewards.names),
         "reward_weights": rewards.weights.tolist(),
+        "judges": list(trainer.judging.judges.names) if trainer.judging.judges is not None else [],
     }
     return Report(
         title,
@@ -201,7 +212,8 @@ def _rewards(before: Scored | None, after: Scored | None, seed: int) -> dict[str
 
 def _measured(scored: Scored) -> dict[str, Sequence[float | None]]:
     components = {f"rewards/{name}": values for name, values in scored.rewards.items()}
-    return {"reward": scored.totals, **components, "mean_length": scored.samples.lengths}
+    judged = {f"judge/{name}": values for name, values in scored.judged.items()}
+    return {"reward": scored.totals, **components, **judged, "mean_length": scored.samples.lengths}
 
 
 def _point(time: str, summary: Mapping[str, Any]) -> dict[str, Any]:

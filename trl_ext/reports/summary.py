@@ -14,6 +14,7 @@ from trl_ext.files import without_nan, write_json
 from trl_ext.messages.places import without_places
 from trl_ext.messages.redaction import redacted
 
+from .by_category import category_table
 from .verdict import goal_text, is_met
 
 
@@ -50,6 +51,8 @@ def print_before_after(
         table.add_row(_label("kl"), "0", value_text("kl", summary["kl"]), *((least, "") if goals else ()))
     if table.row_count:
         console.print(table)
+    for name, rows in (summary.get("by_category") or {}).items():
+        console.print(category_table(name, rows))
     if summary.get("verdict"):
         console.print(Text(str(summary["verdict"])))
 

@@ -7,6 +7,7 @@ from typing import Any
 from trl_ext.evaluation.quantities import compared, duration, interval_text, number_text, quantity, value_text
 from trl_ext.monitoring.metrics import finite
 
+from .by_category import category_page
 from .content import Report
 from .markup import escape, folded, table
 from .verdict import goal_text, is_met
@@ -116,7 +117,7 @@ def numbers_table(report: Report) -> str:
         [_comparison_row(name, summary, goals, report.signed) for name in names],
     )
     content += table(f"<th></th><th>value</th>{bar}", [_value_row(key, summary, goals) for key in single])
-    content += _kinds_table(summary.get("by_kind"))
+    content += category_page(summary)
     return folded("All numbers", content)
 
 
@@ -157,18 +158,3 @@ def _name_cell(name: str) -> str:
     words = quantity(name)
     unit = f' <span class="unit">{escape(words.unit)}</span>' if words.unit else ""
     return f"<td>{escape(words.label)}{unit}</td>"
-
-
-def _kinds_table(kinds: Any) -> str:
-    if not isinstance(kinds, Mapping):
-        return ""
-    rows = []
-    for kind, row in kinds.items():
-        cells = "".join(f"<td>{number_text(row.get(key))}</td>" for key in ("before", "after"))
-        rate = value_text("gold_win_rate", row.get("win_rate"))
-        rows.append(
-            f"<tr><td>{escape(kind.replace('_', ' '))}</td>{cells}<td>{rate}</td><td>{row.get('prompts')}</td></tr>"
-        )
-    return table(
-        "<th>gold reward by kind of prompt</th><th>before</th><th>after</th><th>win rate</th><th>prompts</th>", rows
-    )

@@ -7,6 +7,7 @@ from typing import Any
 from trl_ext.evaluation.quantities import compared, duration, interval_text, number_text, quantity, value_text
 from trl_ext.monitoring.metrics import finite
 
+from .by_category import category_sentences
 from .content import Report
 
 __all__ = ["goal_text", "is_met", "main_quantity", "missed_goals", "verdict"]
@@ -51,7 +52,7 @@ def verdict(report: Report) -> str:
         missed = missed_goals(summary, goals)
         met = f"{len(goals) - len(missed)} of {len(goals)} goals passed"
         sentences.append(f"{met}; missed: {', '.join(missed)}." if missed else f"All {len(goals)} goals passed.")
-    sentences += [_effort(report), _kl(report)]
+    sentences += [*category_sentences(summary), _effort(report), _kl(report)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 

@@ -118,18 +118,25 @@ def _columns(dataset: Dataset) -> list[str]:
 
 
 def cut_prompts(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, min_tokens: int | None, max_tokens: int | None, seed: int = 0
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    min_tokens: int | None,
+    max_tokens: int | None,
+    seed: int = 0,
+    keep: str | None = None,
 ) -> Dataset:
     """Cut each text, prompt and continuation together, to a random number of tokens between the bounds.
 
     This is how Hugging Face's detoxification guide makes prompts of 10 to 15 tokens. Texts of fewer than `min_tokens`
-    are dropped. Without `max_tokens` the prompts stay whole, and only the short ones are dropped.
+    are dropped. Without `max_tokens` the prompts stay whole, and only the short ones are dropped. The column `keep`
+    stays where there is one; all others are dropped.
 
     Raises:
         ValueError: for bounds that exclude each other, conversations, or if nothing is left.
     """
+    kept = [keep] if keep in dataset.column_names else []
     if min_tokens is None and max_tokens is None:
-        return dataset.select_columns("prompt")
+        return dataset.select_columns(["prompt", *kept])
     low = 1 if min_tokens is None else min_tokens
     if low < 1 or (max_tokens is not None and max_tokens < low):
         raise ValueError(
@@ -138,18 +145,19 @@ def cut_prompts(
     if not isinstance(dataset[0]["prompt"], str):
         raise ValueError("`prompt_min_tokens` and `prompt_max_tokens` cut texts; leave them out for conversations.")
     generator = random.Random(seed)
-    prompts = []
-    for row in dataset:
+    prompts, rows = [], []
+    for number, row in enumerate(dataset):
         text = row["prompt"] + (row.get("continuation", "") if max_tokens is not None else "")
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         length = len(ids) if max_tokens is None else generator.randint(low, max_tokens)
         if len(ids) >= low:
             prompts.append(text if length >= len(ids) else tokenizer.decode(ids[:length]))
+            rows.append(number)
     if not prompts:
         raise ValueError(
             f"None of the {len(dataset)} prompts has {low} tokens; lower `prompt_min_tokens` or leave it out."
         )
-    return Dataset.from_dict({"prompt": prompts})
+    return Dataset.from_dict({"prompt": prompts} | {name: dataset.select(rows)[name][:] for name in kept})
 
 
 def wrap_in_conversation(dataset: Dataset, instruction: str) -> Dataset:

@@ -1,13 +1,18 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The rewards of a command line: `--reward SPEC`, repeated, and `--reward_weights`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trl_ext.rewards import RewardRunner
+from datasets import Dataset
+
+from trl_ext.experience.prompts import split_columns
+from trl_ext.rewards import RewardRunner, try_reward
 from trl_ext.rewards.by_name import check_reward_name, reward_by_name
 
-__all__ = ["check_rewards", "load_rewards"]
+from .names import named_by
+
+__all__ = ["check_rewards", "load_rewards", "tried_rewards"]
 
 
 def check_rewards(specs: Sequence[str], weights: Sequence[float] | None) -> None:
@@ -48,3 +53,18 @@ def load_rewards(
         chat_template_kwargs=dict(chat_template_kwargs or {}),
         device=device,
     )
+
+
+def tried_rewards(
+    specs: Sequence[str] | None, rows: Dataset, prompt_column: str, option: str = "--reward"
+) -> list[Callable[..., Any]]:
+    """Return the functions of names, each tried on made-up completions of the first two rows.
+
+    Raises:
+        ValueError, TypeError: as `reward_by_name` and `try_reward` raise, in words of `option`.
+    """
+    with named_by(option):
+        functions = [reward_by_name(spec) for spec in specs or ()]
+        for function in functions:
+            try_reward(function, *split_columns(rows[:2], prompt_column))
+    return functions

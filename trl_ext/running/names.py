@@ -1,7 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Checks of the names of models, before anything is trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ __all__ = [
     "check_reward_model",
     "check_rewards",
     "is_adapter",
+    "named_by",
 ]
 
 
@@ -59,12 +61,13 @@ def check_policy(model_args: ModelConfig, args: PPOConfig) -> None:
     check_critic(args.critic, config, has_lora=has_lora, **trusted)
 
 
-def check_rewards(names: Sequence[str], args: PPOConfig) -> None:
-    """Refuse rewards that lead nowhere, one that is given twice, and weights that do not fit.
+def check_rewards(names: Sequence[str], args: PPOConfig, judges: Sequence[str] = ()) -> None:
+    """Refuse rewards and judges that lead nowhere, one that is given twice or as both, and weights that do not fit.
 
     Args:
         names: Values of `--reward`.
         args: Has the weights, and the reward adapters, which follow the rewards.
+        judges: Values of `--eval_reward`.
 
     Raises:
         ValueError: if so.
@@ -80,6 +83,25 @@ def check_rewards(names: Sequence[str], args: PPOConfig) -> None:
         )
     for name in names:
         check_reward_name(name)
+    for i, name in enumerate(judges):
+        if name in judges[:i]:
+            raise ValueError(f"`--eval_reward {one_line(name)}` is given twice; give it once.")
+        if name in names:
+            raise ValueError(
+                f"`--eval_reward {one_line(name)}` is also a `--reward`, and a reward judges nothing; give another."
+            )
+    with named_by("--eval_reward"):
+        for name in judges:
+            check_reward_name(name)
+
+
+@contextmanager
+def named_by(option: str) -> Iterator[None]:
+    """Let what goes wrong with a reward's name in a block be said of another option than `--reward`."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise type(error)(str(error).replace("--reward", option)) from error
 
 
 def check_model(option: str, name: str, *, advice: str = "", **options: Any) -> Any:

@@ -9,10 +9,13 @@ from datasets import Dataset
 
 from trl_ext.checks.fields import Count
 from trl_ext.checks.options import CheckedOptions, option
+from trl_ext.messages.printable import one_line
 
 from .data import load_prompts, rename_prompts, split_prompts, wrap_in_conversation
 
-__all__ = ["PromptOptions", "load_datasets"]
+__all__ = ["PromptOptions", "check_categories", "load_datasets"]
+
+_MOST_CATEGORIES = 50
 
 
 @dataclass
@@ -31,6 +34,9 @@ class PromptOptions(CheckedOptions):
     eval_split: str = option("train", "Split of the prompts to evaluate on.")
     eval_filter: str | None = option(None, "As `dataset_filter`, for the prompts to evaluate on.")
     eval_prompt_column: str | None = option(None, "Column of the prompts to evaluate on. Default: `prompt_column`.")
+    category_column: str | None = option(
+        None, "Column with the category of each prompt to evaluate on: which categories lost is said at the end."
+    )
     num_eval_prompts: Count = option(400, "Most prompts to evaluate on, before and after.")
 
 
@@ -53,6 +59,7 @@ def load_datasets(
         keep_columns: Whether the other columns are kept, for reward functions that read them.
         train_options: Further arguments of `load_prompts` for the prompts to train on.
     """
+    keep_columns = keep_columns or options.category_column is not None
 
     def load(name: str, config: str | None, split: str, **rows: Any) -> Dataset:
         dataset = change(load_prompts(name, config=config, split=split, keep_columns=keep_columns, **rows))
@@ -68,6 +75,7 @@ def load_datasets(
     )
     if options.eval_dataset_name is None:
         train, held_out = split_prompts(train, options.num_eval_prompts, seed)
+        check_categories(held_out, options.category_column)
         return rename_prompts(train, prompt_column), rename_prompts(held_out, prompt_column)
     held_out = load(
         options.eval_dataset_name,
@@ -77,4 +85,26 @@ def load_datasets(
         where=options.eval_filter,
     ).shuffle(seed=seed)
     held_out = held_out.select(range(min(options.num_eval_prompts, len(held_out))))
+    check_categories(held_out, options.category_column)
     return rename_prompts(train, prompt_column), rename_prompts(held_out, prompt_column)
+
+
+def check_categories(prompts: Dataset, column: str | None) -> None:
+    """Refuse a `category_column` that the prompts to evaluate on lack, or that has too many values to compare.
+
+    Raises:
+        ValueError: if so.
+    """
+    if column is None:
+        return
+    if column not in prompts.column_names:
+        raise ValueError(
+            f"`--category_column {one_line(column)}`: the prompts to evaluate on have no such column (columns: "
+            f"{', '.join(prompts.column_names)})."
+        )
+    count = len({str(value) for value in prompts[column]})
+    if count > _MOST_CATEGORIES:
+        raise ValueError(
+            f"`--category_column {one_line(column)}` has {count} values on {len(prompts)} prompts to evaluate on; name "
+            f"a column with at most {_MOST_CATEGORIES}."
+        )
