@@ -124,6 +124,7 @@ def make_trainer(folder: Path, kind: str, points: Points) -> PPOTrainer:
         critic={"full": "copy", "lora": "adapter"}.get(kind, "head"),
         peft_config=LoraConfig(r=4, target_modules="all-linear") if kind == "lora" else None,
         **settings,
+        kl_estimator="exact" if kind == "lora" else "k1",
         kl_controller=AdaptiveKL(target=0.5, init_coef=0.1),
         # a rollout of 8 completions in all, whatever the number of processes
         per_device_train_batch_size=4 // int(os.environ.get("WORLD_SIZE", "1")),

@@ -225,6 +225,7 @@ def test_samples_without_a_score_teach_nothing(tmp_path):
         {"bootstrap_truncated": True},
         {"kl_coef": 5.0},
         {"kl_estimator": "k2", "kl_coef": 5.0},
+        {"kl_estimator": "exact", "kl_coef": 5.0},
         {"reward_clip_range": [0.0, 0.1]},
         {"reward_weights": [3.0]},
         {"temperature": 2.0},

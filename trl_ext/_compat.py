@@ -68,10 +68,12 @@ class AdapterSwitch:
     @contextmanager
     def use(self, name: str | None) -> Iterator[None]:
         """Run a block under the adapter `name`, or with adapters off (`None`), and restore the state afterwards."""
-        with self.hold():
-            adapters = [(active if name is None else [name], name is None) for active, _ in self.state()]
-            with self.under(adapters):
-                yield
+        with self.hold(), self.under(self.only(name)):
+            yield
+
+    def only(self, name: str | None) -> AdapterState:
+        """Return the state in which the adapter `name` is active, or none (`None`)."""
+        return [(active if name is None else [name], name is None) for active, _ in self.state()]
 
     @contextmanager
     def under(self, state: AdapterState) -> Iterator[None]:

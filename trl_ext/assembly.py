@@ -352,6 +352,7 @@ def run_configuration(args: PPOConfig, model: ActorCritic, kl_controller: KLCont
         "critic_learning_rate of its own": args.critic_learning_rate is not None,
         "adapters": isinstance(model.policy, PeftModel),
         "KL controller": type(kl_controller).__name__,
+        "exact KL in the loss": args.kl_estimator == "exact",
         "ptx_coef": args.ptx_coef,
         "seed": args.seed,
     }

@@ -170,8 +170,10 @@ class PPOConfig(BaseConfig):
 
     # KL to the reference
     kl_coef: Coefficient = option(0.05, "Initial coefficient of the KL penalty in the reward.")
-    kl_estimator: Literal["k1", "k2", "k3"] = option(
-        "k1", "Per-token estimate of the KL in the reward; k1 is the unbiased one there."
+    kl_estimator: Literal["k1", "k2", "k3", "exact"] = option(
+        "k1",
+        "KL that is penalized: an estimate for each sampled token, in the reward (k1 is the unbiased one there), or "
+        "'exact', over the whole vocabulary at each state: in the loss, and for the states to come in the advantages.",
     )
     kl_loss_coef: Coefficient = option(0.0, "Weight of an additional KL loss.")
     kl_loss_estimator: Literal["k2", "k3"] = option(

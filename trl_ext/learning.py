@@ -73,6 +73,10 @@ def token_losses(out: ForwardOutput, batch: Rollout, options: LossOptions) -> di
             estimator=options.kl_loss_estimator,
             bias_correction=options.use_bias_correction_kl,
         )
+    if out.kl is not None:
+        # Not weighted by pi / pi_old, nor by the engine's weights: the KL at a state averages over its tokens already.
+        # The states are the old policy's, as they are for the surrogate.
+        actor = actor + batch.kl_coefs.unsqueeze(1) * out.kl
     return {
         "loss": actor + options.vf_coef * value,
         "policy_loss": policy,

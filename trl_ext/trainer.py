@@ -271,7 +271,8 @@ class PPOTrainer(BaseTrainer):
         return (loss, out) if return_outputs else loss
 
     def _token_losses(self, model: nn.Module, batch: Rollout) -> tuple[Any, dict[str, Tensor]]:
-        out = self.collector.forward(model, batch, entropy="gradient" if self.args.entropy_coef else "value")
+        entropy = "gradient" if self.args.entropy_coef else "value"
+        out = self.collector.forward(model, batch, entropy=entropy, ref_states=batch.ref_states)
         return out, token_losses(out, batch, self.args.loss_options)
 
     def _finish_step(self) -> None:

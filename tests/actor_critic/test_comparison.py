@@ -80,3 +80,29 @@ def test_the_adapter_of_a_head_is_on_for_the_policy_alone():
     before = made(*batch()).logps
     made(*batch(), role="with_reference")
     assert torch.equal(made(*batch()).logps, before), "the adapter is on again"
+
+
+@pytest.mark.parametrize("make", [*MAKES, *OTHERS])
+def test_the_references_states_give_the_kl_again_with_its_gradient(make):
+    torch.manual_seed(0)
+    made, data = (MAKES | OTHERS)[make](), batch()
+    learn(made, data)
+    options = {"temperature": 0.7, "chunk_size": 4}
+    before = made.train()(*data, role="with_reference", **options)
+    out = made(*data, ref_states=before.ref_states, entropy="value", **options)
+    assert torch.equal(out.logps, before.logps)
+    torch.testing.assert_close(out.kl, before.kl)
+    parameters = [p for _, p in made.actor_parameters()]
+    weights = torch.linspace(0.5, 2, out.kl.numel()).view_as(out.kl)
+    ours = torch.autograd.grad((out.kl * weights).sum(), parameters, allow_unused=True)
+    ids, attention_mask, mask = data
+    _, log_q = distributions(made, data, 0.7)
+    states = hidden_states(text_trunk(made.causal_lm), ids, attention_mask)[:, -mask.shape[1] - 1 : -1]
+    log_p = (logits(made.causal_lm, states) / 0.7).log_softmax(-1)
+    kl = (log_p.exp() * (log_p - log_q.float())).sum(-1) * mask
+    theirs = torch.autograd.grad((kl * weights).sum(), parameters, allow_unused=True)
+    largest = max(b.abs().max() for b in theirs if b is not None)
+    assert largest > 1e-3
+    for a, b in zip(ours, theirs, strict=True):
+        a, b = (torch.zeros(()) if x is None else x for x in (a, b))
+        assert (a - b).abs().max() < 1e-2 * largest if make == "frozen_bfloat16" else 1e-4 * largest

@@ -79,7 +79,14 @@ RANGES = [
     ),
 ]
 CHOICES = [
-    case(ValueError, "`kl_estimator` must be one of k1, k2, k3, got k4.", kl_estimator="k4"),
+    case(ValueError, "`kl_estimator` must be one of k1, k2, k3, exact, got k4.", kl_estimator="k4"),
+    case(
+        ValueError,
+        "`kl_loss_coef` 0.1 penalizes the KL a second time beside `kl_estimator='exact'`, which has a loss of its own; "
+        "leave it out and set `kl_coef`.",
+        kl_estimator="exact",
+        kl_loss_coef=0.1,
+    ),
     case(ValueError, "`kl_loss_estimator` must be one of k2, k3, got k1.", kl_loss_estimator="k1"),
     case(ValueError, "`eval_strategy` must be one of no, steps, epoch, got step.", eval_strategy="step"),
     case(
@@ -342,6 +349,7 @@ WARNINGS = [
     case(UserWarning, f"`kl_coef_end` {IDLE} with `kl_controller='fixed'`.", kl_coef_end=0.0),
     case(UserWarning, f"`kl_schedule` {IDLE} with `kl_controller='fixed'`.", kl_schedule="cosine"),
     case(UserWarning, f"`kl_loss_estimator` {IDLE} without `kl_loss_coef`.", kl_loss_estimator="k3"),
+    case(UserWarning, f"`use_bias_correction_kl` {IDLE} without `kl_loss_coef`.", use_bias_correction_kl=False),
     case(UserWarning, f"`ptx_max_length` {IDLE} without `ptx_coef`.", ptx_max_length=64),
     case(
         UserWarning,

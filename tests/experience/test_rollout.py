@@ -20,6 +20,7 @@ def filled() -> Rollout:
     for i, name in enumerate(FLOATS):
         setattr(rollout, name, torch.arange(12.0).view(3, 4) + 100 * i + 1 / 3)
     rollout.scores = torch.tensor([1.5, -2.0, 1e-30])
+    rollout.ref_states = torch.arange(24.0).view(3, 4, 2).bfloat16()
     return rollout
 
 
@@ -61,6 +62,8 @@ def test_selected_rows_lose_only_columns_that_are_padding_in_all_of_them():
     for i, name in enumerate(FLOATS):
         expected = torch.tensor([[8.0, 9.0], [0.0, 1.0]]) + 100 * i + 1 / 3
         assert torch.equal(getattr(chosen, name), expected), name
+    assert chosen.ref_states is not None
+    assert chosen.ref_states.tolist() == [[[16.0, 17.0], [18.0, 19.0]], [[0.0, 1.0], [2.0, 3.0]]]
     alone = filled().select(torch.tensor([1]))
     assert alone.input_ids.tolist() == [[14, 22, 23, 24, 25]] and alone.completion_length == 4
 

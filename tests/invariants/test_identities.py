@@ -25,8 +25,9 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     [
         ("head", None, {}),
         ("copy", None, {"temperature": 0.7}),
-        ("head", LORA, {}),
+        ("head", LORA, {"kl_estimator": "exact"}),
         ("adapter", LORA, {"gradient_checkpointing": True}),
+        ("copy", None, {"kl_estimator": "exact", "kl_coef": 1.0}),
     ],
 )
 def test_before_the_first_update_the_ratio_is_one_and_the_kl_zero(tmp_path, critic, peft_config, extra):
@@ -44,7 +45,8 @@ def test_before_the_first_update_the_ratio_is_one_and_the_kl_zero(tmp_path, crit
 @pytest.mark.parametrize("critic", ["head", "copy"])
 def test_eight_micro_batches_of_one_equal_one_of_eight(tmp_path, critic):
     # SGD, because Adam divides by the size of a gradient and so blows rounding up where it is all there is.
-    settings = {"critic": critic, "entropy_coef": 0.01, "kl_loss_coef": 0.1, "optim": "sgd", "learning_rate": 0.1}
+    settings = {"critic": critic, "entropy_coef": 0.01, "optim": "sgd", "learning_rate": 0.1}
+    settings |= {"kl_loss_coef": 0.1} if critic == "head" else {"kl_estimator": "exact", "kl_coef": 0.5}
     one = scripted.trainer(tmp_path / "a", per_device_train_batch_size=8, gradient_accumulation_steps=1, **settings)
     eight = scripted.trainer(tmp_path / "b", per_device_train_batch_size=1, gradient_accumulation_steps=8, **settings)
     before = scripted.weights(one)
@@ -93,12 +95,13 @@ def test_every_trainable_parameter_moves_and_no_frozen_one(tmp_path):
         assert still == set(before) - trainable, f"{critic}, {peft_config is not None}"
 
 
-def test_two_processes_equal_one(tmp_path):
+@pytest.mark.parametrize("kl_estimator", ["k1", "exact"])
+def test_two_processes_equal_one(kl_estimator, tmp_path):
     """gloo, real processes: global normalization, whitening, KL and metrics."""
     results = []
     for world in (1, 2):
         out = tmp_path / f"world{world}"
-        run_whole(Path(__file__).with_name("two_processes.py"), out, processes=world)
+        run_whole(Path(__file__).with_name("two_processes.py"), out, kl_estimator, processes=world)
         results.append(load_file(out / "weights.safetensors"))
     assert largest_difference(*results) < 1e-5
     untrained = dict(tiny_causal_lm().named_parameters())

@@ -1,5 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""One update of 16 completions on however many processes it is launched on; writes the weights."""
+"""One update of 16 completions on however many processes it is launched on; writes the weights.
+
+Arguments: the folder to write into, and `kl_estimator`.
+"""
 
 import os
 import sys
@@ -19,6 +22,7 @@ if __name__ == "__main__":
         per_device_train_batch_size=4,
         gradient_accumulation_steps=4 // world,
         whiten_rewards=True,
+        kl_estimator=sys.argv[2],
         total_episodes=32,
         optim="sgd",
         learning_rate=0.1,

@@ -2,6 +2,8 @@
 """The KL over the whole vocabulary, from the hidden states of two models."""
 
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
 from trl_ext.objectives import logprobs_and_entropy
-from trl_ext.objectives.exact_kl import Comparison, compare
+from trl_ext.objectives.exact_kl import Comparison, compare, logprobs_entropy_and_kl
 from trl_ext.planner.footprint import Meter
 
 N, D, V = 11, 6, 17
@@ -84,12 +86,67 @@ def test_float64_stays():
     assert {tensor.dtype for tensor in got} == {torch.float64}
 
 
-def most_logits(call) -> float:
+# ---- with gradients ----
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"recompute": False},
+    {"entropy": "value"},
+    {"entropy": "value", "frozen_head": True},
+    {"entropy": "none", "frozen_head": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("chunk_size", [4, 512])
+def test_gradients_are_those_of_torchs_own_distributions(chunk_size, options):
+    torch.manual_seed(0)
+    hidden, other, targets = torch.randn(N, D, requires_grad=True), torch.randn(N, D + 1), torch.randint(V, (N,))
+    head, ref_head = nn.Linear(D, V), nn.Linear(D + 1, V)
+    head.requires_grad_(not options.get("frozen_head"))
+    inputs = [hidden, *(p for p in head.parameters() if p.requires_grad)]
+    weights = [torch.linspace(-1, 2, N), torch.linspace(1, 0.5, N), torch.linspace(2, -1, N)]
+
+    def gradients(results):
+        return torch.autograd.grad(sum((r * w).sum() for r, w in zip(results, weights, strict=True)), inputs)
+
+    p, q = (Categorical(logits=h(x) / 0.7) for h, x in ((head, hidden), (ref_head, other)))
+    entropy = p.entropy() if options.get("entropy", "gradient") == "gradient" else p.entropy().detach()
+    expected = gradients((p.log_prob(targets), entropy, kl_divergence(p, q)))
+    got = logprobs_entropy_and_kl(
+        hidden, other, targets, head, ref_head, temperature=0.7, chunk_size=chunk_size, **options
+    )
+    for a, b in zip(gradients(got), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    alone = logprobs_and_entropy(hidden, targets, head, temperature=0.7, chunk_size=chunk_size, **options)
+    assert torch.equal(got[0], alone[0]) and torch.equal(got[1], alone[1])
+    assert all(p.grad is None for p in ref_head.parameters())
+
+
+@pytest.mark.parametrize("reference", [[0.0, 0.0, -INF], [0.0, 1.0, 2.0]])
+def test_impossible_tokens_have_no_gradient(reference):
+    logits = torch.tensor([[1.0, 0.0, -INF]], requires_grad=True)
+    hidden, chosen = torch.ones(1, 1), torch.tensor([0])
+    _, _, kl = logprobs_entropy_and_kl(hidden, hidden, chosen, lambda h: logits, lambda h: torch.tensor([reference]))
+    (gradient,) = torch.autograd.grad(kl.sum(), logits)
+    assert gradient.isfinite().all() and gradient[0, 2] == 0
+    assert gradient[0, :2].abs().min() > 0.01
+
+
+def test_a_micro_batch_without_tokens_takes_part_in_the_backward_pass():
+    hidden, head = torch.zeros(0, D, requires_grad=True), nn.Linear(D, V)
+    out = logprobs_entropy_and_kl(hidden, hidden.detach(), torch.zeros(0, dtype=torch.long), head, head)
+    sum(tensor.sum() for tensor in out).backward()
+    assert hidden.grad is not None
+
+
+def most_logits(call, gradient: bool = False) -> float:
     """The most logits alive at once, in tensors of a chunk's size; no other tensor has so many columns."""
     rows, columns = 64, 4096
     weight, hidden = torch.empty(D, columns, device="meta"), torch.empty(16 * rows, D, device="meta")
     ids = torch.empty(16 * rows, dtype=torch.long, device="meta")
-    with torch.no_grad(), Meter(columns) as meter, meter.moment("it"):
+    hidden.requires_grad_(gradient)
+    with torch.set_grad_enabled(gradient), Meter(columns) as meter, meter.moment("it"):
         call(hidden, ids, lambda h: h @ weight, chunk_size=rows)
     return meter.peaks["it"]["logits"] / (rows * columns * 4)
 
@@ -97,3 +154,11 @@ def most_logits(call) -> float:
 def test_two_models_at_once_take_no_more_memory_than_one():
     assert most_logits(logprobs_and_entropy) == 3
     assert most_logits(lambda h, ids, head, **options: compare(h, h, ids, head, head, **options)) == 3
+
+
+def test_gradients_of_the_kl_take_as_many_logits_in_a_chunk_whatever_their_number():
+    options: dict[str, Any] = {"frozen_head": True, "entropy": "value"}
+    one = partial(logprobs_and_entropy, **options)
+    assert most_logits(one, gradient=True) == 3
+    two = partial(logprobs_entropy_and_kl, **options)
+    assert most_logits(lambda h, ids, head, **sizes: two(h, h.detach(), ids, head, head, **sizes), gradient=True) <= 5

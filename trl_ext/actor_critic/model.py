@@ -203,6 +203,7 @@ class ActorCritic(nn.Module):
         chunk_size: int = 512,
         entropy: EntropyMode = "gradient",
         role: Role = "actor_critic",
+        ref_states: Tensor | None = None,
     ) -> ForwardOutput:
         """Return log-probabilities, entropies and values of completions, given their prompts.
 
@@ -216,13 +217,16 @@ class ActorCritic(nn.Module):
                 reference's entropies are always zeros.
             role: The roles to compute; without the critic there are no values. "with_reference" is all three, without
                 gradients.
+            ref_states: The reference's hidden states of an earlier call with that role: the KL then comes too, with a
+                gradient.
         """
         tokens, ids = (input_ids, attention_mask), input_ids[:, -completion_mask.shape[1] :]
         options: dict[str, Any] = {"temperature": temperature, "chunk_size": chunk_size}
         if role == "reference":
             with torch.no_grad(), self._reference() as model:
                 states = states_before(text_trunk(model), tokens, completion_mask)
-                return ForwardOutput(*score(model, states, ids, completion_mask, entropy="none", **options), None)
+                scores = score(model, states, ids, completion_mask, entropy="none", **options)
+                return ForwardOutput(scores[0], scores[1], None)
         model = causal_lm(self.policy)
         if role == "with_reference":
             with torch.no_grad(), self.hold():
@@ -232,13 +236,13 @@ class ActorCritic(nn.Module):
                     others = states_before(text_trunk(reference), tokens, completion_mask)
                 head = self._reference_head()
                 logps, spread, ref_logps, kl = compare(model, states, others, head, ids, completion_mask, **options)
-                return ForwardOutput(logps, spread, values, ref_logps, kl)
+                return ForwardOutput(logps, spread, values, ref_logps, kl, others[:, :-1])
         with self.hold():
             states = states_before(text_trunk(model), tokens, completion_mask)
-            scores = score(model, states, ids, completion_mask, entropy=entropy, **options)
-        if role == "actor":
-            return ForwardOutput(*scores, None)
-        return ForwardOutput(*scores, self._values(states, *tokens, completion_mask))
+            given = None if ref_states is None else (ref_states, self._reference_head())
+            scores = score(model, states, ids, completion_mask, entropy=entropy, reference=given, **options)
+        out = ForwardOutput(scores[0], scores[1], None, kl=None if given is None else scores[2])
+        return out if role == "actor" else out._replace(values=self._values(states, *tokens, completion_mask))
 
     def critic_states(self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
         """Return the hidden states that `values` reads, shape (B, C + 1, D); arguments as in `forward`."""
@@ -280,7 +284,8 @@ class ActorCritic(nn.Module):
         switch, adapter = AdapterSwitch(model.get_output_embeddings()), self.reference_adapter
 
         def head(hidden: Tensor) -> Tensor:
-            with switch.use(adapter):
+            # Without a lock: `forward` holds it, and a backward pass may run this in another thread.
+            with switch.under(switch.only(adapter)):
                 return logits(model, hidden)
 
         return head

@@ -24,7 +24,9 @@ class ForwardOutput(NamedTuple):
         ref_logps: Log-probability of each completion token under the reference, nats, float32, shape (B, C). Only with
             the role "with_reference".
         kl: KL(policy || reference) at the state before each completion token, summed over the vocabulary, nats,
-            float32, shape (B, C). Likewise.
+            float32, shape (B, C). Only with that role, or where the reference's hidden states were given.
+        ref_states: The reference's hidden state before each completion token, shape (B, C, D). Not masked. Only with
+            that role.
     """
 
     logps: Tensor
@@ -32,6 +34,7 @@ class ForwardOutput(NamedTuple):
     values: Tensor | None
     ref_logps: Tensor | None = None
     kl: Tensor | None = None
+    ref_states: Tensor | None = None
 
 
 def states_before(trunk: nn.Module, tokens: tuple[Tensor, Tensor], completion_mask: Tensor) -> Tensor:
@@ -45,7 +48,15 @@ def states_before(trunk: nn.Module, tokens: tuple[Tensor, Tensor], completion_ma
     return hidden_states(trunk, *tokens)[:, -completion_mask.shape[1] - 1 :]
 
 
-def score(model: PreTrainedModel, states: Tensor, ids: Tensor, mask: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+def score(
+    model: PreTrainedModel,
+    states: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    *,
+    reference: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None,
+    **options: Any,
+) -> tuple[Tensor, ...]:
     """Return log-probabilities and entropies, shape (B, C); logits are computed for the tokens in `mask` only.
 
     Args:
@@ -53,11 +64,15 @@ def score(model: PreTrainedModel, states: Tensor, ids: Tensor, mask: Tensor, **o
         states: Hidden states, as `states_before` gives them.
         ids: The completion's token ids, shape (B, C).
         mask: Tokens to score, shape (B, C).
+        reference: The reference's hidden states before each token, shape (B, C, D), and its function from them to
+            logits; the KL to it then comes third.
         options: Of [`token_scores`].
     """
     mask = mask.bool()
-    logps, entropy = token_scores(model, states[:, :-1][mask], ids[mask], **options)
-    return _placed(logps, mask), _placed(entropy, mask)
+    if reference is not None:
+        reference = reference[0][mask], reference[1]
+    scored = token_scores(model, states[:, :-1][mask], ids[mask], reference=reference, **options)
+    return tuple(_placed(row, mask) for row in scored)
 
 
 def compare(

@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from trl_ext._compat import portable_attention
-from trl_ext.objectives.exact_kl import Comparison, compare
+from trl_ext.objectives.exact_kl import Comparison, compare, logprobs_entropy_and_kl
 from trl_ext.objectives.logprobs import logprobs_and_entropy
 
 from .float_head import float32_logits
@@ -81,8 +81,14 @@ def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 
 def token_scores(
-    model: PreTrainedModel, hidden: Tensor, targets: Tensor, *, chunk_size: int, **options: Any
-) -> tuple[Tensor, Tensor]:
+    model: PreTrainedModel,
+    hidden: Tensor,
+    targets: Tensor,
+    *,
+    chunk_size: int,
+    reference: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None,
+    **options: Any,
+) -> tuple[Tensor, ...]:
     """Return log-probabilities and entropies of `targets` under a causal LM's head, each of shape (N,).
 
     Args:
@@ -90,19 +96,19 @@ def token_scores(
         hidden: Last hidden states before each target, shape (N, D).
         targets: Token ids, shape (N,).
         chunk_size: Most tokens whose logits are in memory at a time; fewer on a CPU with a large vocabulary.
+        reference: The reference's last hidden states, shape (N, D), and its function from them to logits; the KL to
+            it then comes third, with a gradient.
         options: `temperature` and `entropy` of [`logprobs_and_entropy`].
     """
     frozen = _is_frozen(model.get_output_embeddings())
     many = len(targets) * model.config.get_text_config().vocab_size > KEPT_LOGITS
-    return logprobs_and_entropy(
-        hidden,
-        targets,
-        partial(logits, model),
-        chunk_size=_chunk_size(model, hidden, chunk_size),
-        frozen_head=frozen,
-        recompute=many and len(targets) > chunk_size,
-        **options,
-    )
+    options |= {"frozen_head": frozen, "recompute": many and len(targets) > chunk_size}
+    options |= {"chunk_size": _chunk_size(model, hidden, chunk_size)}
+    head = partial(logits, model)
+    if reference is None:
+        return logprobs_and_entropy(hidden, targets, head, **options)
+    ref_hidden, ref_head = reference
+    return logprobs_entropy_and_kl(hidden, ref_hidden, targets, head, ref_head, **options)
 
 
 def compare_tokens(

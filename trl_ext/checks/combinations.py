@@ -50,6 +50,11 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
             raise ValueError(f"`{name}` {value} needs `critic='adapter'`; leave it out otherwise.")
     if args.critic_target_modules is not None and not all(args.critic_target_modules or [""]):
         raise ValueError(f"`critic_target_modules` must name layers, got {args.critic_target_modules}.")
+    if args.kl_estimator == "exact" and args.kl_loss_coef > 0:
+        raise ValueError(
+            f"`kl_loss_coef` {args.kl_loss_coef} penalizes the KL a second time beside `kl_estimator='exact'`, which "
+            "has a loss of its own; leave it out and set `kl_coef`."
+        )
     if (args.activation_checkpointing_kwargs or {}).get("use_reentrant") and args.critic == "adapter":
         raise ValueError("`critic='adapter'` needs checkpointing with `use_reentrant=False`.")
     if args.max_steps == 0:
@@ -114,7 +119,7 @@ def _check_sizes(args: Any) -> None:
 
 def warn_where_doubtful(args: Any) -> None:
     """Warn of settings that are allowed and rarely wanted."""
-    if args.kl_estimator != "k1" and args.kl_coef > 0:
+    if args.kl_estimator in ("k2", "k3") and args.kl_coef > 0:
         _warn(
             f"`kl_estimator='{args.kl_estimator}'` inside the reward gives a biased gradient of the KL; use 'k1' "
             "there, or `kl_loss_coef` with `kl_loss_estimator`."
@@ -145,7 +150,7 @@ def warn_without_effect(args: Any) -> None:
     # When the settings are read, the settings, and why they are not read otherwise.
     conditions: list[tuple[bool, tuple[str, ...], str]] = [
         *((setting in read_by_it, (setting,), f"with {controller}") for setting in all_settings()),
-        (args.kl_loss_coef > 0, ("kl_loss_estimator",), "without `kl_loss_coef`"),
+        (args.kl_loss_coef > 0, ("kl_loss_estimator", "use_bias_correction_kl"), "without `kl_loss_coef`"),
         (args.ptx_coef > 0, ("ptx_max_length",), "without `ptx_coef`"),
         (args.importance_sampling_correction, ("importance_sampling_cap",), "without `importance_sampling_correction`"),
         (

@@ -17,8 +17,9 @@ from trl_ext.objectives import (
     kl_estimate,
     length_adaptive_lam,
     masked_sum,
+    next_kl,
     token_rewards,
-    whiten,
+    whiten_with_scale,
 )
 from trl_ext.processes import Reduce
 from trl_ext.rewards import Scores
@@ -67,7 +68,13 @@ def importance_weights(rollout: Rollout, engine_logps: list[list[float]], *, cap
 def add_advantages(
     rollout: Rollout, last_values: Tensor, options: AdvantageOptions, *, kl_coef: float, reduce: Reduce
 ) -> None:
-    """Fill in `advantages` and `returns`: token rewards, then GAE.
+    r"""Fill in `advantages` and `returns`: token rewards, then GAE.
+
+    With `kl_estimator="exact"` the gradient of \(E[r] - \beta\, E[\sum_t \mathrm{KL}_t]\) has two parts. A token
+    changes the KL of the states after it: its reward is less by \(\beta \gamma\, \mathrm{KL}_{t+1}\), so that its
+    advantage holds \(-\beta \sum_{u>t} \gamma^{u-t} \mathrm{KL}_u\), and values predict the same sum. It does not
+    change \(\mathrm{KL}_t\), which depends on the policy directly: that part is a term of the loss, with the
+    coefficient `kl_coefs`, scaled as rewards and advantages were by whitening.
 
     Args:
         rollout: With scores, log-probabilities and values filled in.
@@ -77,16 +84,25 @@ def add_advantages(
         reduce: Sums a tensor over processes.
     """
     mask, values = rollout.completion_mask, rollout.old_values
-    kl = kl_estimate(rollout.old_logps, rollout.ref_logps, options.kl_estimator)
+    exact, kl_coefs = options.kl_estimator == "exact", torch.full_like(rollout.scores, kl_coef)
+    if exact:
+        kl = options.gamma * next_kl(rollout.kl, mask)
+    else:
+        kl = kl_estimate(rollout.old_logps, rollout.ref_logps, options.kl_estimator)
     rewards = token_rewards(rollout.scores, kl, kl_coef, mask)
     if options.whiten_rewards:
-        rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)
+        rewards, scale = whiten_with_scale(rewards, mask, shift_mean=False, reduce=reduce)
+        kl_coefs = kl_coefs * scale
     bootstrap = last_values * ~rollout.terminated if options.bootstrap_truncated else None
     estimate = partial(gae, rewards, values, mask, gamma=options.gamma, bootstrap_values=bootstrap)
     alpha = options.lam_adaptive_alpha
     advantages = estimate(lam=options.lam if alpha is None else length_adaptive_lam(mask.sum(1), alpha))
     rollout.returns = values + estimate(lam=options.lam if options.lam_critic is None else options.lam_critic)
-    rollout.advantages = whiten(advantages, mask, reduce=reduce) if options.whiten_advantages else advantages
+    if options.whiten_advantages:
+        advantages, scale = whiten_with_scale(advantages, mask, reduce=reduce)
+        kl_coefs = kl_coefs * scale
+    rollout.advantages = advantages
+    rollout.kl_coefs = kl_coefs if exact else torch.zeros_like(kl_coefs)
 
 
 def check_finite(rollout: Rollout, reduce: Reduce, step: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from trl_ext.actor_critic import ActorCritic, ForwardOutput
@@ -140,7 +140,7 @@ class Collector:
             rollout = collate(prompt_ids, sampled.ids, sampled.terminated, pad_token_id=pad, device=device)
         # 4. Score.
         scores = self._score(rollout, batch, progress, state, training)
-        # 5. Log-probabilities and values.
+        # 5. Log-probabilities, KL and values.
         entropy, last_values = self._forward_passes(model, rollout, progress)
         check_finite(rollout, self.reduce, state.global_step)
         # 6. Advantages.
@@ -199,7 +199,7 @@ class Collector:
         return totals - self.missing_eos_penalty * ~rollout.terminated
 
     @torch.no_grad()
-    def _forward_passes(self, model: nn.Module, rollout: Rollout, progress: PhaseProgress) -> tuple[Tensor, Tensor]:
+    def _forward_passes(self, model: ActorCritic, rollout: Rollout, progress: PhaseProgress) -> tuple[Tensor, Tensor]:
         """Fill in log-probabilities, KL and values from the training path, in the micro-batches of the first pass.
 
         Returns:
@@ -208,14 +208,24 @@ class Collector:
         entropy, last_values = torch.zeros_like(rollout.old_logps), torch.zeros_like(rollout.scores)
         with progress.phase("evaluate", total=len(rollout)) as advance:
 
+            def keep(states: Tensor, rows: Tensor, width: int) -> None:
+                if rollout.ref_states is None:
+                    shape = (*rollout.kl.shape, states.shape[-1])
+                    # Autocast may hand out as float32 what a trunk in half precision has computed.
+                    rollout.ref_states = torch.zeros(shape, dtype=model.dtype, device=states.device)
+                rollout.ref_states[rows, :width] = states.to(model.dtype)
+
             def forward(rows: Tensor) -> None:
                 batch = rollout.select(rows)
                 out = self.forward(model, batch, role="with_reference")
                 assert out.values is not None and out.ref_logps is not None and out.kl is not None
+                assert out.ref_states is not None
                 width = batch.completion_length
                 rollout.old_logps[rows, :width] = out.logps
                 rollout.ref_logps[rows, :width] = out.ref_logps
                 rollout.kl[rows, :width] = out.kl
+                if self.advantages.kl_estimator == "exact":
+                    keep(out.ref_states, rows, width)
                 rollout.old_values[rows, :width] = out.values[:, :-1] * batch.completion_mask
                 entropy[rows, :width] = out.entropy
                 after_last = last_token_index(batch.completion_mask) + 1

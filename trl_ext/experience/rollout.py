@@ -33,6 +33,9 @@ class Rollout:
         advantages: Advantages of the sampled tokens, (N, C).
         returns: Targets of the critic, (N, C).
         weights: Importance weights pi_old / pi_engine of the tokens, (N, C); ones without correction.
+        kl_coefs: Coefficient of the exact KL in the loss, in the units of the advantages, (N,); 0 with an estimator.
+        ref_states: The reference's hidden state before each token, (N, C, D), in the dtype of the trunk. Only for the
+            exact KL in the loss: the reference's distribution of every token then costs no pass of its trunk.
     """
 
     input_ids: Tensor
@@ -48,6 +51,8 @@ class Rollout:
     advantages: Tensor
     returns: Tensor
     weights: Tensor
+    kl_coefs: Tensor
+    ref_states: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -68,8 +73,11 @@ class Rollout:
 
     def select(self, rows: Tensor) -> "Rollout":
         """Return the samples `rows`, int64 (n,), as a rollout without columns that are padding in all of them."""
-        picked = Rollout(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
-        return picked._trimmed()
+        return Rollout(**{name: tensor[rows] for name, tensor in self._tensors().items()})._trimmed()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def _trimmed(self) -> "Rollout":
         prompt_width = self.input_ids.shape[1] - self.completion_length
@@ -77,24 +85,27 @@ class Rollout:
         left = int(used[:prompt_width].int().argmax())
         width = max(1, int(used[prompt_width:].sum()))
         fields = {}
-        for f in dataclasses.fields(self):
-            tensor = getattr(self, f.name)
-            if f.name in ("input_ids", "attention_mask"):
+        for name, tensor in self._tensors().items():
+            if name in ("input_ids", "attention_mask"):
                 tensor = tensor[:, left : prompt_width + width]
-            elif tensor.dim() == 2:
+            elif tensor.dim() > 1:
                 tensor = tensor[:, :width]
-            fields[f.name] = tensor
+            fields[name] = tensor
         return Rollout(**fields)
 
     def save(self, path: str | Path) -> None:
         """Write the rollout as one safetensors file."""
-        save_file({f.name: getattr(self, f.name).contiguous() for f in dataclasses.fields(self)}, path)
+        save_file({name: tensor.contiguous() for name, tensor in self._tensors().items()}, path)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Rollout":
         """Read what `save` wrote, bit for bit."""
         # On the CPU first: safetensors does not know every name of a device, such as "cpu:0" of a run of two processes.
-        return cls(**{name: tensor.to(device) for name, tensor in load_file(path).items()})
+        tensors = load_file(path)
+        # An earlier version did not write these, and did not learn from them.
+        tensors.setdefault("kl", torch.zeros_like(tensors["old_logps"]))
+        tensors.setdefault("kl_coefs", torch.zeros_like(tensors["scores"]))
+        return cls(**{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 def collate(
@@ -131,6 +142,7 @@ def collate(
         scores=torch.zeros(len(rows), device=device),
         **{name: torch.zeros(len(rows), right, device=device) for name in unknown},
         weights=torch.ones(len(rows), right, device=device),
+        kl_coefs=torch.zeros(len(rows), device=device),
     )
 
 

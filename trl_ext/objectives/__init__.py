@@ -1,11 +1,11 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The mathematics of PPO: pure functions of (batch, completion) tensors, with no model and no state."""
 
-from .advantages import gae, last_token_index, length_adaptive_lam, token_rewards
+from .advantages import gae, last_token_index, length_adaptive_lam, next_kl, token_rewards
 from .kl import KL_ESTIMATORS, kl_estimate
 from .logprobs import logprobs_and_entropy
 from .losses import approx_kl, explained_variance, kl_loss, policy_loss, value_loss
-from .masking import global_moments, masked_mean, masked_sum, whiten
+from .masking import global_moments, masked_mean, masked_sum, whiten, whiten_with_scale
 
 __all__ = [
     "KL_ESTIMATORS",
@@ -20,8 +20,10 @@ __all__ = [
     "logprobs_and_entropy",
     "masked_mean",
     "masked_sum",
+    "next_kl",
     "policy_loss",
     "token_rewards",
     "value_loss",
     "whiten",
+    "whiten_with_scale",
 ]

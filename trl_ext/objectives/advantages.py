@@ -28,7 +28,7 @@ def token_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) -> T
 
     Args:
         scores: (B,), one score a completion.
-        kl: (B, C), nats per token (k1, see `kl_estimate`).
+        kl: (B, C), nats per token (k1, see `kl_estimate`; or `gamma * next_kl`).
         kl_coef: the coefficient in use.
         mask: (B, C), the tokens that the policy sampled.
 
@@ -46,6 +46,27 @@ def token_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) -> T
     positions = torch.arange(mask.shape[1], device=mask.device)
     is_last = positions == last_token_index(mask).unsqueeze(1)
     return select(-kl_coef * at_least_float32(kl), mask) + select(scores.unsqueeze(1).expand_as(kl), is_last)
+
+
+def next_kl(kl: Tensor, mask: Tensor) -> Tensor:
+    """Return the KL at the state that each token leads to: that of the next token inside the mask.
+
+    A token does not change the KL at the state in which it was chosen, but it decides which state comes next. After
+    the last token there is no state whose KL is paid.
+
+    Args:
+        kl: (B, C), the KL at the state before each token.
+        mask: (B, C), the tokens that the policy sampled.
+
+    Returns:
+        (B, C), 0 at the last token and outside the mask.
+    """
+    kl, mask = at_least_float32(kl), mask.bool()
+    shifted, following = torch.zeros_like(kl), kl.new_zeros(len(kl))
+    for t in reversed(range(kl.shape[1])):
+        shifted[:, t] = following
+        following = torch.where(mask[:, t], kl[:, t], following)
+    return select(shifted, mask)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .logprobs import log_probabilities
+from .logprobs import EntropyMode, Scores, in_chunks, log_probabilities, scaled_logits
 
 
 class Comparison(NamedTuple):
@@ -77,3 +77,49 @@ def compare(
         return Comparison(*(hidden.new_zeros(0, dtype=torch.float32) for _ in Comparison._fields))
     rows = [tensor.split(chunk_size) for tensor in (hidden, ref_hidden, targets)]
     return Comparison(*(torch.cat(column) for column in zip(*map(chunk, *rows), strict=True)))
+
+
+def logprobs_entropy_and_kl(
+    hidden: Tensor,
+    ref_hidden: Tensor,
+    targets: Tensor,
+    lm_head: Callable[[Tensor], Tensor],
+    ref_head: Callable[[Tensor], Tensor],
+    *,
+    temperature: float = 1.0,
+    chunk_size: int = 512,
+    entropy: EntropyMode = "gradient",
+    frozen_head: bool = False,
+    recompute: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return log-probabilities, entropies and the KL to a reference at N states, all with gradients.
+
+    The gradient of the KL with respect to the policy's logits is \(p_v (\log p_v - \log q_v - \mathrm{KL})\); the
+    reference has none. Four tensors of shape (chunk_size, V) are in memory at a time.
+
+    Args:
+        hidden: The policy's last hidden states, shape (N, D).
+        ref_hidden: The reference's, shape (N, D').
+        targets: Token ids, shape (N,).
+        lm_head: Maps (n, D) to the policy's logits (n, V); called again in the backward pass, like `ref_head`.
+        ref_head: Maps (n, D') to the reference's logits (n, V).
+        temperature: Sampling temperature, which divides the logits of both.
+        chunk_size, entropy, frozen_head, recompute: As in `logprobs_and_entropy`.
+
+    Returns:
+        Nats, at least float32, shape (N,) each. The first two are those of `logprobs_and_entropy` to the last bit.
+    """
+    if len(targets) == 0:
+        empty = hidden.float().sum(-1)  # keeps the graph connected
+        return empty, empty, empty
+
+    def score(h: Tensor, ref_h: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            ref_log_probs = log_probabilities(ref_head, ref_h, temperature)
+        return Scores.apply(scaled_logits(lm_head, h, temperature), ids, entropy, ref_log_probs)
+
+    frozen = frozen_head and entropy != "gradient"
+    logps, entropies, kl = in_chunks(
+        score, hidden, ref_hidden, targets, chunk_size=chunk_size, frozen_head=frozen, recompute=recompute
+    )
+    return logps, entropies, kl

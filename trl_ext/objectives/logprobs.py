@@ -29,16 +29,20 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
-class _Scores(autograd.Function):
-    r"""Return the log-probability of each target and the entropy of its distribution, from logits of shape (n, V).
+class Scores(autograd.Function):
+    r"""Return log-probabilities of targets, entropies and, given a reference, KLs, from logits of shape (n, V).
 
     A tensor of shape (n, V) costs about as much time as a small model's head; this makes two in the forward pass and
-    keeps one, where autograd would make and keep several. With \(p\) the softmax, \(H\) the entropy and \(g\) the
-    gradients of the two results, that of the logits is \(g_{\log p} (\mathrm{onehot} - p) - g_H\, p\, (\log p + H)\).
+    keeps one, where autograd would make and keep several (three and two with a reference). With \(p\) the softmax,
+    \(q\) the reference's, \(H\) the entropy, \(K\) the KL and \(g\) the gradients of the three results, that of the
+    logits is \(g_{\log p} (\mathrm{onehot} - p) - g_H\, p\, (\log p + H) + g_K\, p\, (\log p - \log q - K)\).
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, mode: EntropyMode) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, mode: EntropyMode, ref_log_probs: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Overwrite `ref_log_probs`, shape (n, V), which carry no gradient."""
         log_probs = _log_softmax(logits)
         logps = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         entropy = torch.zeros_like(logps)
@@ -46,44 +50,92 @@ class _Scores(autograd.Function):
             entropy = -log_probs.exp().mul_(log_probs).nansum(-1)  # 0 log 0 = 0, where a token is impossible
         if mode != "gradient":
             ctx.mark_non_differentiable(entropy)
-        ctx.save_for_backward(log_probs, targets, entropy)
         ctx.mode, ctx.dtype = mode, logits.dtype
-        return logps, entropy
+        if ref_log_probs is None:
+            ctx.save_for_backward(log_probs, targets, entropy)
+            return logps, entropy
+        probs = log_probs.exp()
+        difference = ref_log_probs.neg_().add_(log_probs).masked_fill_(probs == 0, 0.0)
+        kl = probs.mul_(difference).sum(-1).clamp(min=0)
+        ctx.save_for_backward(log_probs, targets, entropy, difference, kl)
+        return logps, entropy, kl
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        log_probs, targets, entropy = ctx.saved_tensors
-        grad_logps, grad_entropy = (grad.unsqueeze(-1) for grad in grads)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        """Return the gradient of the logits."""
+        log_probs, targets, entropy, *compared = ctx.saved_tensors
+        grad_logps, grad_entropy, *grad_kl = (grad.unsqueeze(-1) for grad in grads)
         factor = -grad_logps
         if ctx.mode == "gradient":
             factor = factor - grad_entropy * (log_probs.nan_to_num(neginf=0.0) + entropy.unsqueeze(-1))
+        if compared:
+            difference, kl = compared
+            factor = (difference - kl.unsqueeze(-1)).mul_(grad_kl[0]).add_(factor)
         grad = log_probs.exp().mul_(factor).scatter_add_(-1, targets.unsqueeze(-1), grad_logps)
-        return grad.to(ctx.dtype), None, None
+        return grad.to(ctx.dtype), None, None, None
 
 
 class _FrozenHead(autograd.Function):
-    """Compute a chunk under a head that is not trained: log-probabilities with a gradient, entropies without.
+    """Compute a chunk under a head that is not trained, with a gradient for those results that have one.
 
-    A row's log-probability depends on that row of `hidden` alone, so its gradient is known in the forward pass up to a
-    factor: D numbers a token are kept, and no logits are computed again.
+    A row's results depend on that row of `hidden` alone, so the gradient of each is known in the forward pass up to a
+    factor: D numbers a token and result are kept, and no logits are computed again.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, score: Callable) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, score: Callable[..., tuple[Tensor, ...]], hidden: Tensor, *given: Tensor) -> Any:
         with torch.enable_grad():
             rows = hidden.detach().requires_grad_()
-            logps, entropy = score(rows, targets)
-            logps.sum().backward()
-        ctx.save_for_backward(rows.grad)
-        ctx.mark_non_differentiable(entropy)
-        return logps.detach(), entropy
+            results = score(rows, *given)
+            sloping = [i for i, result in enumerate(results) if result.requires_grad]
+            slopes = [torch.autograd.grad(results[i].sum(), rows, retain_graph=i != sloping[-1])[0] for i in sloping]
+        ctx.sloping, ctx.count = sloping, len(given)
+        ctx.save_for_backward(*slopes)
+        flat = tuple(result.detach() for result in results)
+        ctx.mark_non_differentiable(*(flat[i] for i in range(len(flat)) if i not in sloping))
+        return flat
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
-        return (slope * grads[0].unsqueeze(-1)).to(slope.dtype), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        total = None
+        for i, slope in zip(ctx.sloping, ctx.saved_tensors, strict=True):
+            part = (slope * grads[i].unsqueeze(-1)).to(slope.dtype)
+            total = part if total is None else total + part
+        return None, total, *[None] * ctx.count
+
+
+def in_chunks(
+    score: Callable[..., tuple[Tensor, ...]],
+    hidden: Tensor,
+    *given: Tensor,
+    chunk_size: int,
+    frozen_head: bool,
+    recompute: bool,
+) -> tuple[Tensor, ...]:
+    """Return what `score(hidden, *given)` gives, called on `chunk_size` rows at a time.
+
+    Args:
+        score: Gives tensors of shape (n,) for n rows.
+        hidden: Shape (N, D); the gradient flows to these and to what is trained in `score`.
+        given: Tensors of N rows.
+        chunk_size: Most rows in a call.
+        frozen_head: Nothing in `score` is trained: gradients are taken in the forward pass.
+        recompute: Whether several chunks are computed again in the backward pass otherwise.
+    """
+
+    def call(*chunk: Tensor) -> tuple[Tensor, ...]:
+        if not torch.is_grad_enabled():
+            return score(*chunk)
+        if frozen_head:
+            return _FrozenHead.apply(score, *chunk)
+        if recompute and len(hidden) > chunk_size:
+            return checkpoint(score, *chunk, use_reentrant=False)
+        return score(*chunk)
+
+    pieces = map(call, *(tensor.split(chunk_size) for tensor in (hidden, *given)))
+    return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
 
 
 def logprobs_and_entropy(
@@ -119,24 +171,14 @@ def logprobs_and_entropy(
     Returns:
         Log-probabilities and entropies in nats, at least float32, each of shape (N,).
     """
-
-    def chunk(h: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        return _Scores.apply(scaled_logits(lm_head, h, temperature), ids, entropy)
-
     if len(targets) == 0:
         # Keeps the graph connected, so that a micro-batch without tokens still takes part in the backward pass.
         empty = hidden.float().sum(-1)
         return empty, empty
 
-    def score(h: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        if not torch.is_grad_enabled():
-            return chunk(h, ids)
-        if frozen_head and entropy != "gradient":
-            return _FrozenHead.apply(h, ids, chunk)
-        if recompute and len(targets) > chunk_size:
-            return checkpoint(chunk, h, ids, use_reentrant=False)
-        return chunk(h, ids)
+    def score(h: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
+        return Scores.apply(scaled_logits(lm_head, h, temperature), ids, entropy)
 
-    pieces = [score(h, ids) for h, ids in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True)]
-    logps, entropies = zip(*pieces, strict=True)
-    return torch.cat(logps), torch.cat(entropies)
+    frozen = frozen_head and entropy != "gradient"
+    logps, entropies = in_chunks(score, hidden, targets, chunk_size=chunk_size, frozen_head=frozen, recompute=recompute)
+    return logps, entropies

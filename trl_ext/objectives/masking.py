@@ -7,6 +7,7 @@ never multiplied by the mask (0 * NaN is NaN).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,9 +76,14 @@ def global_moments(values: Tensor, mask: Tensor, reduce: Reduce | None = None) -
     return mean, squares / count.clamp(min=1), count
 
 
-def whiten(
+def whiten(values: Tensor, mask: Tensor, **options: Any) -> Tensor:
+    """Scale the masked values to variance 1 over the global batch, as `whiten_with_scale` does; return the values."""
+    return whiten_with_scale(values, mask, **options)[0]
+
+
+def whiten_with_scale(
     values: Tensor, mask: Tensor, *, shift_mean: bool = True, reduce: Reduce | None = None, eps: float = 1e-8
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Scale the masked values to variance 1 over the global batch.
 
     Detail 18 of "The N Implementation Details of RLHF with PPO": advantages are whitened to mean 0
@@ -93,8 +99,10 @@ def whiten(
         eps: added to the variance.
 
     Returns:
-        (B, C), 0 outside the mask. Values that are all equal become 0 (or keep their value with `shift_mean=False`).
+        The values, (B, C), 0 outside the mask, and the factor that scaled them, 0-dim. Values that are all equal become
+        0 (or keep their value with `shift_mean=False`).
     """
     mean, var, _ = global_moments(values, mask, reduce)
-    whitened = (at_least_float32(values) - mean) * torch.rsqrt(var + eps)
-    return select(whitened if shift_mean else whitened + mean, mask)
+    scale = torch.rsqrt(var + eps)
+    whitened = (at_least_float32(values) - mean) * scale
+    return select(whitened if shift_mean else whitened + mean, mask), scale

@@ -311,7 +311,8 @@ class DryRun:
 
     def _logprobs(self, policy: nn.Module, states: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         hidden, targets = self._tokens(states, batch)
-        return token_scores(causal_lm(policy), hidden, targets, chunk_size=self.chunk_size, entropy="value")
+        logps, entropy = token_scores(causal_lm(policy), hidden, targets, chunk_size=self.chunk_size, entropy="value")
+        return logps, entropy
 
     def _tokens(self, states: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         """Return the hidden states before all tokens to score, and the tokens."""
