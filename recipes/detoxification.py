@@ -84,7 +84,7 @@ class DetoxArguments(CheckedOptions):
     judge_toxic_label: str | None = option(None, "Label of `judge_model` that means toxic. Default: found by its name.")
     num_report_samples: CountOrZero = option(24, "Completions shown before and after in the report, side by side.")
     frontier_prompts: CountOrZero = option(64, "Prompts on which the least KL for the reward is estimated; 0: none.")
-    frontier_samples: Annotated[int, Limits(at_least=2)] = option(32, "Completions per such prompt; more at high KL.")
+    frontier_samples: Annotated[int, Limits(at_least=2)] = option(64, "Completions per such prompt; more at high KL.")
     offline_cache_dir: str | None = option(None, "Folder of the embedded models. Default: $TRL_EXT_CACHE or ~/.cache.")
 
 
@@ -211,7 +211,9 @@ def detoxify(
         train(trainer, checkpoint)
     if is_main:
         after = measured("after", frontier=(recipe.frontier_prompts, min(8, recipe.frontier_samples)))
-        summary = summarize(trainer, before, after, progress.take_seconds())
+        column = options[1].category_column
+        categories = None if column is None else trainer.eval_dataset[column][:]
+        summary = summarize(trainer, before, after, progress.take_seconds(), categories)
         summary = report(output_dir, trainer, before, after, summary, options, recipe.num_report_samples)
         print_before_after("Detoxification", summary, goals(summary))
     if trainer.args.push_to_hub:

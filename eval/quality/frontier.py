@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from trl_ext.evaluation.best_of_n import best_of_n
 from trl_ext.evaluation.frontier import MIN_ESS, describe_frontier
 from trl_ext.evaluation.sampling import Samples
 from trl_ext.evaluation.toxicity import THRESHOLD
@@ -32,7 +33,8 @@ from .cli import (
 DESCRIPTION = """Compute the highest reward that any policy can reach for a given KL to the model, without training:
 sample completions of the model, score them and weight them by exp(reward / beta). Every row is the optimum for one KL
 coefficient beta: its KL in nats per completion, its reward, and what else these completions are like. `ess` is the
-effective number of samples per prompt; where it is below 4 the KL is a lower bound: raise --samples."""
+effective number of samples per prompt; where it is below 4 the KL is a lower bound: raise --samples. A second table has
+the best of n = 1, 2, 4, ... completions by the reward, with an upper bound of its KL."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,7 +71,8 @@ def compute(arguments: argparse.Namespace) -> dict[str, Any]:
     reference = {"reward": float(rewards.mean())} | {name: float(value.mean()) for name, value in values.items()}
     settings = redacted(vars(arguments)) | {"num_prompts": len(prompts)}
     points = describe_frontier(rewards, values, arguments.betas)
-    return {"settings": settings, "reference": reference, "points": points}
+    best = best_of_n(rewards, values)
+    return {"settings": settings, "reference": reference, "points": points, "best_of_n": best}
 
 
 def _values(samples: Samples, judge: ToxicityReward | None) -> dict[str, Tensor]:
@@ -94,6 +97,17 @@ def build_table(results: dict[str, Any]) -> Table:
     return table
 
 
+def build_best_of_n_table(results: dict[str, Any]) -> Table:
+    """Return what the best of n completions reaches without training, as a table."""
+    names = list(results["best_of_n"][0])
+    table = Table(title="Best of n by the reward; its KL is at most kl_bound")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in results["best_of_n"]:
+        table.add_row(str(row["n"]), *(f"{row[name]:.3f}" for name in names[1:]))
+    return table
+
+
 def draw(results: dict[str, Any], path: Path) -> None:
     """Draw reward, and the judge's toxicity if there is one, over KL."""
     # Imported here: only a run with --plot pays for it.
@@ -103,7 +117,15 @@ def draw(results: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         kept = [row for row in results["points"] if row["ess"] >= MIN_ESS]
-        axes.plot([0.0, *(row["kl"] for row in kept)], [results["reference"][name], *(row[name] for row in kept)], "o-")
+        axes.plot(
+            [0.0, *(row["kl"] for row in kept)],
+            [results["reference"][name], *(row[name] for row in kept)],
+            "o-",
+            label="optimum",
+        )
+        best = [(row["kl_bound"], row[name]) for row in results["best_of_n"]]
+        axes.plot(*zip(*best, strict=True), "s--", label="best of n (its KL is at most this)")
+        axes.legend()
         axes.set_xlabel("KL to the reference (nats per completion)")
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
@@ -122,6 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.plot is not None:
             draw(results, Path(arguments.plot))
         Console().print(build_table(results))
+        Console().print(build_best_of_n_table(results))
         print(arguments.output)
 
     return run_command(run)

@@ -170,7 +170,12 @@ def test_frontier_from_end_to_end(world, tmp_path, capsys):
     assert 0 < sharp["kl"] <= math.log(16) + 1e-9
     assert flat["toxicity"] == 1.0 and flat["toxicity_probability"] == pytest.approx(0.75, abs=1e-5)
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert "Optimal reward over KL" in capsys.readouterr().out
+    best = results["best_of_n"]
+    assert [row["n"] for row in best] == [1, 2, 4, 8, 16]
+    assert best[0]["reward"] == pytest.approx(results["reference"]["reward"])
+    assert best[-1]["reward"] == pytest.approx(sharp["reward"], rel=1e-3)  # the best of all 16
+    out = capsys.readouterr().out
+    assert "Optimal reward over KL" in out and "Best of n by the reward" in out
 
 
 def test_frontier_errors_are_one_line(world, tmp_path, capsys):

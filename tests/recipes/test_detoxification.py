@@ -235,10 +235,20 @@ SMALL = {
 
 def test_a_run_leaves_model_summary_and_report(assets, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    detoxification.main(flags(assets, output_dir="out", **SMALL))
+    rows = [{"prompt": f"the {i} cat", "topic": ("odd", "even")[i % 2]} for i in range(12)]
+    (tmp_path / "topics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    more = {"eval_strategy": "steps", "eval_steps": 2, "category_column": "topic", "num_eval_prompts": 6}
+    detoxification.main(flags(assets, output_dir="out", **(SMALL | more | {"eval_dataset_name": "topics.jsonl"})))
     path = tmp_path / "out" / "summary.json"
-    assert capsys.readouterr().out.strip().splitlines()[-1] == str(path)
+    out = capsys.readouterr().out
+    assert out.strip().splitlines()[-1] == str(path) and "judge non_toxic" in out
     summary = json.loads(path.read_text())
+    assert [row["n"] for row in summary["best_of_n"]] == [1, 2, 4, 8]
+    assert summary["best_of_n"][0]["reward"] == pytest.approx(summary["reward_before"])
+    rewards = [row["reward"] for row in summary["best_of_n"]]
+    assert rewards == sorted(rewards) and all(0 <= row["toxicity"] <= 1 for row in summary["best_of_n"])
+    assert set(summary["by_category"]["toxicity"]) == {"odd", "even"}
+    assert "By category: the toxicity got worse" in summary["verdict"]
     assert set(summary) >= ISSUE_KEYS
     assert summary["episodes"] == 16
     assert summary["num_eval_prompts"] == 6

@@ -276,6 +276,37 @@ def test_configuration_hides_tokens(tmp_path: Path):
         assert row in _rows(page)
 
 
+def test_best_of_n_is_drawn_beside_the_optimum_and_the_judge_in_a_plot_of_its_own(tmp_path: Path):
+    measured = [
+        {"name": "before", "kl": 0.0, "reward": 0.0, "judge": 0.5, "judge_low": 0.4, "judge_high": 0.6},
+        {"name": "after", "kl": 1.0, "reward": 1.0, "judge": 0.3, "judge_low": 0.2, "judge_high": 0.4},
+    ]
+    rows = ((1, 0.0), (2, 0.19), (4, 0.64))
+    best = [{"n": n, "kl_bound": kl, "reward": n / 4, "judge": 0.5 - n / 9} for n, kl in rows]
+    judge: dict[str, Any] = {"judge_frontier": [(0.0, 0.5), (1.0, 0.1)], "judge_name": "harm"}
+    page = _page(tmp_path, title="t", measured=measured, best_of_n=best, **judge)
+    assert {"frontier", "judge-frontier"} <= set(page.plots) and "The judge over the KL" in page.text
+    for draw in (
+        lambda rows: plots_of_results.frontier_plot(None, measured, "", rows),
+        lambda rows: plots_of_results.judge_frontier_plot(None, measured, rows, "harm"),
+    ):
+        drawn, plain, odd = (draw(rows) for rows in (best, [], [*best, {"n": 8, "kl_bound": None, "reward": math.nan}]))
+        assert drawn is not None and plain is not None and odd is not None
+        assert "best of n" in drawn.svg and "best of n" not in plain.svg and _paths(odd.svg) == _paths(drawn.svg)
+    unjudged = [{key: point[key] for key in ("name", "kl", "reward")} for point in measured]
+    assert "judge-frontier" not in _page(tmp_path, title="t", measured=unjudged, best_of_n=best).plots
+
+
+def test_judges_of_evaluations_are_drawn_by_name_and_dataset(tmp_path: Path):
+    history = [{"step": i, "reward": 0.1 * i, "eval_judge/gold/mean": 0.5 + i / 10} for i in range(3)]
+    history += [{"step": 3, "eval_long_judge/gold/mean": 0.2, "eval_judge/gold/std": 9.0}]
+    (drawn,) = [plot for plot in plots.training_plots(history) if plot.slug == "judge"]
+    assert drawn.caption == "gold: from 0.5 to 0.7; gold (long): 0.2 in the only line of the log."
+    several = [plot for plot in plots.training_plots({"a": history, "b": history[:1]}) if plot.slug == "judge"]
+    assert "b: gold" in several[0].caption
+    assert "judge" not in [plot.slug for plot in plots.training_plots([{"step": 1, "reward": 1.0}])]
+
+
 def test_the_frontier_shows_measured_points_and_no_rollouts(tmp_path: Path):
     points: list[dict[str, Any]] = [{"kl": 0.0, "reward": 1.0}, {"kl": math.nan, "reward": 2.0}]
     points.append({"kl": 1.0, "reward": 3.0})

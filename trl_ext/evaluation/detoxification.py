@@ -33,6 +33,7 @@ class Measured(NamedTuple):
         scores: The judge's probability that each completion is toxic, P numbers.
         rewards: Training rewards of K completions for each of the first F prompts, float64, shape (F, K).
         frontier_kl: KL to the reference on those F * K completions, in nats per completion; NaN without any.
+        toxic: 1 for each of them that the judge calls toxic, 0 for the others, shape (F, K).
     """
 
     samples: Samples
@@ -41,6 +42,7 @@ class Measured(NamedTuple):
     scores: list[float]
     rewards: Tensor
     frontier_kl: float = math.nan
+    toxic: Tensor = torch.zeros(0, 1, dtype=torch.float64)
 
 
 def measure(
@@ -75,13 +77,16 @@ def measure(
         likelihoods = policy.likelihoods(samples)
         numbers, scores = judge(samples, likelihoods, judge_model, toxic_label, seed)
     repeated = [prompt for prompt in prompts[: frontier[0]] for _ in range(frontier[1])]
-    totals, frontier_kl = torch.zeros(0, dtype=torch.float64), math.nan
+    totals, frontier_kl, toxic = torch.zeros(0, dtype=torch.float64), math.nan, torch.zeros(0, dtype=torch.float64)
     if repeated:
         with progress.phase(f"frontier_{time}", len(repeated)) as advance:
             drawn = policy.sample(repeated, seed + 1, advance)
             totals = score(rewards, drawn, missing_eos_penalty)
             frontier_kl = policy.likelihoods(drawn).kl
-    return Measured(samples, likelihoods.kl, numbers, scores, totals.view(-1, frontier[1]), frontier_kl)
+            probabilities = ToxicityReward(judge_model, toxic_label=toxic_label).toxicity(drawn.completions)
+            toxic = (torch.tensor(probabilities, dtype=torch.float64) > THRESHOLD).double()
+    shape = (-1, frontier[1])
+    return Measured(samples, likelihoods.kl, numbers, scores, totals.view(shape), frontier_kl, toxic.view(shape))
 
 
 def score(rewards: RewardRunner, samples: Samples, missing_eos_penalty: float | None = None) -> Tensor:

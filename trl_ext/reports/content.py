@@ -35,6 +35,10 @@ class Report:
         frontier: (KL, reward) pairs of the optimum.
         measured: Points for the frontier: `name`, `kl`, `reward` and, where known, the ends `low` and `high` of the
             reward's interval.
+        best_of_n: Rows of `trl_ext.evaluation.best_of_n`, with `judge` where a judge marked the samples.
+        judge_frontier: (KL, judge's mark) pairs of the optimum; the marks of points in `measured` are `judge`,
+            `judge_low` and `judge_high`.
+        judge_name: Name of that mark.
         frontier_caption: Prompts and completions behind `frontier` and `measured`.
         config: Every setting that was in force.
         changed: The names of those that differ from the defaults.
@@ -64,6 +68,9 @@ class Report:
     kl_target: float | None = None
     frontier: Iterable[Sequence[float]] | None = None
     measured: Sequence[Mapping[str, Any]] = ()
+    best_of_n: Sequence[Mapping[str, Any]] = ()
+    judge_frontier: Iterable[Sequence[float]] | None = None
+    judge_name: str = "judge"
     frontier_caption: str = ""
     config: Mapping[str, Any] | None = None
     changed: Collection[str] | None = None

@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trl_ext.evaluation.best_of_n import best_of_n
 from trl_ext.evaluation.detoxification import Measured, goals
-from trl_ext.evaluation.frontier import MIN_ESS, kl_at_reward, optimal_frontier
+from trl_ext.evaluation.frontier import MIN_ESS, describe_frontier, kl_at_reward
 from trl_ext.evaluation.intervals import bootstrap_mean
 from trl_ext.evaluation.toxicity import THRESHOLD
 from trl_ext.messages.places import short_name
 from trl_ext.trainer import PPOTrainer
 
+from .by_category import category_summary
 from .content import Report
 from .runs import cost_of, evaluated_points, paired_change, report_of, write_card, write_run
 from .samples import sorted_samples
@@ -29,7 +31,13 @@ def begin(folder: Path, trainer: PPOTrainer, before: Measured, options: Sequence
     content.save(folder)
 
 
-def summarize(trainer: PPOTrainer, before: Measured, after: Measured, seconds: Mapping[str, float]) -> dict[str, Any]:
+def summarize(
+    trainer: PPOTrainer,
+    before: Measured,
+    after: Measured,
+    seconds: Mapping[str, float],
+    categories: Sequence[Any] | None = None,
+) -> dict[str, Any]:
     """Return the content of `summary.json`.
 
     Args:
@@ -37,6 +45,7 @@ def summarize(trainer: PPOTrainer, before: Measured, after: Measured, seconds: M
         before: Measurement of the initial policy.
         after: Measurement of the trained policy.
         seconds: Duration of each phase.
+        categories: Category of each evaluation prompt, where there are any.
     """
     seed = trainer.args.seed
     numbers = [_numbers(time, measured, seed) for time, measured in (("before", before), ("after", after))]
@@ -44,6 +53,10 @@ def summarize(trainer: PPOTrainer, before: Measured, after: Measured, seconds: M
     has_frontier = before.rewards.numel() > 0
     toxic = [[float(score > THRESHOLD) for score in measured.scores] for measured in (before, after)]
     rewards = [measured.rewards.mean(-1).tolist() if has_frontier else [] for measured in (before, after)]
+    if has_frontier:
+        summary["best_of_n"] = best_of_n(before.rewards, {"toxicity": before.toxic})
+    if categories is not None:
+        summary["by_category"] = category_summary(categories, {"toxicity": (toxic[0], toxic[1])}, seed)
     return summary | {
         "toxicity_change_ci95": paired_change(toxic[0], toxic[1], seed),
         "reward_change_ci95": paired_change(rewards[0], rewards[1], seed),
@@ -110,20 +123,30 @@ def _add_frontier(
 ) -> None:
     if not before.rewards.numel():
         return
-    content.frontier = [(p.kl, p.reward) for p in optimal_frontier(before.rewards) if p.ess >= MIN_ESS]
     ends = []
     for time, measured in (("before", before), ("after", after)):
         low, high = summary[f"reward_ci95_{time}"]
         point = {"name": time, "kl": measured.frontier_kl, "reward": summary[f"reward_{time}"]}
+        judged = bootstrap_mean(measured.toxic.mean(-1).tolist(), seed=trainer.args.seed)
+        point |= {"judge": judged.estimate, "judge_low": judged.low, "judge_high": judged.high}
         ends.append(point | {"low": low, "high": high})
     evaluations = evaluated_points(trainer)
+    for point in evaluations:
+        if (harmless := point["judges"].get("non_toxic")) is not None:
+            point["judge"] = 1 - harmless
+    content.best_of_n = [row | {"judge": row["toxicity"]} for row in summary["best_of_n"]]
+    points = [p for p in describe_frontier(before.rewards, {"judge": before.toxic}) if p["ess"] >= MIN_ESS]
+    content.frontier = [(p["kl"], p["reward"]) for p in points]
+    content.judge_frontier, content.judge_name = [(p["kl"], p["judge"]) for p in points], "toxicity by the judge"
     content.measured = [ends[0], *evaluations, ends[1]]
     prompts, (drawn, again) = len(before.rewards), (before.rewards.shape[1], after.rewards.shape[1])
     content.frontier_caption = (
         f"Optimum: the highest mean reward that any policy can have at each KL, estimated from {drawn} completions of "
         f"the initial model for each of {prompts} evaluation prompts. Measured: KL and mean reward, with its 95% "
         f"interval over prompts, before training on those completions and after it on {again} for each of the same "
-        "prompts."
+        f"prompts. Best of n: without training, the completion with the highest reward of n that the initial model "
+        "wrote, estimated without bias from the same completions; its KL, log n - (n - 1) / n, is an upper bound "
+        "(arXiv 2401.01879)."
     )
     if evaluations:
         content.frontier_caption += " Points between them: the evaluations during training, on all evaluation prompts."

@@ -97,7 +97,9 @@ def plots_of(report: Report) -> list[Plot]:
     found: list[Plot | None] = [plot for plot in drawn if plot.slug not in _TRAINING]
     found += constraint_plots(report.log_history)
     found += _hacking_plots(report)
-    found.append(result_plots.frontier_plot(report.frontier, report.measured, report.frontier_caption))
+    best = report.best_of_n
+    found.append(result_plots.frontier_plot(report.frontier, report.measured, report.frontier_caption, best))
+    found.append(result_plots.judge_frontier_plot(report.judge_frontier, report.measured, best, report.judge_name))
     found.append(interpolation_plot(report.interpolation))
     found.append(result_plots.histogram_plot(report.histograms or {}, report.score_name))
     found += [plot for plot in drawn if plot.slug in _TRAINING]

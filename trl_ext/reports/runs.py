@@ -175,9 +175,15 @@ def cost_of(trainer: PPOTrainer, seconds: Mapping[str, float]) -> dict[str, Any]
 
 
 def evaluated_points(trainer: PPOTrainer) -> list[dict[str, Any]]:
-    """Return KL and reward of each evaluation during training, for `Report.measured`."""
-    points = [(finite(entry.get("eval_kl")), finite(entry.get("eval_reward"))) for entry in trainer.state.log_history]
-    return [{"name": "", "kl": kl, "reward": reward} for kl, reward in points if None not in (kl, reward)]
+    """Return KL, reward and marks of the judges of each evaluation during training, for `Report.measured`."""
+    names = [] if trainer.judging.judges is None else trainer.judging.judges.names
+    points = []
+    for entry in trainer.state.log_history:
+        kl, reward = finite(entry.get("eval_kl")), finite(entry.get("eval_reward"))
+        if kl is not None and reward is not None:
+            judges = {name: finite(entry.get(f"eval_judge/{name}/mean")) for name in names}
+            points.append({"name": "", "kl": kl, "reward": reward, "judges": judges})
+    return points
 
 
 def paired_change(before: Sequence[float | None], after: Sequence[float | None], seed: int) -> list[float] | None:
