@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"checks", "rewards", "actor_critic"}),
     frozenset({"monitoring", "planner", "integrations"}),
     frozenset({"experience", "checkpoint"}),
-    frozenset({"learning"}),
+    frozenset({"learning", "critic_learning"}),
     frozenset({"config"}),
     frozenset({"evaluation", "arguments", "resuming", "model_card"}),
     frozenset({"assembly"}),

@@ -4,9 +4,10 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from .actor_critic import ActorCritic, ForwardOutput, build_actor_critic
 from .actor_critic.names import find_policy, load_tokenizer
 from .arguments import check_before_loading, check_datasets, count_embeddings
 from .config import PPOConfig
+from .critic_learning import CriticLearner, CriticOptions, CriticPretraining
 from .experience.collector import Collector
 from .experience.engines import ENGINES, GenerationEngine, eos_token_ids
 from .experience.judging import Judging
@@ -198,8 +200,42 @@ def build_collector(
         missing_eos_penalty=args.missing_eos_penalty,
         importance_sampling_cap=args.importance_sampling_cap if args.importance_sampling_correction else None,
         advantages=args.advantage_options,
+        held_out=args.held_out_share,
+        scale_returns=args.scales_returns,
         accelerator=accelerator,
         reduce=reduce,
+    )
+
+
+def build_critic_learner(args: PPOConfig, model: ActorCritic, collector: Collector) -> CriticLearner | None:
+    """Return the learner of the critic's own passes over a rollout; None where the critic learns with the policy."""
+    if args.critic_epochs is None:
+        return None
+    return _critic_learner(args, args.critic_options, args.own_critic_learning_rate, model, collector)
+
+
+def build_pretraining(args: PPOConfig, parts: Parts, collector: Collector) -> CriticPretraining | None:
+    """Return the critic's pretraining, which has an optimizer of its own; None where there is none."""
+    if not args.critic_pretraining_episodes:
+        return None
+    options = replace(args.critic_options, cliprange_value=None)  # there are no old values to clip by
+    rate = args.critic_pretraining_learning_rate or args.own_critic_learning_rate
+    learner = _critic_learner(args, options, rate, parts.actor_critic, collector)
+    collect = partial(collector.collect_for_critic, parts.actor_critic)
+    return CriticPretraining(learner, collect, parts.train_dataset, args.pretraining_options)
+
+
+def _critic_learner(
+    args: PPOConfig, options: CriticOptions, learning_rate: float, model: ActorCritic, collector: Collector
+) -> CriticLearner:
+    return CriticLearner(
+        model,
+        options,
+        learning_rate=learning_rate,
+        weight_decay=args.weight_decay,
+        micro_batches=collector.micro_batches,
+        autocast=collector.accelerator.autocast,
+        reduce=collector.reduce,
     )
 
 
@@ -293,6 +329,12 @@ def add_adapter_rewards(
     return functions + adapters, processing_classes
 
 
+def default_config(model: Any) -> PPOConfig:
+    """Return the configuration of a trainer that was given none, with an `output_dir` named after the model."""
+    name = model if isinstance(model, str) else model.config.name_or_path or type(model).__name__
+    return PPOConfig(output_dir=f"{Path(name).name}-PPO")
+
+
 def build_sampler(args: PPOConfig, train_dataset: Dataset | StreamRows) -> RolloutSampler:
     """Return the sampler that draws the prompts of every rollout; a stream is read in its own order."""
     return RolloutSampler(
@@ -331,11 +373,15 @@ def leaves_parameters_unused(config: Any, args: PPOConfig) -> bool:
     """Return whether a backward pass may leave trained parameters out, which DDP must then search for.
 
     A pass over completions gives log-probabilities and values, and so reaches every trained parameter of every kind of
-    critic. The language-model loss of PPO-ptx does not reach the critic, and the router of a mixture of experts may
-    pass an expert over.
+    critic. The language-model loss of PPO-ptx does not reach the critic, nor does any loss of the policy where the
+    critic has passes of its own, and the router of a mixture of experts may pass an expert over.
     """
     experts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-    return args.ptx_coef > 0 or any(getattr(config.get_text_config(), name, None) for name in experts)
+    return (
+        args.ptx_coef > 0
+        or args.critic_epochs is not None
+        or any(getattr(config.get_text_config(), name, None) for name in experts)
+    )
 
 
 def run_configuration(args: PPOConfig, model: ActorCritic, kl_controller: KLController) -> dict[str, Any]:
@@ -349,6 +395,9 @@ def run_configuration(args: PPOConfig, model: ActorCritic, kl_controller: KLCont
         "max_completion_length": args.max_completion_length,
         "temperature": args.temperature,
         "critic": model.critic_kind,
+        "passes of the critic's own": args.critic_epochs is not None,
+        "critic_held_out": args.held_out_share,
+        "scale_returns": args.scales_returns,
         "critic_learning_rate of its own": args.critic_learning_rate is not None,
         "adapters": isinstance(model.policy, PeftModel),
         "KL controller": type(kl_controller).__name__,

@@ -18,6 +18,7 @@ from .checks.training_arguments import (
     has_bf16,
     warn_ignored,
 )
+from .critic_learning import CriticOptions, PretrainingOptions
 from .critic_modes import CRITIC_MODES
 from .experience.advantages import AdvantageOptions
 from .experience.engines import ENGINES
@@ -27,6 +28,9 @@ from .messages.advice import TRAINER_ARGUMENTS, answers_unknown
 from .messages.redaction import redacted
 
 Options = TypeVar("Options")
+
+# AdamW's, for a critic with an optimizer of its own and values in standard deviations of the return.
+OWN_CRITIC_LEARNING_RATE = 3e-4
 
 
 @answers_unknown("setting", "PPOTrainer", TRAINER_ARGUMENTS)
@@ -166,6 +170,31 @@ class PPOConfig(BaseConfig):
         None, "Learning rate of the critic; None: the same as `learning_rate`."
     )
     critic_warmup_rollouts: CountOrZero = option(0, "Rollouts at the start in which only the critic learns.")
+    critic_epochs: Count | None = option(
+        None,
+        "Passes of the critic's own over each rollout, with an optimizer of its own; None: the critic learns with the "
+        "policy, by `vf_coef`.",
+    )
+    critic_mini_batches: Count = option(4, "Optimizer steps in each of the critic's own passes over a rollout.")
+    critic_max_grad_norm: Positive = option(1.0, "Clips the norm of the gradient in the critic's own steps.")
+    scale_returns: bool | None = option(
+        None,
+        "Learn values in standard deviations of the return (PopArt), so that `vf_coef`, `critic_learning_rate` and "
+        "`cliprange_value` do not depend on the unit of the reward; None: with `critic_epochs` or "
+        "`critic_pretraining_episodes`.",
+    )
+    critic_held_out: Annotated[float, Limits(at_least=0, at_most=0.5)] | None = option(
+        None,
+        "Share of the prompts from which the critic never learns, to measure `explained_variance/held_out`; None: 0.1 "
+        "with `critic_epochs` or `critic_pretraining_episodes`, else 0.",
+    )
+    critic_pretraining_episodes: CountOrZero = option(
+        0, "Completions of the first policy on which the critic is trained before PPO begins; 0 is off."
+    )
+    critic_pretraining_epochs: Count = option(6, "Most passes over the completions of the critic's pretraining.")
+    critic_pretraining_learning_rate: Positive | None = option(
+        None, "First learning rate of the critic's pretraining, which falls to 0; None: the critic's own."
+    )
     logits_chunk_size: Count = option(512, "Most completion tokens whose logits are held at a time.")
 
     # KL to the reference
@@ -300,6 +329,37 @@ class PPOConfig(BaseConfig):
     def advantage_options(self) -> AdvantageOptions:
         """Options that turn scores into advantages and returns."""
         return self._options(AdvantageOptions)
+
+    @property
+    def learns_critic_apart(self) -> bool:
+        """Whether the critic has passes of its own, during PPO or before."""
+        return self.critic_epochs is not None or self.critic_pretraining_episodes > 0
+
+    @property
+    def scales_returns(self) -> bool:
+        """Whether values are learned in standard deviations of the return."""
+        return self.learns_critic_apart if self.scale_returns is None else self.scale_returns
+
+    @property
+    def held_out_share(self) -> float:
+        """Share of the prompts from which the critic never learns."""
+        default = 0.1 if self.learns_critic_apart else 0.0
+        return default if self.critic_held_out is None else self.critic_held_out
+
+    @property
+    def own_critic_learning_rate(self) -> float:
+        """Learning rate of an optimizer of the critic's own."""
+        return self.critic_learning_rate or OWN_CRITIC_LEARNING_RATE
+
+    @property
+    def critic_options(self) -> CriticOptions:
+        """Options of the critic's own optimizer steps."""
+        return self._options(CriticOptions)
+
+    @property
+    def pretraining_options(self) -> PretrainingOptions:
+        """Size and length of the critic's pretraining."""
+        return self._options(PretrainingOptions)
 
     @property
     def loss_options(self) -> LossOptions:

@@ -41,16 +41,20 @@ class LossOptions:
     use_bias_correction_kl: bool
 
 
-def token_losses(out: ForwardOutput, batch: Rollout, options: LossOptions) -> dict[str, Tensor]:
+def token_losses(
+    out: ForwardOutput, batch: Rollout, options: LossOptions, value_scale: Tensor | float = 1.0
+) -> dict[str, Tensor]:
     """Return the loss of every completion token, and the diagnostics that are logged beside it.
 
     Args:
         out: Log-probabilities, entropies and values of the current weights.
         batch: Old log-probabilities and values, reference log-probabilities, advantages and returns.
         options: Clip ranges and the weights of the terms.
+        value_scale: Unit of the value loss and of `cliprange_value`, in units of the reward.
 
     Returns:
-        Tensors of shape (B, C), not masked. `loss` is minimized; the others are terms of it or diagnostics.
+        Tensors of shape (B, C), not masked. `loss` is minimized; the others are terms of it or diagnostics. Without
+        values there is no value loss.
     """
     policy, ratio, clipped = policy_loss(
         out.logps,
@@ -59,10 +63,6 @@ def token_losses(out: ForwardOutput, batch: Rollout, options: LossOptions) -> di
         cliprange=options.cliprange,
         cliprange_high=options.cliprange_high,
         dual_clip=options.dual_clip,
-    )
-    assert out.values is not None
-    value, value_clipped = value_loss(
-        out.values[:, :-1], batch.old_values, batch.returns, cliprange_value=options.cliprange_value
     )
     actor = policy * batch.weights - options.entropy_coef * out.entropy
     if options.kl_loss_coef > 0:
@@ -77,17 +77,21 @@ def token_losses(out: ForwardOutput, batch: Rollout, options: LossOptions) -> di
         # Not weighted by pi / pi_old, nor by the engine's weights: the KL at a state averages over its tokens already.
         # The states are the old policy's, as they are for the surrogate.
         actor = actor + batch.kl_coefs.unsqueeze(1) * out.kl
-    return {
-        "loss": actor + options.vf_coef * value,
+    losses = {
+        "loss": actor,
         "policy_loss": policy,
-        "value_loss": value,
         "entropy": out.entropy,
         "approx_kl": approx_kl(out.logps, batch.old_logps),
         "clip_fraction": clipped,
-        "value_clip_fraction": value_clipped,
         "ratio/mean": ratio,
         "ratio/max": ratio,
     }
+    if out.values is not None:
+        values, old_values, returns = (t / value_scale for t in (out.values[:, :-1], batch.old_values, batch.returns))
+        value, clipped = value_loss(values, old_values, returns, cliprange_value=options.cliprange_value)
+        losses["loss"] = actor + options.vf_coef * torch.where(batch.held_out.unsqueeze(1), 0.0, value)
+        losses |= {"value_loss": value, "value_clip_fraction": clipped}
+    return losses
 
 
 @torch.no_grad()
@@ -290,14 +294,25 @@ def _within(metrics: Mapping[str, float], limits: StepLimits, step: int) -> bool
     return False
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], rate: float) -> None:
-    """Move some of the parameters of an optimizer into groups of their own with another learning rate."""
-    chosen = {id(p) for p in parameters}
-    for group in list(optimizer.param_groups):
+def split_critic(
+    optimizer: torch.optim.Optimizer, critic: Iterable[tuple[str, nn.Parameter]], learning_rate: float | None
+) -> None:
+    """Move the critic's parameters into groups of their own in a new optimizer.
+
+    Args:
+        optimizer: The Trainer's.
+        critic: Names and parameters.
+        learning_rate: Their learning rate; None leaves them where they are, and 0 takes them out of the optimizer.
+    """
+    if learning_rate is None:
+        return
+    chosen = {id(p) for _, p in critic}
+    groups = list(optimizer.param_groups)
+    for group in groups:
         split = {**group, "params": [p for p in group["params"] if id(p) in chosen]}
         group["params"] = [p for p in group["params"] if id(p) not in chosen]
-        if split["params"]:
-            optimizer.add_param_group({**split, "lr": rate})
+        if split["params"] and learning_rate:
+            optimizer.add_param_group({**split, "lr": learning_rate})
 
 
 def drop_gradients(parameters: Iterable[nn.Parameter], *, keep_one: bool = False) -> None:

@@ -15,11 +15,10 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from . import checkpoint, resuming
+from . import assembly, checkpoint, learning, resuming
 from ._compat import BaseTrainer
 from .actor_critic import ActorCritic
 from .arguments import check_arguments, prompt_columns
-from .assembly import assemble, build_collector, build_sampler, find_unused_parameters, without_liger
 from .config import PPOConfig
 from .experience.collector import Experience
 from .experience.engines import GenerationEngine
@@ -28,7 +27,7 @@ from .experience.rollout import Rollout
 from .experience.supervised import SupervisedBatch
 from .files import write_json
 from .kl_control import KLController
-from .learning import Minibatch, StepGate, drop_gradients, learn, mean_losses, restored, set_learning_rate, token_losses
+from .learning import Minibatch, StepGate
 from .messages.advice import answers_unknown
 from .micro_batches import MicroBatches
 from .model_card import PAPER, TAGS, write_model_card
@@ -97,10 +96,8 @@ class PPOTrainer(BaseTrainer):
         eval_reward_funcs: Any = None,
         compute_metrics: Callable[..., Any] | None = None,
     ):
-        if args is None:
-            name = model if isinstance(model, str) else model.config.name_or_path or type(model).__name__
-            args = PPOConfig(output_dir=f"{Path(name).name}-PPO")
-        parts = assemble(
+        args = args or assembly.default_config(model)
+        parts = assembly.assemble(
             args,
             model=model,
             reward_funcs=reward_funcs,
@@ -116,7 +113,7 @@ class PPOTrainer(BaseTrainer):
             compute_metrics=compute_metrics,
         )
         self._sampler: RolloutSampler | None = None
-        with without_liger(args):
+        with assembly.without_liger(args):
             super().__init__(
                 model=parts.actor_critic,
                 args=args,
@@ -129,18 +126,20 @@ class PPOTrainer(BaseTrainer):
                 # transformers before 5.19 reads this in place of `loss_is_scaled_for_ga`.
                 compute_loss_func=_identity,
             )
-        find_unused_parameters(self.accelerator, parts.actor_critic.config, args)
+        assembly.find_unused_parameters(self.accelerator, parts.actor_critic.config, args)
         checkpoint.set_aside_incomplete(Path(args.output_dir), leader=args.should_save)
         self._reduce = reduction(self.accelerator)
         several = self.accelerator.num_processes > 1
         self.micro_batches = MicroBatches(args.micro_batch_size, "per_device_train_batch_size", fixed=several)
-        self.collector = build_collector(args, parts, self.micro_batches, self.accelerator, self._reduce)
+        self.collector = assembly.build_collector(args, parts, self.micro_batches, self.accelerator, self._reduce)
         self.supervised, self.judging = parts.supervised, parts.judging
         self.progress = PhaseProgress(self.is_world_process_zero(), bars=not args.disable_tqdm)
         self.display = show(self, kl_target=getattr(parts.kl_controller, "target", None))
         self.run_log = RunLog(self._reduce)
         self._configuration, self._reward_settings = parts.configuration, resuming.reward_settings(parts.rewards)
         self._gate = StepGate()
+        self.critic_learner = assembly.build_critic_learner(args, parts.actor_critic, self.collector)
+        self._pretraining = assembly.build_pretraining(args, parts, self.collector)
         self._rollout: Rollout | None = None
         self.card_facts: dict[str, Any] = {}  # what `write_model_card` was told
         self._micro_step = 0  # the Trainer's micro-batches of the current optimizer step that are done
@@ -179,7 +178,7 @@ class PPOTrainer(BaseTrainer):
 
     def get_train_dataloader(self):
         """Return batches of one process's share of a rollout, and placeholders for its further micro-batches."""
-        self._sampler = build_sampler(self.args, self.train_dataset)
+        self._sampler = assembly.build_sampler(self.args, self.train_dataset)
         return self._get_dataloader(
             RolloutRows(self.train_dataset),
             description="Training",
@@ -204,7 +203,11 @@ class PPOTrainer(BaseTrainer):
         rollout_number, step = divmod(self.state.global_step, args.steps_per_rollout)
         if self._micro_step == 0 and step == 0:
             self._gate.begin_rollout(args.learning_rate)
+            if not self.state.global_step:
+                self.pretrain_critic()
             experience = self._collect(inputs, self.progress, training=True)
+            if self.critic_learner is not None:
+                experience = self.critic_learner.learn_from(experience, (args.seed, rollout_number), self.progress)
             self.run_log.begin_rollout(experience.metrics, experience.speed, args.batch_size)
             self._rollout = experience.rollout
         if self._micro_step == 0:
@@ -220,6 +223,16 @@ class PPOTrainer(BaseTrainer):
         return self.collector.collect(self.model, rows, progress, **shown_to, training=training)
 
     # ---- learning ----
+
+    def pretrain_critic(self) -> dict[str, Any] | None:
+        """Train the critic on completions of the policy as it is; `train` does so before its first rollout.
+
+        Returns:
+            The report that is written as `critic_pretraining.json` into `output_dir`, by the first call; None where
+            `critic_pretraining_episodes` is 0.
+        """
+        pretraining = self._pretraining
+        return None if pretraining is None else pretraining.run(self.progress, self.state, self.log)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Learn from one micro-batch; with the last one of an optimizer step, decide whether the step is taken."""
@@ -250,7 +263,7 @@ class PPOTrainer(BaseTrainer):
 
         backward = partial(super().training_step, model)
         size = self.args.micro_batch_size
-        return learn(self._minibatch, number, size, self.micro_batches, backward, start_again)
+        return learning.learn(self._minibatch, number, size, self.micro_batches, backward, start_again)
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -271,34 +284,30 @@ class PPOTrainer(BaseTrainer):
         return (loss, out) if return_outputs else loss
 
     def _token_losses(self, model: nn.Module, batch: Rollout) -> tuple[Any, dict[str, Tensor]]:
-        entropy = "gradient" if self.args.entropy_coef else "value"
-        out = self.collector.forward(model, batch, entropy=entropy, ref_states=batch.ref_states)
-        return out, token_losses(out, batch, self.args.loss_options)
+        options: dict[str, Any] = {"entropy": "gradient" if self.args.entropy_coef else "value"}
+        options["role"] = "actor" if self.critic_learner is not None and torch.is_grad_enabled() else "actor_critic"
+        out = self.collector.forward(model, batch, ref_states=batch.ref_states, **options)
+        return out, learning.token_losses(out, batch, self.args.loss_options, self.model.return_scale.std)
 
     def _finish_step(self) -> None:
         """Take or drop the gradients of a finished optimizer step, and log it."""
         args, step = self.args, self.state.global_step
         metrics = self.run_log.take_step()
         if step // args.steps_per_rollout < args.critic_warmup_rollouts:
-            drop_gradients(p for _, p in self.model.actor_parameters())
+            learning.drop_gradients(p for _, p in self.model.actor_parameters())
         scaled = getattr(self.accelerator, "scaler", None) is not None
-        skipped = self._gate.decide(
-            self.model, metrics, args.step_limits, step=step, scaled=scaled, reduce=self._reduce
-        )
-        self.run_log.end_step(
-            metrics if self._gate.is_open else {},
-            skipped=skipped,
-            seconds=self.progress.take_seconds().get("learn", 0.0),
-            steps_per_rollout=args.steps_per_rollout,
-        )
+        options: dict[str, Any] = {"step": step, "scaled": scaled, "reduce": self._reduce}
+        skipped = self._gate.decide(self.model, metrics, args.step_limits, **options)
+        seconds, learned = self.progress.take_seconds().get("learn", 0.0), metrics if self._gate.is_open else {}
+        self.run_log.end_step(learned, skipped=skipped, seconds=seconds, steps_per_rollout=args.steps_per_rollout)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Make the Trainer's optimizer behind a gate, with groups for a critic that has its own learning rate."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
-        if fresh and self.args.critic_learning_rate is not None:
-            critic = [p for _, p in self.model.critic_parameters()]
-            set_learning_rate(optimizer, critic, self.args.critic_learning_rate)
+        if fresh:
+            rate = 0.0 if self.critic_learner is not None else self.args.critic_learning_rate
+            learning.split_critic(optimizer, self.model.critic_parameters(), rate)
         self._gate.guard(optimizer)
         return optimizer
 
@@ -315,7 +324,7 @@ class PPOTrainer(BaseTrainer):
         """Run the Trainer's loop, and add PPO's metrics under its prefix (`eval_reward`, ...)."""
         self.judging.begin()
         casts = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
-        with restored(self.model) if casts else nullcontext():
+        with learning.restored(self.model) if casts else nullcontext():
             output = super().evaluation_loop(*args, **kwargs)
         prefix, is_main = kwargs.get("metric_key_prefix", "eval"), self.is_world_process_zero()
         output.metrics.update(self.run_log.take_evaluation(prefix))
@@ -331,16 +340,14 @@ class PPOTrainer(BaseTrainer):
         experience = self._collect(inputs, progress, training=False)
         self.judging.add(experience.batch, self.state)
         rollout = experience.rollout
+
+        def losses(batch: Rollout) -> dict[str, Tensor]:
+            return self._token_losses(model, batch)[1]
+
         with progress.phase("learn"):
-            means = mean_losses(
-                rollout, lambda batch: self._token_losses(model, batch)[1], self.micro_batches, self._reduce
-            )
-        self.run_log.add_evaluated(
-            experience.metrics | means,
-            experience.speed,
-            progress.take_seconds()["learn"],
-            samples=int(self._reduce(rollout.valid.sum())),
-        )
+            means = learning.mean_losses(rollout, losses, self.micro_batches, self._reduce)
+        metrics, seconds, valid = experience.metrics | means, progress.take_seconds()["learn"], rollout.valid.sum()
+        self.run_log.add_evaluated(metrics, experience.speed, seconds, samples=int(self._reduce(valid)))
         return torch.tensor(means["loss"], device=self.args.device), None, None
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -380,6 +387,8 @@ class PPOTrainer(BaseTrainer):
             super()._save_checkpoint(model, trial)
             if not self.args.save_only_model and self._rollout is not None:
                 self._rollout.save(folder / f"rollout_{self.args.process_index}.safetensors")
+                if self.critic_learner is not None and self.args.should_save:
+                    self.critic_learner.save(folder)
             write_json(resuming.state_file(folder, self.args.process_index), self._ppo_state())
         if self.args.should_save:
             checkpoint.rotate(folder, limit, self.state.best_model_checkpoint)
@@ -426,6 +435,8 @@ class PPOTrainer(BaseTrainer):
         with together(f"Resuming from {folder}"), resuming.loading(folder):
             with resuming.own_learning_rates(self.optimizer, self.lr_scheduler):
                 super()._load_optimizer_and_scheduler(checkpoint_folder)
+            if self.critic_learner is not None:
+                self.critic_learner.load(folder)
             resuming.restore(self._stateful, resuming.read_state(folder, process))
             self._rollout = Rollout.load(folder / f"rollout_{process}.safetensors", self.accelerator.device)
 

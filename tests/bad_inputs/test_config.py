@@ -330,6 +330,7 @@ COMBINATIONS = [
         "`max_steps` must be at least 1, or -1 to count by `num_train_epochs`, got 0.",
         max_steps=0,
     ),
+    case(ValueError, "`critic_held_out` must be between 0 and 0.5, got 0.6.", critic_held_out=0.6),
     case(
         ValueError,
         "`reward_clip_range` must be a lower and a higher bound, got [1.0, 2.0, 3.0].",
@@ -362,6 +363,23 @@ WARNINGS = [
         transformers_continuous_batching_config={"max_memory_percent": 0.5},
     ),
     case(UserWarning, f"`critic_learning_rate` {IDLE} with `vf_coef` 0.", critic_learning_rate=1e-4, vf_coef=0.0),
+    case(
+        UserWarning,
+        f"`vf_coef` {IDLE} with `critic_epochs`, in which the critic learns by itself.",
+        critic_epochs=2,
+        vf_coef=0.5,
+    ),
+    case(
+        UserWarning,
+        f"`critic_mini_batches` {IDLE} without `critic_epochs` or `critic_pretraining_episodes`.",
+        critic_mini_batches=2,
+    ),
+    case(
+        UserWarning,
+        f"`critic_pretraining_epochs` {IDLE} without `critic_pretraining_episodes`.",
+        critic_pretraining_epochs=2,
+        critic_epochs=2,
+    ),
     case(
         UserWarning,
         f"`cliprange_high` {IDLE} with one optimizer step per rollout, before which the policy has not moved.",

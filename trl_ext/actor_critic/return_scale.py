@@ -43,21 +43,22 @@ class ReturnScale(nn.Module):
         return outputs * self.std.float() + self.mean.float()
 
     @torch.no_grad()
-    def update(self, head: nn.Linear, returns: Tensor, mask: Tensor, reduce: Reduce) -> None:
+    def update(self, head: nn.Linear, returns: Tensor, mask: Tensor, reduce: Reduce, *, decay: float = _DECAY) -> None:
         """Take the returns of a rollout into account.
 
         Args:
             head: The value head, which is rewritten so that its values stay. A head that is still zero predicts the
                 new mean instead, since it has learned nothing that could be kept.
-            returns: Returns in units of the reward, (B, C).
-            mask: The tokens that count, (B, C).
+            returns: Returns in units of the reward, of any shape.
+            mask: The tokens that count, of the same shape.
             reduce: Sums a tensor over processes, which all end with the same moments.
+            decay: Weight of the past; 0 forgets it.
         """
         mean, variance, count = (float(moment) for moment in global_moments(returns, mask, reduce))
         if count == 0:
             return
-        weight = _DECAY * float(self.weight) + 1 - _DECAY
-        share, old_mean, old_std = (1 - _DECAY) / weight, float(self.mean), float(self.std)
+        weight = decay * float(self.weight) + 1 - decay
+        share, old_mean, old_std = (1 - decay) / weight, float(self.mean), float(self.std)
         new_mean = old_mean + share * (mean - old_mean)
         between = share * (1 - share) * (mean - old_mean) ** 2
         new_std = ((1 - share) * old_std**2 + share * variance + between) ** 0.5

@@ -3,6 +3,7 @@
 
 import dataclasses
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Container
 from typing import Any
@@ -57,6 +58,7 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
         )
     if (args.activation_checkpointing_kwargs or {}).get("use_reentrant") and args.critic == "adapter":
         raise ValueError("`critic='adapter'` needs checkpointing with `use_reentrant=False`.")
+    _check_critic(args)
     if args.max_steps == 0:
         raise ValueError("`max_steps` must be at least 1, or -1 to count by `num_train_epochs`, got 0.")
     _check_sizes(args)
@@ -100,6 +102,20 @@ def _check_keys(name: str, given: dict[str, Any], known: list[str]) -> None:
             raise ValueError(
                 f"`{name}` has no `{key}`: {suggestion(str(key), known) or 'see transformers for its keys.'}"
             )
+
+
+def _check_critic(args: Any) -> None:
+    """Refuse an optimizer of the critic's own where the critic's parameters or gradients are not its to step on."""
+    used = [f"`{n}` {getattr(args, n)}" for n in ("critic_epochs", "critic_pretraining_episodes") if getattr(args, n)]
+    if not used:
+        return
+    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise ValueError(
+            f"{' and '.join(used)} trains the critic outside of FSDP, which shards its weights; leave it out, or leave "
+            "FSDP out."
+        )
+    if args.fp16:
+        raise ValueError(f"{' and '.join(used)} has no gradient scaler, which `fp16` needs; use `bf16` or float32.")
 
 
 def _check_sizes(args: Any) -> None:
@@ -146,6 +162,7 @@ def warn_where_doubtful(args: Any) -> None:
 def warn_without_effect(args: Any) -> None:
     """Warn of settings that another setting switches off."""
     controller, read_by_it = f"`kl_controller='{args.kl_controller}'`", settings_of(args.kl_controller)
+    own, apart = args.critic_epochs is not None, args.learns_critic_apart
     one_step = "one optimizer step per rollout, before which the policy has not moved"
     # When the settings are read, the settings, and why they are not read otherwise.
     conditions: list[tuple[bool, tuple[str, ...], str]] = [
@@ -158,7 +175,19 @@ def warn_without_effect(args: Any) -> None:
             ("transformers_continuous_batching_config",),
             "without `use_transformers_continuous_batching`",
         ),
-        (args.vf_coef > 0, ("critic_learning_rate", "critic_warmup_rollouts", "cliprange_value"), "with `vf_coef` 0"),
+        (args.vf_coef > 0 or apart, ("critic_learning_rate", "cliprange_value"), "with `vf_coef` 0"),
+        (args.vf_coef > 0 or own, ("critic_warmup_rollouts", "scale_returns"), "with `vf_coef` 0"),
+        (not own, ("vf_coef",), "with `critic_epochs`, in which the critic learns by itself"),
+        (
+            apart,
+            ("critic_mini_batches", "critic_max_grad_norm"),
+            "without `critic_epochs` or `critic_pretraining_episodes`",
+        ),
+        (
+            args.critic_pretraining_episodes > 0,
+            ("critic_pretraining_epochs", "critic_pretraining_learning_rate"),
+            "without `critic_pretraining_episodes`",
+        ),
         (args.steps_per_rollout > 1, ("cliprange_high", "dual_clip", "target_approx_kl"), f"with {one_step}"),
         (args.total_episodes is None, ("max_steps",), "beside `total_episodes`, which decides the length of the run"),
         (

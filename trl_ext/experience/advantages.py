@@ -3,7 +3,7 @@
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -103,6 +103,19 @@ def add_advantages(
         kl_coefs = kl_coefs * scale
     rollout.advantages = advantages
     rollout.kl_coefs = kl_coefs if exact else torch.zeros_like(kl_coefs)
+
+
+def monte_carlo_returns(
+    rollout: Rollout, last_values: Tensor, options: AdvantageOptions, *, kl_coef: float, reduce: Reduce
+) -> Tensor:
+    """Return the discounted sums of the token rewards that follow each token, (N, C); arguments as in `add_advantages`.
+
+    They contain no value, except that after the last token of a truncated completion with `bootstrap_truncated`.
+    """
+    copied = replace(rollout)
+    options = replace(options, lam=1.0, lam_critic=None, lam_adaptive_alpha=None, whiten_advantages=False)
+    add_advantages(copied, last_values, options, kl_coef=kl_coef, reduce=reduce)
+    return copied.returns
 
 
 def check_finite(rollout: Rollout, reduce: Reduce, step: int) -> None:

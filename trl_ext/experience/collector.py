@@ -13,7 +13,7 @@ from trl_ext.actor_critic import ActorCritic, ForwardOutput
 from trl_ext.kl_control import KLController
 from trl_ext.micro_batches import MicroBatches
 from trl_ext.monitoring import PhaseProgress, SampleTable, Speed, observe_rollout
-from trl_ext.objectives import last_token_index, masked_mean
+from trl_ext.objectives import explained_variance, last_token_index, masked_mean
 from trl_ext.processes import Reduce, together
 from trl_ext.rewards import RewardRunner, Scores
 from trl_ext.rewards.base import Batch
@@ -26,9 +26,11 @@ from .advantages import (
     check_finite,
     describe,
     importance_weights,
+    monte_carlo_returns,
     named_rewards,
 )
-from .engines import GenerationEngine
+from .engines import Completions, GenerationEngine
+from .prompt_hash import held_out_prompts
 from .prompts import split_columns, tokenize_prompts
 from .rollout import Rollout, collate
 
@@ -67,6 +69,8 @@ class Collector:
         missing_eos_penalty: As in `PPOConfig`.
         importance_sampling_cap: As in `PPOConfig`; None: no correction.
         advantages: Options of `add_advantages`.
+        held_out: Share of the prompts from which the critic must not learn.
+        scale_returns: Whether the critic's `ReturnScale` follows the returns of training.
         accelerator: Gives the device of the rollouts, and the precision of sampling.
         reduce: Sums a tensor over processes.
     """
@@ -86,6 +90,8 @@ class Collector:
         missing_eos_penalty: float | None,
         importance_sampling_cap: float | None,
         advantages: AdvantageOptions,
+        held_out: float,
+        scale_returns: bool,
         accelerator: Accelerator,
         reduce: Reduce,
     ):
@@ -97,6 +103,7 @@ class Collector:
         self.missing_eos_penalty = missing_eos_penalty
         self.importance_sampling_cap = importance_sampling_cap
         self.advantages = advantages
+        self.held_out, self.scale_returns = held_out, scale_returns
         self.accelerator, self.reduce = accelerator, reduce
 
     def collect(
@@ -126,18 +133,8 @@ class Collector:
         model.eval()
         progress.take_seconds()
         kl_coef = self.kl_controller.coef
-        prompts, columns = split_columns({key: [row[key] for row in rows] for key in rows[0]}, self.prompt_column)
-        with together("Sampling"):
-            # 1. Prompts to tokens.
-            prompt_ids = tokenize_prompts(prompts, self.tokenizer, self.chat_template_kwargs, columns)
-            # 2. Generate.
-            with progress.phase("generate", total=len(rows)) as advance, self.accelerator.autocast(), model.hold():
-                sampled = self.engine(model.causal_lm, prompt_ids, advance)
-            # 3. Decode.
-            texts = decode_answers(self.tokenizer, prompts, prompt_ids, sampled.ids, self.chat_template_kwargs)
-            batch = Batch(prompts, as_completions(prompts, texts), sampled.ids, columns)
-            pad, device = self.tokenizer.pad_token_id, self.accelerator.device
-            rollout = collate(prompt_ids, sampled.ids, sampled.terminated, pad_token_id=pad, device=device)
+        # 1. to 3. Prompts to tokens, generate, decode.
+        rollout, batch, sampled = self._sample(model, rows, progress)
         # 4. Score.
         scores = self._score(rollout, batch, progress, state, training)
         # 5. Log-probabilities, KL and values.
@@ -146,7 +143,7 @@ class Collector:
         # 6. Advantages.
         if self.importance_sampling_cap is not None and sampled.logps is not None:
             rollout.weights = importance_weights(rollout, sampled.logps, cap=self.importance_sampling_cap)
-        add_advantages(rollout, last_values, self.advantages, kl_coef=kl_coef, reduce=self.reduce)
+        held_out = self._add_advantages(model, rollout, last_values, kl_coef, training)
         # 7. Metrics, of callbacks and reward functions too.
         metrics = describe(
             rollout,
@@ -158,7 +155,7 @@ class Collector:
             reduce=self.reduce,
         )
         seconds = progress.take_seconds()
-        metrics |= {"kl_coef": kl_coef} | {f"time/{phase}": s for phase, s in seconds.items()}
+        metrics |= held_out | {"kl_coef": kl_coef} | {f"time/{phase}": s for phase, s in seconds.items()}
         speed = Speed(float(self.reduce(rollout.completion_mask.sum())), sum(seconds.values()))
         kl = metrics["kl"]
         by_function = scores.per_function.to(rollout.scores.device)
@@ -169,9 +166,70 @@ class Collector:
             self.kl_controller.update(kl, int(self.reduce(rollout.valid.sum())))
             named = named_rewards(scores, self.rewards.names)
             advantages = masked_mean(rollout.advantages, rollout.completion_mask, dim=1).tolist()
-            self.samples.fill(prompts, batch.completions, named, advantages, state.global_step, scores.extra)
+            self.samples.fill(batch.prompts, batch.completions, named, advantages, state.global_step, scores.extra)
         metrics = add_logged(metrics, scores, self.rewards.clashes)
         return Experience(rollout, batch, scores, metrics, speed)
+
+    def collect_for_critic(
+        self, model: ActorCritic, rows: list[dict[str, Any]], progress: PhaseProgress, *, state: Any
+    ) -> Rollout:
+        """Make completions with Monte-Carlo returns, for the pretraining of the critic.
+
+        Rewards are those of training, and stateful reward functions take note of them. The policy is still its own
+        reference: there is no KL to be part of the returns, and none to tell its controller. Callbacks are not called.
+
+        Args:
+            model: The policy; left in eval mode.
+            rows: Rows of the dataset.
+            progress: Times and shows the phases.
+            state: The trainer's state, for reward functions.
+
+        Returns:
+            A rollout with `returns`, and without log-probabilities, values and advantages.
+        """
+        model.eval()
+        rollout, batch, _ = self._sample(model, rows, progress)
+        self._score(rollout, batch, progress, state, True)
+        after_last = torch.zeros_like(rollout.scores)
+        rollout.returns = monte_carlo_returns(rollout, after_last, self.advantages, kl_coef=0.0, reduce=self.reduce)
+        return rollout
+
+    def _sample(
+        self, model: ActorCritic, rows: list[dict[str, Any]], progress: PhaseProgress
+    ) -> tuple[Rollout, Batch, Completions]:
+        """Return completions as a rollout and as texts, and as the engine returned them."""
+        prompts, columns = split_columns({key: [row[key] for row in rows] for key in rows[0]}, self.prompt_column)
+        with together("Sampling"):
+            prompt_ids = tokenize_prompts(prompts, self.tokenizer, self.chat_template_kwargs, columns)
+            with progress.phase("generate", total=len(rows)) as advance, self.accelerator.autocast(), model.hold():
+                sampled = self.engine(model.causal_lm, prompt_ids, advance)
+            texts = decode_answers(self.tokenizer, prompts, prompt_ids, sampled.ids, self.chat_template_kwargs)
+            batch = Batch(prompts, as_completions(prompts, texts), sampled.ids, columns)
+            pad, device = self.tokenizer.pad_token_id, self.accelerator.device
+            rollout = collate(prompt_ids, sampled.ids, sampled.terminated, pad_token_id=pad, device=device)
+        if self.held_out:
+            rollout.held_out = held_out_prompts(rollout, self.held_out)
+        return rollout, batch, sampled
+
+    def _add_advantages(
+        self, model: ActorCritic, rollout: Rollout, last_values: Tensor, kl_coef: float, training: bool
+    ) -> dict[str, float]:
+        """Fill in advantages and returns; let the scale of returns follow; return metrics of the held-out prompts."""
+        options: dict[str, Any] = {"options": self.advantages, "kl_coef": kl_coef, "reduce": self.reduce}
+        add_advantages(rollout, last_values, **options)
+        if not training or not (self.scale_returns or self.held_out):
+            return {}
+        returns, mask = monte_carlo_returns(rollout, last_values, **options), rollout.completion_mask
+        if self.scale_returns:
+            head, scale = model.value_head, model.return_scale
+            scale.update(head, returns, mask, self.reduce)
+            if not (head.weight.any() or head.bias.any()):  # an untrained critic predicts the mean at once
+                rollout.old_values = torch.where(mask, scale.mean, 0.0)
+                add_advantages(rollout, scale.mean.expand_as(last_values), **options)
+        few = self.reduce((rollout.held_out & rollout.valid).sum()) < 2
+        held_out = mask & rollout.held_out.unsqueeze(1)
+        explained = explained_variance(rollout.old_values, returns, held_out, self.reduce)
+        return {} if few else {"explained_variance/held_out": float(explained)}
 
     def _score(self, rollout: Rollout, batch: Batch, progress: PhaseProgress, state: Any, training: bool) -> Scores:
         """Call the reward functions and fill in `scores` and `valid`."""

@@ -19,6 +19,14 @@ def prompt_hash(prompt_ids: Iterable[int]) -> int:
     return zlib.crc32(" ".join(map(str, prompt_ids)).encode())
 
 
+def held_out_prompts(rollout: Rollout, share: float) -> Tensor:
+    """Return the samples whose prompts are among the `share` that the critic never learns from; bool, shape (N,).
+
+    The choice follows from the prompt alone. It does not read the lowest bit of the hash, which divides two critics.
+    """
+    return prompt_hashes(rollout) // 2 < share * 2**31
+
+
 def prompt_hashes(rollout: Rollout) -> Tensor:
     """Return [`prompt_hash`] of every sample's prompt, without padding; int64, shape (N,), on the rollout's device."""
     width = rollout.input_ids.shape[1] - rollout.completion_length

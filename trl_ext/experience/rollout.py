@@ -25,6 +25,7 @@ class Rollout:
         completion_mask: True for the tokens that were sampled and are learned from, bool, (N, C).
         terminated: Whether the completion ended by itself, bool, (N,).
         valid: Whether the sample could be scored, bool, (N,). Others have an empty completion mask.
+        held_out: Whether the critic must not learn from the sample, bool, (N,).
         scores: Reward of the whole completion, (N,).
         old_logps: Log-probabilities before the update, from the training path, nats, (N, C).
         ref_logps: Log-probabilities under the reference, nats, (N, C).
@@ -43,6 +44,7 @@ class Rollout:
     completion_mask: Tensor
     terminated: Tensor
     valid: Tensor
+    held_out: Tensor
     scores: Tensor
     old_logps: Tensor
     ref_logps: Tensor
@@ -70,6 +72,10 @@ class Rollout:
     def minibatch(self, step: int, num_mini_batches: int, seed: tuple[int, ...]) -> Tensor:
         """Return the samples that an optimizer step learns from, as `minibatch_rows` does, on the rollout's device."""
         return minibatch_rows(len(self), step, num_mini_batches, seed).to(self.input_ids.device)
+
+    def to(self, device: torch.device | str) -> "Rollout":
+        """Return the rollout on another device; itself where it lies there."""
+        return Rollout(**{name: tensor.to(device) for name, tensor in self._tensors().items()})
 
     def select(self, rows: Tensor) -> "Rollout":
         """Return the samples `rows`, int64 (n,), as a rollout without columns that are padding in all of them."""
@@ -105,6 +111,7 @@ class Rollout:
         # An earlier version did not write these, and did not learn from them.
         tensors.setdefault("kl", torch.zeros_like(tensors["old_logps"]))
         tensors.setdefault("kl_coefs", torch.zeros_like(tensors["scores"]))
+        tensors.setdefault("held_out", torch.zeros_like(tensors["valid"]))
         return cls(**{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
@@ -139,6 +146,7 @@ def collate(
         completion_mask=mask[:, left:].bool(),
         terminated=torch.tensor(terminated, device=device),
         valid=torch.ones(len(rows), dtype=torch.bool, device=device),
+        held_out=torch.zeros(len(rows), dtype=torch.bool, device=device),
         scores=torch.zeros(len(rows), device=device),
         **{name: torch.zeros(len(rows), right, device=device) for name in unknown},
         weights=torch.ones(len(rows), right, device=device),

@@ -189,16 +189,47 @@ GLOSSARY: tuple[Metric, ...] = (
         "from a reward model.",
     ),
     Metric(
-        "value_loss", CRITIC, "value loss", "squared units of the reward",
+        "explained_variance/held_out", CRITIC, "explained variance, held out", "fraction",
+        "Part of the variance of the Monte-Carlo returns (score less KL penalty) that the critic predicts on held-out "
+        "prompts, from which it never learns; absent where a rollout has fewer than two of them.",
+        "0.2 to 0.7 from the first rollout on with a pretrained critic; below the explained variance of a short "
+        "`lam_critic`, whose targets contain the critic's own values.",
+        "Far below `explained_variance`: the critic learns by heart; lower `critic_epochs` or `critic_learning_rate`. "
+        "Falling: raise `critic_epochs`.",
+    ),
+    Metric(
+        "value_loss", CRITIC, "value loss", "squared units of the reward (`scale_returns`: variances of the return)",
         "Mean over tokens of half the squared error of the critic, clipped by `cliprange_value`.",
         "Falls in the first rollouts, then stays level.",
-        "Rising: lower `critic_learning_rate`. Large beside `reward_std` squared: raise it, or scale the reward with "
-        "`RunningNormalization`.",
+        "Rising: lower `critic_learning_rate`. Large beside `reward_std` squared (or above 0.5 with `scale_returns`): "
+        "raise it, or set `scale_returns`.",
     ),
     Metric(
         "value_clip_fraction", CRITIC, "clipped values", "fraction of tokens",
         "Fraction of the tokens whose value left `cliprange_value`, so that it did not learn.",
-        "Below 0.3.", "Above: raise `cliprange_value`, whose unit is that of the reward, or set it to None.",
+        "Below 0.3.",
+        "Above: raise `cliprange_value`, whose unit is that of the reward (a standard deviation of the return with "
+        "`scale_returns`), or set it to None.",
+    ),
+    Metric(
+        "critic_grad_norm", CRITIC, "gradient norm of the critic", "variances of the return per unit of weight",
+        "Mean norm of the gradient in the critic's own optimizer steps (`critic_epochs`), before clipping.",
+        "Within a factor of 5 of `critic_max_grad_norm`.",
+        "Far above: lower `critic_learning_rate`, or use larger minibatches (fewer `critic_mini_batches`).",
+    ),
+    Metric(
+        "critic_skipped_steps", CRITIC, "skipped steps of the critic", "fraction of steps",
+        "Fraction of the critic's own optimizer steps (`critic_epochs`) that were dropped because the gradient was not "
+        "finite.",
+        "0.", "Above: lower `critic_learning_rate`, and compute in bf16 or float32.",
+    ),
+    Metric(
+        "critic_pretraining/*", CRITIC, "critic's pretraining: *", "depends on the metric",
+        "`explained_variance` on held-out prompts and `value_loss` after each pass (`epoch`) of the critic's "
+        "pretraining; the weights of the best pass are kept.",
+        "The explained variance rises from pass to pass, and falls in the end at most a little.",
+        "Falls from the first pass on: lower `critic_pretraining_learning_rate`, or sample more "
+        "`critic_pretraining_episodes`. Still rising in the last pass: raise `critic_pretraining_epochs`.",
     ),
     Metric(
         "advantages/mean", CRITIC, "mean advantage", "units of the reward; standard deviations if whitened",
@@ -264,6 +295,11 @@ GLOSSARY: tuple[Metric, ...] = (
         "time/judge", SPEED, "time for the judges", "seconds per evaluation",
         "Time of `eval_reward_funcs` in an evaluation, retries included; logged by evaluations alone.",
         "Below that for sampling.", "Judge in batches, use async functions, or evaluate on fewer prompts.",
+    ),
+    Metric(
+        "time/critic", SPEED, "time for the critic's own passes", "seconds per rollout",
+        "Time of the critic's own passes over a rollout (`critic_epochs`).",
+        "Below `time/learn` times the optimizer steps on a rollout.", "Lower `critic_epochs`.",
     ),
     Metric(
         "time/learn", SPEED, "time for learning", "seconds per optimizer step",

@@ -17,6 +17,9 @@ _SHOWN = {
     "score": "scoring",
     "evaluate": "forward passes",
     "learn": "learning",
+    "critic": "training the critic",
+    "sample_for_critic": "sampling for the critic's pretraining",
+    "pretrain_critic": "pretraining the critic",
     "eval": "evaluating",
     "save": "saving a checkpoint",
     "write": "writing the model",
@@ -26,7 +29,14 @@ _SHOWN = {
     "frontier_after": "sampling for the least KL, after training",
 }
 # Of these a log file is told when they begin.
-_LONG = ("evaluate_before", "evaluate_after", "frontier_before", "frontier_after")
+_LONG = (
+    "sample_for_critic",
+    "pretrain_critic",
+    "evaluate_before",
+    "evaluate_after",
+    "frontier_before",
+    "frontier_after",
+)
 
 
 class PhaseProgress:
