@@ -137,9 +137,18 @@ def test_failures_are_retried_and_a_judge_that_fails_on_every_sample_is_named(tm
         return [1.0] * len(completions)
 
     def broken(completions, **columns):
-        raise ConnectionError("gone")
+        calls.append(0)
+        if calls.count(0) > 1:
+            raise ConnectionError("gone")
+        return [5.0] * len(completions)
 
-    made = scripted.trainer(tmp_path, eval_dataset=scripted.prompts(4), eval_reward_funcs=flaky, reward_backoff=0.0)
+    made = scripted.trainer(
+        tmp_path,
+        eval_dataset=scripted.prompts(4),
+        eval_reward_funcs=flaky,
+        reward_backoff=0.0,
+        per_device_eval_batch_size=2,
+    )
     assert made.evaluate()["eval_judge/flaky/mean"] == 1.0 and len(calls) > 1
     made.judging.judges = RewardRunner([broken], retries=0, backoff=min(0.0, BACKOFF_SECONDS))
     with pytest.raises(RuntimeError, match="'broken' failed"):
