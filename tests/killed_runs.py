@@ -141,6 +141,7 @@ def make_trainer(folder: Path, kind: str, points: Points) -> PPOTrainer:
         eval_steps=5,
         eval_dataset=scripted.prompts(4),
         learning_rate=3e-3,
+        policy_ema_decay=None if kind == "stream" else 0.9,
     )
     trainer.add_callback(AtStep(points))
     trainer.generation_engine = points.before("sample", trainer.generation_engine)
@@ -217,7 +218,8 @@ def differences(whole: Path, resumed: Path, processes: int) -> list[str]:
     found = []
     last = checkpoint.checkpoints(whole)[-1].name
     files = ["weights.safetensors", *(f"{last}/rollout_{rank}.safetensors" for rank in range(processes))]
-    for name in files:
+    averages = [path.relative_to(whole) for path in (whole / last / "ema").glob("*.safetensors")]
+    for name in [*files, *map(str, averages)]:
         first, second = load_file(whole / name), load_file(resumed / name)
         if first.keys() != second.keys() or not all(torch.equal(first[n], second[n]) for n in first):
             found.append(name)

@@ -195,6 +195,11 @@ class PPOConfig(BaseConfig):
     critic_pretraining_learning_rate: Positive | None = option(
         None, "First learning rate of the critic's pretraining, which falls to 0; None: the critic's own."
     )
+    policy_ema_decay: Annotated[float, Limits(above=0, below=1)] | None = option(
+        None,
+        "Decay (in (0, 1)) of an exponential moving average of the policy over optimizer steps, saved in `ema/` and "
+        "evaluated beside the last policy, as `eval_ema_reward`; None is off.",
+    )
     logits_chunk_size: Count = option(512, "Most completion tokens whose logits are held at a time.")
 
     # KL to the reference

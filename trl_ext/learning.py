@@ -196,10 +196,11 @@ class StepGate:
     Attributes:
         is_open: Whether the next step is taken.
         stopped: Whether the remaining passes over the rollout in use are skipped.
+        stepped: Whether the last optimizer step was taken, by the gate and by fp16's gradient scaler.
     """
 
     def __init__(self) -> None:
-        self.is_open, self.stopped = True, False
+        self.is_open, self.stopped, self.stepped = True, False, False
         self._taken = 0  # steps taken on the rollout in use
         self._lost = -1  # rollouts in a row without a step; the first rollout has none before it
         self._optimizer: Any = None
@@ -212,6 +213,7 @@ class StepGate:
         self._optimizer, step = optimizer, optimizer.step
 
         def guarded(_: Any, *args: Any, **kwargs: Any) -> Any:
+            self.stepped = self.is_open
             if not self.is_open:
                 return None
             self._taken += 1
@@ -257,7 +259,7 @@ class StepGate:
         Returns:
             Whether the step leaves the weights alone, by the gate or by the scaler.
         """
-        stopped = self.stopped
+        stopped, self.stepped = self.stopped, False
         self.is_open = not stopped and _within(metrics, limits, step)
         broken = self.is_open and not gradients_are_finite(model.parameters(), reduce)
         if broken and not scaled:

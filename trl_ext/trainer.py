@@ -18,6 +18,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenize
 from . import assembly, checkpoint, learning, resuming
 from ._compat import BaseTrainer
 from .actor_critic import ActorCritic
+from .actor_critic.averaging import PolicyAverage, evaluated_too
 from .arguments import check_arguments, prompt_columns
 from .config import PPOConfig
 from .experience.collector import Experience
@@ -140,6 +141,8 @@ class PPOTrainer(BaseTrainer):
         self._gate = StepGate()
         self.critic_learner = assembly.build_critic_learner(args, parts.actor_critic, self.collector)
         self._pretraining = assembly.build_pretraining(args, parts, self.collector)
+        self.policy_average = PolicyAverage(self.model, args.policy_ema_decay, self._gate)
+        self.add_callback(self.policy_average)
         self._rollout: Rollout | None = None
         self.card_facts: dict[str, Any] = {}  # what `write_model_card` was told
         self._micro_step = 0  # the Trainer's micro-batches of the current optimizer step that are done
@@ -219,8 +222,8 @@ class PPOTrainer(BaseTrainer):
         return inputs
 
     def _collect(self, rows: list[dict[str, Any]], progress: PhaseProgress, *, training: bool) -> Experience:
-        shown_to: dict[str, Any] = {"callbacks": self.callback_handler.callbacks, "state": self.state}
-        return self.collector.collect(self.model, rows, progress, **shown_to, training=training)
+        seen = [] if self.policy_average.is_in_place else self.callback_handler.callbacks
+        return self.collector.collect(self.model, rows, progress, callbacks=seen, state=self.state, training=training)
 
     # ---- learning ----
 
@@ -320,6 +323,7 @@ class PPOTrainer(BaseTrainer):
             torch.manual_seed(self.args.seed + self.args.process_index)
             return super().evaluate(*args, **kwargs)
 
+    @evaluated_too
     def evaluation_loop(self, *args: Any, **kwargs: Any):
         """Run the Trainer's loop, and add PPO's metrics under its prefix (`eval_reward`, ...)."""
         self.judging.begin()
@@ -366,7 +370,7 @@ class PPOTrainer(BaseTrainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with self.progress.phase("write"):
-            self.model.save_pretrained(folder)
+            self.policy_average.save_both(folder, self.processing_class)
             self.processing_class.save_pretrained(folder)
             write_json(folder / "ppo_config.json", self.args.to_dict())
             write_model_card(folder, self)
@@ -420,12 +424,12 @@ class PPOTrainer(BaseTrainer):
         with together(f"Resuming from {folder}"), resuming.loading(folder):
             resuming.check_checkpoint(folder, self._configuration, process)
             resuming.warn_of_changed_rewards(folder, self._reward_settings)
-            self.model.load_pretrained(folder)
+            self.policy_average.load_both(folder)
 
     def _load_best_model(self) -> None:
         folder = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name  # may have moved
         with together(f"Loading {folder}"), resuming.loading(folder):
-            self.model.load_pretrained(folder)
+            self.policy_average.load_both(folder)
         self.state.best_model_checkpoint = str(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:

@@ -28,7 +28,11 @@ if __name__ == "__main__":
         learning_rate=0.1,
         max_grad_norm=0.5,
         ddp_backend="gloo",
+        policy_ema_decay=0.7,
     )
     trainer.train()
     if trainer.is_world_process_zero():
-        save_file(scripted.weights(trainer), out / "weights.safetensors")
+        weights = scripted.weights(trainer)
+        with trainer.policy_average.in_place():
+            weights |= {f"average of {name}": value for name, value in scripted.weights(trainer).items()}
+        save_file(weights, out / "weights.safetensors")

@@ -173,6 +173,8 @@ def _resident(model: PreTrainedModel, setup: Setup) -> tuple[Parts, list[tuple[i
             parts["reference adapter"] = actor * width
         if setup.reward_adapters:
             parts["reward adapters"] = setup.reward_adapters * (actor + head) * width
+    if setup.policy_ema:
+        parts["policy average"] = parts["actor adapter"] if setup.rank else whole * width
     parts["optimizer"] = sum(optimizer_bytes(n, itemsize, setup.optimizer) for n, itemsize in trained)
     return parts, trained
 

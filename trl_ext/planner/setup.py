@@ -29,6 +29,7 @@ class Setup(CheckedOptions):
     critic_rank: Count | None = option(None, "rank of the critic's adapter; default: the policy's")
     reward_adapters: CountOrZero = option(0, "reward models that are adapters on the base, of the policy's rank")
     reference_adapter: bool = option(False, "training starts from an adapter, and a frozen clone is the reference")
+    policy_ema: bool = option(False, "a moving average of the policy is kept (policy_ema_decay in PPOConfig)")
     rollout: Count = option(64, "completions sampled per rollout")
     generation_batch: Count | None = option(
         None, "sequences sampled at a time; default: as many as take no more than learning does"
