@@ -105,6 +105,15 @@ def test_adapters_on_a_quantized_base_are_float32(tmp_path):
         assert planned[role] == real[role]
 
 
+@pytest.mark.parametrize("rank", [0, 4])
+def test_an_average_is_a_copy_of_what_is_trained(rank):
+    setup = Setup(**(TINY | {"quantization": "none", "critic": "head", "rank": rank}))
+    averaged = plan(tiny(), dataclasses.replace(setup, policy_ema=True)).resident
+    alone = plan(tiny(), setup).resident
+    assert averaged.pop("policy average") == alone["actor adapter" if rank else "reference"]
+    assert averaged == alone
+
+
 def test_a_reference_adapter_is_a_clone_of_the_actors():
     policy = get_peft_model(tiny_causal_lm(hidden_size=64, layers=3), LoraConfig(r=4, target_modules="all-linear"))
     planned = plan(tiny(), Setup(quantization="none", critic="head", reference_adapter=True, **TINY)).resident
