@@ -84,7 +84,7 @@ class DetoxArguments(CheckedOptions):
     judge_toxic_label: str | None = option(None, "Label of `judge_model` that means toxic. Default: found by its name.")
     num_report_samples: CountOrZero = option(24, "Completions shown before and after in the report, side by side.")
     frontier_prompts: CountOrZero = option(64, "Prompts on which the least KL for the reward is estimated; 0: none.")
-    frontier_samples: Annotated[int, Limits(at_least=2)] = option(64, "Completions per such prompt; more at high KL.")
+    frontier_samples: Annotated[int, Limits(at_least=2)] = option(32, "Completions per such prompt; more at high KL.")
     offline_cache_dir: str | None = option(None, "Folder of the embedded models. Default: $TRL_EXT_CACHE or ~/.cache.")
 
 

@@ -133,7 +133,16 @@ def _draw(
         shown.append(float(np.interp(end, *optimum.T)))
     if best:
         kls, values, sizes = zip(*best, strict=True)
-        axes.plot(kls, values, color=ORANGE, linewidth=1, linestyle="--", marker="s", markersize=3, label="best of n")
+        axes.plot(
+            kls,
+            values,
+            color=ORANGE,
+            linewidth=1,
+            linestyle="--",
+            marker="s",
+            markersize=3,
+            label="best of n (KL: at most)",
+        )
         for kl, value, n in best:
             if kl <= end:
                 shown.append(value)
