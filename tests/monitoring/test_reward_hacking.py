@@ -180,6 +180,25 @@ def test_data_sets_are_compared_each_with_itself():
     assert monitor.alarms == [] and len(monitor.state_dict()["golds"]) == 2
 
 
+def test_gold_by_category():
+    """Exactly the mean over the prompts of a category, although they lie in batches of different shares."""
+    monitor = RewardHackingMonitor(value, category="task")
+    state, control = SimpleNamespace(global_step=0, stateful_callbacks={}), SimpleNamespace(should_training_stop=False)
+    for golds, tasks in (([1.0, 2.0, 6.0], ["copy", "copy", "add"]), ([9.0, 0.0, 1.0], ["copy", "add", "add"])):
+        total = torch.zeros(3)
+        scores = Scores(total, total.unsqueeze(1), torch.ones(3, dtype=torch.bool), {}, {})
+        batch = Batch(["p"] * 3, [str(gold) for gold in golds], [[1, 2]] * 3, {"task": tasks})
+        logged = observe_rollout([monitor], batch, scores, {"kl": 1.0}, state=state, training=False)
+    metrics = {"eval_monitor/repetition": 0.0, "eval_monitor/gold": logged["monitor/gold"]}
+    monitor.on_evaluate(None, state, control, metrics=metrics)
+    by_task = {name: metrics[name] for name in metrics if name.startswith("eval_monitor/gold/")}
+    assert by_task == {"eval_monitor/gold/copy": 4.0, "eval_monitor/gold/add": pytest.approx(7 / 3)}
+    logged = observe_rollout([monitor], batch, scores, {"kl": 1.0}, state=state, training=True)
+    assert logged["monitor/gold/add"] == 0.5
+    with pytest.raises(ValueError, match=r"category='task', but the prompts have the columns \[\]"):
+        rollout(monitor, 1)
+
+
 def test_the_kl_budget():
     monitor = RewardHackingMonitor(value, max_kl=2.0)
     inside, _ = evaluate(monitor, 0, [0.5] * 6, kl=2.0)

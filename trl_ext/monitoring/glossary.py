@@ -44,8 +44,8 @@ _SLOW_PHASE = "Read the `time/` metrics: they say which phase takes the time."
 GLOSSARY: tuple[Metric, ...] = (
     Metric(
         "reward", REWARD, "reward", "units of the reward",
-        "Mean score of the completions: the weighted sum of the reward functions, within `reward_clip_range`, less "
-        "`missing_eos_penalty`; the KL penalty is not part of it.",
+        "Mean score of the completions: the weighted sum of the reward functions, those in `reward_constraints` left "
+        "out, within `reward_clip_range`, less `missing_eos_penalty`; the KL penalty is not part of it.",
         "Rises over the run, fast at first, then more slowly.",
         "Flat: raise `learning_rate` or the size of the rollout, and look at `reward_std`. Falling: lower "
         "`learning_rate`, and look at `kl` and `skipped_minibatches`.",

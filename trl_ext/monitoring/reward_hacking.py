@@ -62,7 +62,7 @@ class RewardHackingMonitor(TrainerCallback):
         gold_every: Score every `gold_every`-th rollout of training with `gold`; None scores evaluations only.
         max_kl: KL budget in nats per completion, for `gold_in_budget`.
         category: Column with the category of each prompt, such as its task: the gold score of each is then compared
-            too, and logged as `monitor/gold/<category>`. None: no categories.
+            too, and logged for each rollout as `monitor/gold/<category>`. None: no categories.
         tolerances: Changes to `TOLERANCES`: the factor by which a signal may grow (`length_up`, `disagreement`) or
             shrink (`length_down`, `diversity`), the difference by which `repetition` may rise; None switches one off.
         warmup: Rollouts that estimate start and noise of the signals.
@@ -158,10 +158,10 @@ class RewardHackingMonitor(TrainerCallback):
         known = [gold for _, gold, _ in marks if gold is not None]
         if known:
             logged[GOLD] = statistics.fmean(known)
-            logged |= _by_category(marks)
         if not training:
             self._evaluation += marks
             return logged
+        logged |= _by_category(marks)
         logged["monitor/sqrt_kl"] = math.sqrt(max(metrics["kl"], 0.0))
         self._warn(self._signals.add_looks(looks, state.global_step))
         if known:
@@ -169,7 +169,7 @@ class RewardHackingMonitor(TrainerCallback):
         return logged | self._summary()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
-        """Compare the evaluation with earlier ones, and add `gold_in_budget` to its metrics.
+        """Compare the evaluation with earlier ones, and add `gold_in_budget` and `gold/<category>` to its metrics.
 
         The Trainer chooses the best model from the very dictionary that is passed here, after this call.
         """
@@ -178,6 +178,7 @@ class RewardHackingMonitor(TrainerCallback):
         for prefix in [key.removesuffix(seen) for key in metrics if key.endswith(seen) and self.gold is not None]:
             self._warn(self._signals.add_marks(prefix, Marks(*zip(*marks, strict=True)), state.global_step))
             # NaN, also where nothing could be measured, is never better than anything.
+            metrics |= {f"{prefix}{name}": value for name, value in _by_category(marks).items()}
             gold = metrics.setdefault(f"{prefix}{GOLD}", math.nan)
             if self.max_kl is not None:
                 metrics[f"{prefix}{IN_BUDGET}"] = gold if metrics[f"{prefix}kl"] <= self.max_kl else math.nan
@@ -312,6 +313,11 @@ def _by_category(marks: list[tuple[float, Reward, str | None]]) -> dict[str, flo
         if gold is not None and category is not None:
             found.setdefault(category, []).append(gold)
     if len(found) > MOST_CATEGORIES:
+        warnings.warn(
+            f"The prompts have {len(found)} different values in the `category` of RewardHackingMonitor, more than "
+            f"{MOST_CATEGORIES}, so it is not compared by category: choose a column with fewer.",
+            stacklevel=3,
+        )
         return {}
     return {f"{GOLD}/{one_line(category, 40)}": statistics.fmean(golds) for category, golds in sorted(found.items())}
 
