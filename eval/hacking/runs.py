@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from datasets import Dataset
 from transformers import AutoTokenizer
@@ -120,26 +120,36 @@ def options(folder: Path, setting: Setting) -> PPOConfig:
     )
 
 
-class World:
-    """Everything that the runs of one world have in common: models, prompts, gold reward.
+class World(Protocol):
+    """Everything that the runs of one world have in common.
+
+    Attributes:
+        model: Folder of the policy to start from.
+        tokenizer: Its tokenizer.
+        prompts: Rows to train on.
+        evaluation: Rows to evaluate on, `WATCHED` and `APART`.
+        gold: The gold reward.
+    """
+
+    model: str
+    tokenizer: Any
+    prompts: Dataset
+    evaluation: dict[str, Dataset]
+    gold: Any
+
+    def rewards(self, setting: Setting) -> list[Any]:
+        """Return the reward functions of a run."""
+
+
+class Instructions:
+    """Instructions: a fine-tuned model, reward models of several sizes, and the judge as gold reward.
 
     Args:
-        folder: Where models that are trained for the runs are kept.
+        folder: Where the models that are trained for the runs are kept.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-
-    def rewards(self, setting: Setting) -> list[Any]:
-        """Return the reward functions of a run."""
-        raise NotImplementedError
-
-
-class Instructions(World):
-    """Instructions: a fine-tuned model, reward models of several sizes, and the judge as gold reward."""
-
-    def __init__(self, folder: Path):
-        super().__init__(folder)
         assets = prepare_instructions()
         self.tokenizer = AutoTokenizer.from_pretrained(assets.model, padding_side="left")
         self.args = options(folder, Setting("instructions", "judge", None, 0, 1))
@@ -181,11 +191,10 @@ class Instructions(World):
         return [reward]
 
 
-class Detoxification(World):
+class Detoxification:
     """Detoxification: the embedded classifier as reward, and the judge as gold reward."""
 
-    def __init__(self, folder: Path):
-        super().__init__(folder)
+    def __init__(self) -> None:
         assets = prepare()
         self.tokenizer = AutoTokenizer.from_pretrained(assets.model, padding_side="left")
         self.model, self.classifier = assets.model, assets.toxicity_model
@@ -223,10 +232,13 @@ class Comment:
         return [float(mark) * share for mark, share in zip(marks, shares, strict=True)]
 
 
-WORLDS: dict[str, Callable[[Path], World]] = {"instructions": Instructions, "detoxification": Detoxification}
+WORLDS: dict[str, Callable[[Path], World]] = {
+    "instructions": Instructions,
+    "detoxification": lambda folder: Detoxification(),
+}
 
 
-def make_run(setting: Setting, world: Any, folder: Path) -> dict[str, Any]:
+def make_run(setting: Setting, world: World, folder: Path) -> dict[str, Any]:
     """Train, and return the setting and the series that the monitor saw."""
     started = time.perf_counter()
     monitor = Recorder(world.gold, category="kind" if "kind" in world.prompts.column_names else None)
