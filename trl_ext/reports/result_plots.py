@@ -132,7 +132,7 @@ def _draw(
         shown += list(optimum[optimum[:, 0] <= end, 1])
         shown.append(float(np.interp(end, *optimum.T)))
     if best:
-        kls, values, sizes = zip(*best, strict=True)
+        kls, values, _ = zip(*best, strict=True)
         axes.plot(
             kls,
             values,
