@@ -118,10 +118,13 @@ def make_trainer(folder: Path, kind: str, points: Points) -> PPOTrainer:
         # the buffer holds rows when a run is killed, and rollouts of 8 go over the end of 11 rows
         stream = scripted.prompts(11).to_iterable_dataset(num_shards=3).shuffle(seed=3, buffer_size=4)
         settings |= {"train_dataset": stream, "max_steps": 16}
+    if kind == "critic":
+        settings |= {"critic_epochs": 2, "critic_mini_batches": 2, "critic_pretraining_episodes": 12}
+        settings |= {"critic_pretraining_epochs": 2, "critic_held_out": 0.3}
     trainer = scripted.trainer(
         folder,
         scripted=False,
-        critic={"full": "copy", "lora": "adapter"}.get(kind, "head"),
+        critic={"full": "copy", "critic": "copy", "lora": "adapter"}.get(kind, "head"),
         peft_config=LoraConfig(r=4, target_modules="all-linear") if kind == "lora" else None,
         **settings,
         kl_estimator="exact" if kind == "lora" else "k1",

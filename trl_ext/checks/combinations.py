@@ -114,6 +114,8 @@ def _check_critic(args: Any) -> None:
             f"{' and '.join(used)} trains the critic outside of FSDP, which shards its weights; leave it out, or leave "
             "FSDP out."
         )
+    if (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        raise ValueError(f"{' and '.join(used)} needs checkpointing with `use_reentrant=False`.")
     if args.fp16:
         raise ValueError(f"{' and '.join(used)} has no gradient scaler, which `fp16` needs; use `bf16` or float32.")
 

@@ -112,7 +112,7 @@ class CriticLearner:
         Returns:
             Means over tokens and passes of `value_loss`, in squared standard deviations of the return, and
             `value_clip_fraction`; the mean over steps of `critic_grad_norm`, before clipping, and the fraction of
-            `critic_skipped_steps`, whose gradients were not finite.
+            `critic_skipped_steps`, whose loss or gradient was not finite.
         """
         self.model.train()
         rollout = replace(rollout, ref_states=None)  # large, and not read here
@@ -156,18 +156,22 @@ class CriticLearner:
         def add_gradients() -> None:
             self.optimizer.zero_grad()
             measured.clear()
-            for piece in rows.split(self.micro_batches.size):
-                measured.append(self._add_gradients(rollout, piece, states, tokens))
+            pieces = rows.split(self.micro_batches.size) if len(rows) else ()
+            measured.extend(self._add_gradients(rollout, piece, states, tokens) for piece in pieces)
 
         while not self.micro_batches.attempt(add_gradients, "training the critic on"):
             pass
-        for losses, mask in measured:
-            means.add(losses, mask)
+        # A value that is not finite makes the loss NaN and gives no gradient.
+        broken = [~torch.isfinite(masked_sum(losses["value_loss"], mask)) for losses, mask in measured]
         norm = self._reduced_norm()
+        if self.reduce(torch.stack(broken).sum() if broken else torch.zeros_like(tokens).long()):
+            norm = None
         if norm is None:
-            logger.warning("Critic: minibatch skipped, its gradient is not finite.")
+            logger.warning("Critic: minibatch skipped, its loss or gradient is not finite.")
         else:
             self.optimizer.step()
+            for losses, mask in measured:
+                means.add(losses, mask)
         self.optimizer.zero_grad()
         return norm
 
@@ -187,7 +191,14 @@ class CriticLearner:
             batch.returns / std,
             cliprange_value=self.options.cliprange_value,
         )
-        (masked_sum(losses, batch.completion_mask) / tokens).backward()
+        parameters = list(self.parameters.values())
+        loss = masked_sum(losses, batch.completion_mask) / tokens
+        # `backward` would run the hooks of DDP, which waits for the gradients of a pass of its own.
+        for parameter, gradient in zip(
+            parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
+        ):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return {"value_loss": losses.detach(), "value_clip_fraction": clipped.float()}, batch.completion_mask
 
     def _reduced_norm(self) -> float | None:

@@ -1,0 +1,167 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""The critic's own optimizer steps: who learns, from which samples, in which units, and with which state."""
+
+import logging
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from tests import scripted
+from tests.tiny_models import tiny_causal_lm
+from trl_ext.actor_critic import ActorCritic
+from trl_ext.critic_learning import CriticLearner, CriticOptions, explained_on_held_out
+from trl_ext.experience.rollout import Rollout, collate
+from trl_ext.micro_batches import MicroBatches
+
+OPTIONS = CriticOptions(critic_epochs=2, critic_mini_batches=2, critic_max_grad_norm=1.0, cliprange_value=None)
+
+
+def same(tensor, operation="sum"):
+    return tensor
+
+
+def actor_critic(kind: str = "copy") -> ActorCritic:
+    torch.manual_seed(0)
+    policy = tiny_causal_lm()
+    if kind == "adapter":
+        policy = get_peft_model(policy, LoraConfig(r=2, target_modules="all-linear"))
+    return ActorCritic(policy, kind)
+
+
+def learner(model: ActorCritic, options: CriticOptions = OPTIONS, size: int = 8, rate: float = 1e-2) -> CriticLearner:
+    sizes = MicroBatches(size, "per_device_train_batch_size")
+    return CriticLearner(
+        model, options, learning_rate=rate, weight_decay=0.0, micro_batches=sizes, autocast=nullcontext, reduce=same
+    )
+
+
+def rollout(n: int = 8) -> Rollout:
+    """Completions of different lengths; the second and the last prompt are held out."""
+    completions = [[10 + i + j for j in range(1 + i % 4)] for i in range(n)]
+    made = collate([[1, 2 + i] for i in range(n)], completions, [True] * n, pad_token_id=0)
+    made.returns = torch.where(made.completion_mask, torch.arange(n).unsqueeze(1) - 2.0, 0.0)
+    made.held_out[[1, n - 1]] = True
+    return made
+
+
+def weights(model: ActorCritic) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["head", "copy", "adapter"])
+def test_the_critic_learns_and_nothing_else_does(kind):
+    model = actor_critic(kind)
+    critic = {name for name, _ in model.critic_parameters()}
+    before = weights(model)
+    first, second = (learner_.learn(rollout(), 2, 0) for learner_ in [learner(model)] for _ in range(2))
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == critic and all(p.grad is None for p in model.parameters())
+    assert second["value_loss"] < first["value_loss"] and first["critic_skipped_steps"] == 0
+
+
+def test_held_out_samples_and_the_size_of_the_pieces_change_nothing():
+    ends = []
+    for size, changed in ((8, False), (8, True), (1, False)):
+        model, samples = actor_critic(), rollout()
+        if changed:
+            samples.returns[samples.held_out] = 1e3
+        learner(model, size=size).learn(samples, 1, 0)
+        ends.append(weights(model))
+    for name, end in ends[0].items():
+        assert torch.equal(end, ends[1][name]), name
+        torch.testing.assert_close(end, ends[2][name], rtol=1e-4, atol=1e-5)
+
+
+def test_memory_that_runs_out_halves_the_pieces(caplog):
+    expected, model = actor_critic(), actor_critic()
+    learner(expected, size=2).learn(rollout(), 1, 0)
+    states, made = model.critic_states, learner(model, size=4)
+
+    def too_large(ids, *masks):
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return states(ids, *masks)
+
+    model.critic_states = too_large
+    made.learn(rollout(), 1, 0)
+    assert made.micro_batches.size == 2
+    for name, end in weights(expected).items():
+        torch.testing.assert_close(end, weights(model)[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_that_is_no_number_is_skipped_with_a_warning(caplog):
+    model, samples = actor_critic(), rollout()
+    samples.returns[:] = torch.nan
+    before = weights(model)
+    with caplog.at_level(logging.WARNING):
+        logging.getLogger("transformers").propagate, kept = True, logging.getLogger("transformers").propagate
+        metrics = learner(model).learn(samples, 1, 0)
+        logging.getLogger("transformers").propagate = kept
+    assert metrics["critic_skipped_steps"] == 1 and "critic_grad_norm" not in metrics
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_the_optimizer_goes_on_from_its_saved_state(tmp_path):
+    model, other = actor_critic(), actor_critic()
+    made, resumed = learner(model), learner(other)
+    made.learn(rollout(), 1, 0)
+    made.save(tmp_path)
+    other.load_state_dict(model.state_dict())
+    resumed.load(tmp_path)
+    made.learn(rollout(), 1, 1)
+    resumed.learn(rollout(), 1, 1)
+    assert all(torch.equal(p, weights(other)[name]) for name, p in model.named_parameters())
+
+
+def test_two_processes_take_the_step_of_one_with_all_samples():
+    one, model = actor_critic(), actor_critic()
+    samples = rollout()
+    samples.held_out[:] = False
+    options = replace(OPTIONS, critic_mini_batches=1)
+    learner(one, options).learn(samples, 1, 0)
+    made = learner(model, options)
+    # The other process has the same samples: sums of tokens and gradients double, and the step is the same.
+    made.reduce = lambda tensor, operation="sum": tensor * 2
+    made.learn(samples, 1, 0)
+    for name, end in weights(one).items():
+        torch.testing.assert_close(end, weights(model)[name], rtol=1e-4, atol=1e-6)
+
+
+def test_explained_variance_by_position_is_the_one_worked_out_by_hand():
+    model, samples = actor_critic(), rollout(24)
+    made = learner(model)
+    samples.held_out[:] = True
+    samples.returns = torch.where(samples.completion_mask, torch.arange(24).unsqueeze(1).float(), 0.0)
+    errors = torch.where(samples.completion_mask, torch.tensor([1.0, -1.0] * 12).unsqueeze(1), 0.0)
+    made.values = lambda batch: batch.returns - errors[batch.returns.amax(1).long(), : batch.completion_length]
+    found = explained_on_held_out(made, [samples.select(torch.arange(0, 11)), samples.select(torch.arange(11, 24))])
+    # The first token: returns 0 to 23 have the variance (24^2 - 1) / 12, the errors have 1.
+    assert found["by_position"][0] == pytest.approx(1 - 12 / (24**2 - 1))
+    assert len(found["by_position"]) == 4 and found["by_position"][3] is None, "only six are so long"
+    assert (found["completions"], found["tokens"]) == (24, 60)
+    samples.held_out[:] = False
+    assert explained_on_held_out(made, [samples]) is None
+
+
+@pytest.mark.parametrize("settings", [{"critic_epochs": 2, "critic_mini_batches": 2}, {"scale_returns": True}])
+def test_the_unit_of_the_reward_does_not_matter(tmp_path, settings):
+    def lines(unit: float):
+        made = scripted.trainer(
+            tmp_path,
+            critic="copy",
+            reward_funcs=lambda completions, **columns: [unit * r for r in scripted.reward(completions)],
+            kl_coef=0.05 * unit,
+            total_episodes=24,
+            **settings,
+        )
+        made.train()
+        return scripted.logs(made)
+
+    for one, hundred in zip(lines(1.0), lines(100.0), strict=True):
+        for name in ("value_loss", "value_clip_fraction", "grad_norm", "critic_grad_norm", "explained_variance"):
+            if name in one:
+                assert hundred[name] == pytest.approx(one[name], rel=2e-3, abs=1e-5), name
+        assert hundred["reward"] == pytest.approx(100 * one["reward"])
