@@ -126,6 +126,7 @@ def make_trainer(folder: Path, kind: str, points: Points) -> PPOTrainer:
         scripted=False,
         critic={"full": "copy", "critic": "copy", "lora": "adapter"}.get(kind, "head"),
         peft_config=LoraConfig(r=4, target_modules="all-linear") if kind == "lora" else None,
+        num_critics=2 if kind == "lora" else 1,
         **settings,
         kl_estimator="exact" if kind == "lora" else "k1",
         kl_controller=AdaptiveKL(target=0.5, init_coef=0.1),

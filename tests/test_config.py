@@ -245,6 +245,8 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "ptx_coef": (["0.1"], 0.1),
     "ptx_max_length": (["64"], 64),
     "critic_lora_rank": (["8"], 8),
+    "num_critics": (["2"], 2),
+    "critic_agreement_share": (["0.1"], 0.1),
     "critic_target_modules": (["up_proj", "down_proj"], ["up_proj", "down_proj"]),
     "reward_adapters": (["a", "b"], ["a", "b"]),
     "gamma": (["0.99"], 0.99),

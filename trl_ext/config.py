@@ -81,6 +81,16 @@ class PPOConfig(BaseConfig):
         "Layers of the critic's LoRA adapter (`critic='adapter'`): names, such as up_proj down_proj, or one regular "
         "expression; None: the policy's layers.",
     )
+    num_critics: Annotated[int, Limits(at_least=1, at_most=2)] = option(
+        1,
+        "LoRA critics (`critic='adapter'`): two learn from disjoint halves of the prompts, and values are their mean "
+        "(AsyPPO).",
+    )
+    critic_agreement_share: Annotated[float, Limits(at_least=0, below=1)] = option(
+        0.2,
+        "With two critics, share of the tokens whose advantages count as 0: those where the critics agree most, which "
+        "teach the policy least; 0 is off.",
+    )
     prompt_column: str = option(
         "prompt",
         "Column of the prompts: texts, conversations, or dictionaries with 'text'. Without a column 'prompt', the "

@@ -15,6 +15,7 @@ from transformers.utils import logging
 from .actor_critic import ForwardOutput
 from .experience.rollout import Rollout
 from .experience.supervised import SupervisedBatch
+from .experience.two_critics import own_values
 from .micro_batches import MicroBatches
 from .monitoring import TokenMeans
 from .objectives import approx_kl, kl_loss, policy_loss, value_loss
@@ -87,7 +88,9 @@ def token_losses(
         "ratio/max": ratio,
     }
     if out.values is not None:
-        values, old_values, returns = (t / value_scale for t in (out.values[:, :-1], batch.old_values, batch.returns))
+        present = own_values(out.values[:, :-1], None if out.value_gap is None else out.value_gap[:, :-1], batch)
+        old = own_values(batch.old_values, batch.value_gap, batch)
+        values, old_values, returns = (t / value_scale for t in (present, old, batch.returns))
         value, clipped = value_loss(values, old_values, returns, cliprange_value=options.cliprange_value)
         losses["loss"] = actor + options.vf_coef * torch.where(batch.held_out.unsqueeze(1), 0.0, value)
         losses |= {"value_loss": value, "value_clip_fraction": clipped}

@@ -54,6 +54,7 @@ def one_base(config: PretrainedConfig, setup: Setup, device: str, folder: Path) 
         setup.critic,
         peft_config=_lora(setup.rank) if setup.rank and not setup.reference_adapter else None,
         critic_lora_rank=setup.critic_rank if setup.critic == "adapter" else None,
+        num_critics=setup.num_critics,
         reward_adapters=[str(path) for path in folders],
     )
     return actor_critic, []

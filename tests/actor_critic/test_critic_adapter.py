@@ -1,11 +1,13 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The critic's own adapter: on layers of its own, and started from a reward model's."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from peft import AutoPeftModelForSequenceClassification, LoraConfig
+from safetensors.torch import load_file, save_file
 
 from tests.actor_critic.makes import ROWS, batch, learn, lora_config, reference, scramble
 from tests.actor_critic.test_reward_ensemble import save_adapters
@@ -142,3 +144,56 @@ def test_a_reward_adapter_that_does_not_fit_is_refused_before_anything_is_loaded
     (headless / "adapter_model.safetensors").unlink()
     with pytest.raises(ValueError, match="has a `adapter_model.safetensors` that cannot be read"):
         build_actor_critic(base, str(headless), peft_config=lora_config())
+
+
+# ---- two of them ----
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_value_is_the_mean_of_two_critics(dtype, base, tmp_path):
+    """Each of them, taken out of the folder, is a single critic with the same values."""
+    options = {"peft_config": lora_config(), "init_kwargs": {"dtype": dtype}}
+    model = build_actor_critic(base, "adapter", num_critics=2, **options)
+    assert not model(*batch()).value_gap.any()
+    scramble(model)
+    out = model.eval()(*batch())
+    model.save_pretrained(tmp_path / "both")
+    heads = load_file(tmp_path / "both" / "critic" / "value_head.safetensors")
+    values = []
+    for i, place in enumerate(("critic", "critic/critic_2")):
+        single = tmp_path / f"single{i}"
+        shutil.copytree(tmp_path / "both" / place, single)
+        save_file({name: w[i : i + 1].clone() for name, w in heads.items()}, single / "value_head.safetensors")
+        (single / "critic_config.json").write_text('{"critic": "adapter"}')
+        values.append(build_actor_critic(base, str(single), **options).eval()(*batch()).values)
+    torch.testing.assert_close(out.values, (values[0] + values[1]) / 2)
+    torch.testing.assert_close(out.value_gap, (values[1] - values[0]) / 2)
+    states = model.critic_states(*batch())
+    assert states.shape == (3, 6, 2, 32) and torch.equal(model.values(states), out.values)
+    own = model.values(states, torch.tensor([1, 0, 1]))
+    torch.testing.assert_close(own, torch.stack([values[1][0], values[0][1], values[1][2]]))
+
+    later = build_actor_critic(base, str(tmp_path / "both"), **options).eval()
+    assert torch.equal(later(*batch()).value_gap, out.value_gap)
+    names = {name for name, _ in later.critic_parameters()}
+    assert names == {name for name, _ in model.critic_parameters()} and any(".critic_2." in name for name in names)
+    (tmp_path / "both" / "critic" / "critic_2" / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks the file `critic_2/adapter_model.safetensors` of its critic"):
+        build_actor_critic(base, str(tmp_path / "both"), **options)
+
+
+def test_two_critics_leave_the_policy_alone_and_work_with_checkpointing():
+    model = build_actor_critic(tiny_causal_lm(), "adapter", peft_config=lora_config(), num_critics=2)
+    scramble(model)
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        out = model.train()(*batch())
+        (out.values.square().sum() + (out.value_gap + 1).square().sum() + out.logps.sum()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+    with pytest.raises(ValueError, match="`num_critics` 2 needs `critic='adapter'`"):
+        build_actor_critic(tiny_causal_lm(), num_critics=2)

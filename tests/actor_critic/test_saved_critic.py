@@ -24,6 +24,11 @@ def in_bf16(base: str, critic: str) -> ActorCritic:
     return build_actor_critic(base, critic, peft_config=lora_config(), init_kwargs={"dtype": "bfloat16"})
 
 
+def two_critics(base: str, critic: str) -> ActorCritic:
+    num_critics = 2 if critic == "adapter" else 1  # a folder tells itself
+    return build_actor_critic(base, critic, peft_config=lora_config(), num_critics=num_critics)
+
+
 # How a run builds its models: from the folder of its base and its `critic`.
 KINDS = {
     "head": ("head", lambda base, critic: ActorCritic(base, critic)),
@@ -31,6 +36,7 @@ KINDS = {
     "adapter": ("adapter", lambda base, critic: build_actor_critic(base, critic, peft_config=lora_config())),
     "adapter on bf16": ("adapter", in_bf16),
     "adapter on NF4": ("adapter", quantized),
+    "two adapters": ("adapter", two_critics),
     "copy": ("copy", lambda base, critic: ActorCritic(base, critic)),
     "reward model": ("REWARD", lambda base, critic: ActorCritic(base, critic)),
 }

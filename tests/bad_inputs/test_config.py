@@ -321,6 +321,11 @@ COMBINATIONS = [
     ),
     case(
         ValueError,
+        "`num_critics` 2 needs `critic='adapter'`; leave it out otherwise.",
+        num_critics=2,
+    ),
+    case(
+        ValueError,
         "`critic_target_modules` must name layers, got [].",
         critic="adapter",
         critic_target_modules=[],

@@ -45,6 +45,7 @@ def with_advantages(kl_coef: float = 0.1, **changes: Any) -> Rollout:
         "bootstrap_truncated": False,
         "whiten_rewards": False,
         "whiten_advantages": False,
+        "critic_agreement_share": 0.2,
     }
     out = rollout()
     options = AdvantageOptions(**{**settings, **changes})

@@ -21,6 +21,7 @@ def filled() -> Rollout:
         setattr(rollout, name, torch.arange(12.0).view(3, 4) + 100 * i + 1 / 3)
     rollout.scores = torch.tensor([1.5, -2.0, 1e-30])
     rollout.ref_states = torch.arange(24.0).view(3, 4, 2).bfloat16()
+    rollout.value_gap = torch.arange(12.0).view(3, 4) - 1 / 3
     return rollout
 
 

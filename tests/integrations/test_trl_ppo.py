@@ -461,3 +461,10 @@ def test_activation_checkpointing_recomputes_under_the_right_adapter(tmp_path: P
     with_it, without = trained(True), trained(False)
     for name, weight in without.items():
         torch.testing.assert_close(with_it[name], weight, rtol=0, atol=1e-5, msg=name)
+
+
+def test_two_critics_are_refused():
+    config = LoraConfig(r=2, target_modules="all-linear")
+    model = build_actor_critic(tiny_causal_lm(), "adapter", peft_config=config, num_critics=2)
+    with pytest.raises(ValueError, match="TRL's PPO trains one critic, and this ActorCritic has two"):
+        ppo_models(model)

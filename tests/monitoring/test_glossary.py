@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import pytest
+from peft import LoraConfig
 
 from tests import scripted
 from trl_ext.config import PPOConfig
@@ -37,6 +38,9 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         reward_constraints=["ensemble >= 1"],
         importance_sampling_correction=True,
         ptx_coef=0.1,
+        critic="adapter",
+        num_critics=2,
+        peft_config=LoraConfig(r=2, target_modules="all-linear"),
         critic_epochs=1,
         critic_held_out=0.5,
         critic_pretraining_episodes=8,

@@ -26,6 +26,7 @@ def dry_run(config, **options) -> DryRun:
     settings: dict[str, Any] = {
         "quantization": "none",
         "critic": "adapter",
+        "num_critics": 1,
         "prompt": PROMPT,
         "completion": COMPLETION,
         "rank": 4,
@@ -113,11 +114,12 @@ def test_meter_counts_what_is_alive_once():
     assert meter.now == {"activations": 0, "logits": 84}
 
 
-def allocated_in_learning(arch: str, critic: str, checkpointing: bool, rank: int) -> int:
+def allocated_in_learning(arch: str, critic: str, checkpointing: bool, rank: int, critics: int) -> int:
     """Peak of torch's allocator over a real micro-batch, as its own profiler reports it, in bytes."""
     torch.manual_seed(0)
     lora = LoraConfig(r=rank, target_modules="all-linear") if rank else None
-    model = build_actor_critic(tiny_causal_lm(arch, hidden_size=128, layers=6), critic, peft_config=lora).train()
+    policy = tiny_causal_lm(arch, hidden_size=128, layers=6)
+    model = build_actor_critic(policy, critic, peft_config=lora, num_critics=critics).train()
     if checkpointing:
         model.gradient_checkpointing_enable()
     ids = torch.randint(3, VOCAB_SIZE, (4, PROMPT + COMPLETION))
@@ -142,19 +144,22 @@ def allocated_in_learning(arch: str, critic: str, checkpointing: bool, rank: int
 
 
 @pytest.mark.parametrize(
-    ("arch", "critic", "checkpointing", "rank"),
+    ("arch", "critic", "checkpointing", "rank", "critics"),
     [
-        ("llama", "adapter", True, 4),
-        ("llama", "copy", True, 0),
-        ("gemma2", "adapter", True, 4),
-        ("phi", "head", False, 4),
-        ("gpt2", "adapter", True, 4),
+        ("llama", "adapter", True, 4, 1),
+        ("llama", "adapter", True, 4, 2),
+        ("phi", "adapter", False, 4, 2),
+        ("llama", "copy", True, 0, 1),
+        ("gemma2", "adapter", True, 4, 1),
+        ("phi", "head", False, 4, 1),
+        ("gpt2", "adapter", True, 4, 1),
     ],
 )
-def test_learning_takes_what_the_dry_run_says(arch, critic, checkpointing, rank):
+def test_learning_takes_what_the_dry_run_says(arch, critic, checkpointing, rank, critics):
     config = tiny_causal_lm(arch, hidden_size=128, layers=6).config
-    planned = dry_run(config, critic=critic, gradient_checkpointing=checkpointing, rank=rank, critic_rank=rank)
-    real = allocated_in_learning(arch, critic, checkpointing, rank)
+    settings = {"critic": critic, "gradient_checkpointing": checkpointing, "rank": rank, "critic_rank": rank}
+    planned = dry_run(config, num_critics=critics, **settings)
+    real = allocated_in_learning(arch, critic, checkpointing, rank, critics)
     assert peak(planned.learn(4)) == pytest.approx(real, rel=0.1)
 
 

@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import pytest
@@ -70,19 +71,18 @@ def test_nf4_base_of_the_largest_is_a_little_more_than_half_a_byte_each():
 def roles(actor_critic: ActorCritic) -> dict[str, int]:
     found = dict.fromkeys(("base", "actor adapter", "critic adapter", "reference adapter", "value head"), 0)
     for name, parameter in actor_critic.named_parameters():
-        kind = next((k for k in ("critic", "reference") if f".{k}." in name), "actor")
+        kind = next((k for k in ("critic", "reference") if re.search(rf"\.{k}(_2)?\.", name)), "actor")
         role = "value head" if "value_head" in name else f"{kind} adapter" if "lora_" in name else "base"
         found[role] += parameter.nbytes
     return {role: size for role, size in found.items() if size}
 
 
-@pytest.mark.parametrize("arch", ["llama", "phi"])
-def test_roles_are_those_of_a_real_actor_critic(arch):
+@pytest.mark.parametrize(("arch", "critics"), [("llama", 1), ("phi", 1), ("llama", 2)])
+def test_roles_are_those_of_a_real_actor_critic(arch, critics):
     lora = LoraConfig(r=4, target_modules="all-linear")
-    actor_critic = build_actor_critic(
-        tiny_causal_lm(arch, hidden_size=64, layers=3), "adapter", peft_config=lora, critic_lora_rank=2
-    )
-    setup = Setup(quantization="none", critic="adapter", critic_rank=2, **TINY)
+    policy, options = tiny_causal_lm(arch, hidden_size=64, layers=3), {"critic_lora_rank": 2, "num_critics": critics}
+    actor_critic = build_actor_critic(policy, "adapter", peft_config=lora, **options)
+    setup = Setup(quantization="none", critic="adapter", critic_rank=2, num_critics=critics, **TINY)
     resident = dict(plan(tiny(arch), setup).resident)
     trained = sum(p.numel() for p in actor_critic.parameters() if p.requires_grad)
     assert resident.pop("optimizer") == 8 * trained

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -16,8 +17,11 @@ from peft import (
     get_peft_model,
     get_peft_model_state_dict,
     load_peft_weights,
+    set_peft_model_state_dict,
 )
+from peft.functional import set_requires_grad
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -27,6 +31,7 @@ from trl_ext.messages.printable import first_line
 from .precision import copies_round_less
 from .trunk import causal_lm, modules_beside_text
 
+CRITIC_ADAPTERS, REFERENCE_ADAPTER = ("critic", "critic_2"), "reference"  # added beside the policy's own
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 QUANTIZATION_FILE = "quantization_config.json"  # the base's quantization in training
 # New adapters with these inits change no output, so that the base is the initial policy.
@@ -185,6 +190,41 @@ def check_adapter(config: PeftConfig, name: str, taken: tuple[str, ...]) -> None
         )
 
 
+def add_role_adapters(
+    policy: PeftModel, reference: str | None, critics: Sequence[str], critic_config: PeftConfig | None
+) -> None:
+    """Add the other roles' adapters to the policy: a frozen clone of the actor's as reference, and the critics'.
+
+    Args:
+        policy: The policy, whose active adapter is the actor's.
+        reference: Name of the reference's adapter; None where the base is the reference.
+        critics: Names of the critics' adapters.
+        critic_config: Their LoRA configuration; None: the actor's.
+
+    Raises:
+        ValueError: for critics that are no LoRA, and as `check_adapter` raises.
+    """
+    actor = policy.active_adapter
+    own_config = policy.peft_config[actor]
+    check_adapter(own_config, actor, taken=(*CRITIC_ADAPTERS, REFERENCE_ADAPTER))
+    if critics and not isinstance(critic_config or own_config, LoraConfig):
+        raise ValueError(
+            f"`critic='adapter'` needs LoRA, not {type(critic_config or own_config).__name__}; use 'head'."
+        )
+    if reference is not None:
+        policy.add_adapter(reference, plain_config(own_config))
+        state = get_peft_model_state_dict(policy, adapter_name=actor, save_embedding_layers=False)
+        set_peft_model_state_dict(policy, state, adapter_name=reference)
+        set_requires_grad(policy, reference, False)
+    for name in critics:
+        policy.add_adapter(name, plain_config(critic_config or own_config, modules_to_save=None))
+    for name in (*critics, actor):
+        set_requires_grad(policy, name, True)
+    model = causal_lm(policy)
+    for name in modules_beside_text(model):
+        model.base_model.get_submodule(name).requires_grad_(False)
+
+
 def plain_config(config: PeftConfig, **changes: Any) -> PeftConfig:
     """Return a copy of an adapter configuration for a trainable adapter that changes no output at first."""
     known = {field.name for field in dataclasses.fields(config)}
@@ -231,6 +271,24 @@ def load_adapter(name: str, base: PreTrainedModel, *, quantized: bool, **options
             f"({foreign[0]}); it belongs to another base."
         )
     return policy
+
+
+def save_adapter(policy: PeftModel, folder: Path, name: str) -> None:
+    """Write one of the policy's adapters into a folder, as PEFT reads it."""
+    policy.save_pretrained(folder, selected_adapters=[name])
+    # PEFT puts every adapter but the one called "default" into a folder of its own.
+    own = folder / name
+    if own.is_dir() and name != "default":
+        for file in own.iterdir():
+            os.replace(file, folder / file.name)
+        own.rmdir()
+    if name != policy.active_adapter:
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's card names the folder of the base
+
+
+def load_adapter_weights(policy: PeftModel, folder: Path, name: str) -> None:
+    """Read what `save_adapter` wrote into the adapter of that name."""
+    set_peft_model_state_dict(policy, load_file(folder / ADAPTER_WEIGHTS), adapter_name=name)
 
 
 def saved_quantization(folder: Path) -> BitsAndBytesConfig | None:

@@ -22,6 +22,7 @@ def build_actor_critic(
     quantization_config: BitsAndBytesConfig | None = None,
     critic_lora_rank: int | None = None,
     critic_target_modules: Sequence[str] | None = None,
+    num_critics: int = 1,
     reward_adapters: Sequence[str | os.PathLike] = (),
     sum_reward_models: bool = True,
     init_kwargs: dict[str, Any] | None = None,
@@ -32,6 +33,7 @@ def build_actor_critic(
     Args:
         model: Name, folder or object; an `ActorCritic` is returned unchanged.
         critic: As in `ActorCritic`.
+        num_critics: As in `ActorCritic`.
         reward_adapters: As in `ActorCritic`.
         sum_reward_models: As in `ActorCritic`.
         peft_config: Configuration of the policy's new adapter.
@@ -45,10 +47,11 @@ def build_actor_critic(
         ValueError: when two arguments contradict each other, or as `ActorCritic` raises.
     """
     if isinstance(model, ActorCritic):
-        if peft_config or quantization_config or critic_lora_rank or critic_target_modules or reward_adapters:
+        given = (peft_config, quantization_config, critic_lora_rank, critic_target_modules, reward_adapters)
+        if any(given) or num_critics not in (1, model.num_critics):
             raise ValueError(
                 "`model` is an ActorCritic; make it with `peft_config`, `quantization_config`, `critic_lora_rank`, "
-                "`critic_target_modules` and `reward_adapters`, and leave them out here."
+                "`critic_target_modules`, `num_critics` and `reward_adapters`, and leave them out here."
             )
         return model
     init_kwargs = dict(init_kwargs or {})
@@ -63,7 +66,7 @@ def build_actor_critic(
     config = policy_config(model, init_kwargs)
     check_roles(critic, reward_adapters, config, with_adapters=with_adapters, init_kwargs=init_kwargs)
     own = {"critic_lora_rank": critic_lora_rank, "critic_target_modules": critic_target_modules}
-    for option, value in own.items():
+    for option, value in (own | {"num_critics": None if num_critics == 1 else num_critics}).items():
         if value is not None and critic != "adapter":
             raise ValueError(f"`{option}` {value} needs `critic='adapter'`; leave it out otherwise.")
     policy = load_policy(model, trained=peft_config is None, device=device, **init_kwargs)
@@ -82,6 +85,7 @@ def build_actor_critic(
         critic,
         reference_is_base=reference_is_base,
         critic_peft_config=critic_peft_config,
+        num_critics=num_critics,
         reward_adapters=reward_adapters,
         sum_reward_models=sum_reward_models,
         init_kwargs=init_kwargs,

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.functional import set_requires_grad
-from safetensors.torch import load_file
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
@@ -21,7 +19,14 @@ from trl_ext._compat import AdapterSwitch
 from trl_ext.critic_modes import CRITIC_FOLDER
 from trl_ext.objectives.logprobs import EntropyMode
 
-from .adapters import QUANTIZATION_FILE, check_adapter, plain_config
+from .adapters import (
+    CRITIC_ADAPTERS,
+    QUANTIZATION_FILE,
+    REFERENCE_ADAPTER,
+    add_role_adapters,
+    load_adapter_weights,
+    save_adapter,
+)
 from .loading import (
     QUANTIZED,
     check_roles,
@@ -39,12 +44,13 @@ from .precision import adapters_in_float32, check_trained_dtypes
 from .return_scale import ReturnScale
 from .reward_adapter import AdapterRewardModel, add_reward_adapter
 from .saved_critic import (
+    adapter_folders,
     find_saved_critic,
     load_critic_weights,
     load_value_head,
     read_critic_adapter,
-    read_kind,
-    record_critic,
+    read_record,
+    save_critic,
 )
 from .trunk import (
     ValueHead,
@@ -54,12 +60,10 @@ from .trunk import (
     check_trunk,
     disable_randomness,
     logits,
-    modules_beside_text,
     text_trunk,
 )
 
 REFERENCE_FOLDER = "reference"
-CRITIC_ADAPTER, REFERENCE_ADAPTER = "critic", "reference"  # added to the policy
 
 
 class ActorCritic(nn.Module):
@@ -77,6 +81,7 @@ class ActorCritic(nn.Module):
         reference_is_base: With adapters: whether the reference is the base with adapters off (True), or a frozen clone
             of the present adapter (False).
         critic_peft_config: LoRA configuration of the critic's adapter; default: the actor's.
+        num_critics: With `critic="adapter"`: 1, or 2 critics with an adapter each, whose mean is the value.
         reward_adapters: Folders of LoRA reward adapters for the same base, as TRL's `RewardTrainer` saves them.
         sum_reward_models: Whether `PPOTrainer` adds the scores of `reward_models` to the reward; False where a reward
             function reads them already, such as an `Ensemble`.
@@ -101,6 +106,7 @@ class ActorCritic(nn.Module):
         *,
         reference_is_base: bool = False,
         critic_peft_config: PeftConfig | None = None,
+        num_critics: int = 1,
         reward_adapters: Sequence[str | os.PathLike] = (),
         sum_reward_models: bool = True,
         init_kwargs: dict[str, Any] | None = None,
@@ -119,13 +125,16 @@ class ActorCritic(nn.Module):
         self.reference_adapter: str | None = None
         self.critic_kind = saved.kind if saved else critic if critic in ("head", "adapter") else "model"
         if saved and saved.kind == "adapter":
-            critic_peft_config = read_critic_adapter(saved)
+            critic_peft_config, num_critics = read_critic_adapter(saved), saved.critics
+        self._critic_adapters = CRITIC_ADAPTERS[:num_critics] if self.critic_kind == "adapter" else ()
         if with_adapters:
             adapters_in_float32(self.policy)
         check_logits(causal_lm(self.policy))
         width = check_trunk(text_trunk(causal_lm(self.policy)), "model")
         if with_adapters:
-            self._add_adapters(reference_is_base, critic_peft_config)
+            self.actor_adapter = self.policy.active_adapter
+            self.reference_adapter = None if reference_is_base else REFERENCE_ADAPTER
+            add_role_adapters(self.policy, self.reference_adapter, self._critic_adapters, critic_peft_config)
         else:
             if compute_dtype(self.policy) is not None:
                 raise ValueError(QUANTIZED)
@@ -139,10 +148,10 @@ class ActorCritic(nn.Module):
             self.critic, self.value_head = load_critic(source, self.policy, device=device, **options)
             self.critic.requires_grad_(True)
         else:
-            self.value_head = ValueHead(width)
+            self.value_head = ValueHead(width, max(1, len(self._critic_adapters)))
         self.return_scale = ReturnScale()
         if saved:
-            load_critic_weights(saved, self.policy, CRITIC_ADAPTER, self.value_head)
+            load_critic_weights(saved, self.policy, self._critic_adapters, self.value_head)
             self.return_scale.load(saved.folder)
         self.value_head.to(self.device)
         self.return_scale.to(self.device)
@@ -166,30 +175,6 @@ class ActorCritic(nn.Module):
         self.policy.requires_grad_(False)
         for part in (text_trunk(model), model.get_output_embeddings()):
             part.requires_grad_(True)
-
-    def _add_adapters(self, reference_is_base: bool, critic_peft_config: PeftConfig | None) -> None:
-        """Add the other adapters: a frozen clone of the actor's as reference, and the critic's."""
-        policy = self.policy
-        self.actor_adapter = policy.active_adapter
-        self.reference_adapter = None if reference_is_base else REFERENCE_ADAPTER
-        own_config = policy.peft_config[self.actor_adapter]
-        check_adapter(own_config, self.actor_adapter, taken=(CRITIC_ADAPTER, REFERENCE_ADAPTER))
-        if self.critic_kind == "adapter" and not isinstance(critic_peft_config or own_config, LoraConfig):
-            raise ValueError(
-                f"`critic='adapter'` needs LoRA, not {type(critic_peft_config or own_config).__name__}; use 'head'."
-            )
-        if not reference_is_base:
-            policy.add_adapter(REFERENCE_ADAPTER, plain_config(own_config))
-            state = get_peft_model_state_dict(policy, adapter_name=self.actor_adapter, save_embedding_layers=False)
-            set_peft_model_state_dict(policy, state, adapter_name=REFERENCE_ADAPTER)
-            set_requires_grad(policy, REFERENCE_ADAPTER, False)
-        if self.critic_kind == "adapter":
-            policy.add_adapter(CRITIC_ADAPTER, plain_config(critic_peft_config or own_config, modules_to_save=None))
-            set_requires_grad(policy, CRITIC_ADAPTER, True)
-        set_requires_grad(policy, self.actor_adapter, True)
-        model = causal_lm(policy)
-        for name in modules_beside_text(model):
-            model.base_model.get_submodule(name).requires_grad_(False)
 
     # ---- roles ----
 
@@ -231,34 +216,66 @@ class ActorCritic(nn.Module):
         if role == "with_reference":
             with torch.no_grad(), self.hold():
                 states = states_before(text_trunk(model), tokens, completion_mask)
-                values = self._values(states, *tokens, completion_mask)
+                values, value_gap = self._values(states, *tokens, completion_mask)
                 with self._reference() as reference:
                     others = states_before(text_trunk(reference), tokens, completion_mask)
                 head = self._reference_head()
                 logps, spread, ref_logps, kl = compare(model, states, others, head, ids, completion_mask, **options)
-                return ForwardOutput(logps, spread, values, ref_logps, kl, others[:, :-1])
+                return ForwardOutput(logps, spread, values, ref_logps, kl, others[:, :-1], value_gap)
         with self.hold():
             states = states_before(text_trunk(model), tokens, completion_mask)
             given = None if ref_states is None else (ref_states, self._reference_head())
             scores = score(model, states, ids, completion_mask, entropy=entropy, reference=given, **options)
         out = ForwardOutput(scores[0], scores[1], None, kl=None if given is None else scores[2])
-        return out if role == "actor" else out._replace(values=self._values(states, *tokens, completion_mask))
+        if role == "actor":
+            return out
+        values, value_gap = self._values(states, *tokens, completion_mask)
+        return out._replace(values=values, value_gap=value_gap)
 
     def critic_states(self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
-        """Return the hidden states that `values` reads, shape (B, C + 1, D); arguments as in `forward`."""
+        """Return the hidden states that `values` reads; arguments as in `forward`.
+
+        Returns:
+            Shape (B, C + 1, D), and (B, C + 1, 2, D) with two critics.
+        """
         tokens = (input_ids, attention_mask)
         if self.critic is not None:
             return states_before(self.critic, tokens, completion_mask)
-        trunk = text_trunk(causal_lm(self.policy))
-        with self._switch.use(CRITIC_ADAPTER) if self.critic_kind == "adapter" else self.hold():
-            return states_before(trunk, tokens, completion_mask)
+        trunk, states = text_trunk(causal_lm(self.policy)), []
+        if not self._critic_adapters:
+            with self.hold():
+                return states_before(trunk, tokens, completion_mask)
+        for name in self._critic_adapters:
+            with self._switch.use(name):
+                states.append(states_before(trunk, tokens, completion_mask))
+        return torch.stack(states, dim=-2) if len(states) > 1 else states[0]
 
-    def values(self, states: Tensor) -> Tensor:
-        """Return the values, in units of the reward, (B, C + 1), of the states that `critic_states` returned."""
-        return self.return_scale(self.value_head(states))
+    def values(self, states: Tensor, critics: Tensor | None = None) -> Tensor:
+        """Return the values, in units of the reward, of the states that `critic_states` returned.
 
-    def _values(self, policy_states: Tensor, *tokens: Tensor) -> Tensor:
-        return self.values(policy_states if self.critic_kind == "head" else self.critic_states(*tokens))
+        Args:
+            states: As `critic_states` returned them.
+            critics: With two critics: which one is asked about each row, 0 or 1, shape (B,); None for their mean.
+
+        Returns:
+            Shape (B, C + 1).
+        """
+        values = self.return_scale(self.value_head(states))
+        if self.num_critics == 1:
+            return values
+        return (
+            values.mean(-1)
+            if critics is None
+            else values[torch.arange(len(critics), device=critics.device), :, critics]
+        )
+
+    def _values(self, policy_states: Tensor, *tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the values, and half the difference between those of two critics."""
+        states = policy_states if self.critic_kind == "head" else self.critic_states(*tokens)
+        if self.num_critics == 1:
+            return self.values(states), None
+        first, second = self.return_scale(self.value_head(states)).unbind(-1)
+        return (first + second) / 2, (second - first) / 2
 
     def hold(self) -> AbstractContextManager[None]:
         """Keep other threads from switching the base to another adapter for the length of a block."""
@@ -292,6 +309,11 @@ class ActorCritic(nn.Module):
 
     # ---- parameters ----
 
+    @property
+    def num_critics(self) -> int:
+        """Number of critics, 1 or 2."""
+        return self.value_head.out_features
+
     def critic_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return names and trainable parameters that belong to the critic alone."""
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad and self._is_critic(name)]
@@ -303,7 +325,7 @@ class ActorCritic(nn.Module):
     def _is_critic(self, name: str) -> bool:
         if name.startswith(("value_head.", "critic.")):
             return True
-        return self.critic_kind == "adapter" and f".{CRITIC_ADAPTER}." in f"{name}."
+        return any(f".{adapter}." in f"{name}." for adapter in self._critic_adapters)
 
     # ---- saving ----
 
@@ -318,11 +340,7 @@ class ActorCritic(nn.Module):
         critic_folder = folder / CRITIC_FOLDER
         critic_folder.mkdir(parents=True, exist_ok=True)
         self.save_policy(folder)
-        if self.critic_kind == "adapter":
-            self._save_adapter(critic_folder, CRITIC_ADAPTER)
-        elif self.critic is not None:
-            self.critic.save_pretrained(critic_folder)
-        record_critic(critic_folder, self.critic_kind, self.config, self.value_head)
+        save_critic(critic_folder, self.policy, self._critic_adapters, self.critic, self.value_head)
         self.return_scale.save(critic_folder)
 
     def save_policy(self, folder: str | os.PathLike) -> None:
@@ -330,9 +348,9 @@ class ActorCritic(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.policy, PeftModel):
-            self._save_adapter(folder, self.actor_adapter)
+            save_adapter(self.policy, folder, self.actor_adapter)
             if self.reference_adapter is not None:
-                self._save_adapter(folder / REFERENCE_FOLDER, self.reference_adapter)
+                save_adapter(self.policy, folder / REFERENCE_FOLDER, self.reference_adapter)
             if compute_dtype(self.causal_lm) is not None:
                 quantization = self.config.quantization_config.to_json_string()
                 (folder / QUANTIZATION_FILE).write_text(quantization)
@@ -343,14 +361,14 @@ class ActorCritic(nn.Module):
     def load_policy(self, folder: str | os.PathLike) -> None:
         """Load the policy's weights that `save_policy` wrote from a module of the same kind."""
         if isinstance(self.policy, PeftModel):
-            self._load_adapter(Path(folder), self.actor_adapter)
+            load_adapter_weights(self.policy, Path(folder), self.actor_adapter)
         else:
             load_weights(self.policy, Path(folder))
 
     def load_reference(self, folder: str | os.PathLike) -> None:
         """Load the reference's weights: those of a whole model, or of an adapter where the reference is one."""
         if self.reference_adapter is not None:
-            self._load_adapter(Path(folder), self.reference_adapter)
+            load_adapter_weights(self.policy, Path(folder), self.reference_adapter)
         elif self.reference is not None:
             load_weights(self.reference, Path(folder))
 
@@ -363,31 +381,18 @@ class ActorCritic(nn.Module):
         """
         folder = Path(folder)
         critic_folder = folder / CRITIC_FOLDER
-        kind, _ = read_kind(critic_folder, f"'{folder}'")
+        kind, critics, _ = read_record(critic_folder, f"'{folder}'")
         if kind != self.critic_kind:
             raise ValueError(f"{folder} holds a critic of kind {kind!r}, this run has {self.critic_kind!r}.")
+        if critics != self.num_critics:
+            raise ValueError(f"{folder} holds {critics} critics, this run has {self.num_critics}.")
         self.load_policy(folder)
-        if self.critic_kind == "adapter":
-            self._load_adapter(critic_folder, CRITIC_ADAPTER)
-        elif self.critic is not None:
+        for place, name in adapter_folders(critic_folder, self._critic_adapters).items():
+            load_adapter_weights(self.policy, place, name)
+        if self.critic is not None:
             load_weights(self.critic, critic_folder)
         load_value_head(self.value_head, critic_folder, f"'{folder}'")
         self.return_scale.load(critic_folder)
-
-    def _save_adapter(self, folder: Path, name: str) -> None:
-        self.policy.save_pretrained(folder, selected_adapters=[name])
-        # PEFT puts every adapter but the one called "default" into a folder of its own.
-        own = folder / name
-        if own.is_dir() and name != "default":
-            for file in own.iterdir():
-                os.replace(file, folder / file.name)
-            own.rmdir()
-        if name != self.actor_adapter:
-            (folder / "README.md").unlink(missing_ok=True)  # PEFT's card names the folder of the base
-
-    def _load_adapter(self, folder: Path, name: str) -> None:
-        state = load_file(folder / "adapter_model.safetensors")
-        set_peft_model_state_dict(self.policy, state, adapter_name=name)
 
     # ---- interface of a model for the Trainer and the Hub ----
 

@@ -27,6 +27,8 @@ class ForwardOutput(NamedTuple):
             float32, shape (B, C). Only with that role, or where the reference's hidden states were given.
         ref_states: The reference's hidden state before each completion token, shape (B, C, D). Not masked. Only with
             that role.
+        value_gap: With two critics, whose mean is `values`: half of what the second one's values exceed the first one's
+            by, shape (B, C + 1).
     """
 
     logps: Tensor
@@ -35,6 +37,7 @@ class ForwardOutput(NamedTuple):
     ref_logps: Tensor | None = None
     kl: Tensor | None = None
     ref_states: Tensor | None = None
+    value_gap: Tensor | None = None
 
 
 def states_before(trunk: nn.Module, tokens: tuple[Tensor, Tensor], completion_mask: Tensor) -> Tensor:

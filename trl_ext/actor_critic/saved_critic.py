@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +12,12 @@ from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from trl_ext.critic_modes import CRITIC_FOLDER, CRITIC_MODES, CRITIC_RECORD, saved_critic_folder
 from trl_ext.messages.printable import first_line
 
-from .adapters import ADAPTER_WEIGHTS
+from .adapters import ADAPTER_WEIGHTS, CRITIC_ADAPTERS, save_adapter
 from .names import ADAPTER_CONFIG
 from .reward_adapter import HEAD_KEYS, fill_adapter, read_reward_adapter
 from .trunk import ValueHead, causal_lm
@@ -35,6 +36,7 @@ class SavedCritic(NamedTuple):
         kind: "head", "adapter" or "model", as `ActorCritic.critic_kind`.
         base: Name and sizes of the policy's base; empty where an earlier version saved the critic.
         subject: Beginning of a message: the option and the name, as the user gave them.
+        critics: Number of critics with an adapter each; 1 for the other kinds.
         is_reward: Whether it is a reward model's adapter, as TRL's `RewardTrainer` saves one.
     """
 
@@ -42,33 +44,59 @@ class SavedCritic(NamedTuple):
     kind: str
     base: dict[str, Any]
     subject: str
+    critics: int = 1
     is_reward: bool = False
 
 
-def record_critic(folder: Path, kind: str, policy: PretrainedConfig, value_head: ValueHead) -> None:
-    """Write the value head, and the record by which `find_saved_critic` knows the critic, into its folder."""
-    text = policy.get_text_config()
-    base = {"name": policy.name_or_path} | {name: getattr(text, name, None) for name in _SIZES}
+def save_critic(
+    folder: Path,
+    policy: nn.Module,
+    adapters: Sequence[str],
+    critic: PreTrainedModel | None,
+    value_head: ValueHead,
+) -> None:
+    """Write a critic, and the record by which `find_saved_critic` knows it.
+
+    Args:
+        folder: Folder of the critic.
+        policy: The policy.
+        adapters: Names of its adapters that are critics.
+        critic: A separate critic's trunk.
+        value_head: The value head.
+    """
+    for place, name in adapter_folders(folder, adapters).items():
+        save_adapter(policy, place, name)  # type: ignore[arg-type]
+    if critic is not None:
+        critic.save_pretrained(folder)
     save_file(value_head.state_dict(), folder / VALUE_HEAD)
-    (folder / CRITIC_RECORD).write_text(json.dumps({"critic": kind, "base": base}))
+    config = causal_lm(policy).config
+    text, kind = config.get_text_config(), "adapter" if adapters else "head" if critic is None else "model"
+    base = {"name": config.name_or_path} | {name: getattr(text, name, None) for name in _SIZES}
+    record = {"critic": kind, "critics": value_head.out_features, "base": base}
+    (folder / CRITIC_RECORD).write_text(json.dumps(record))
 
 
-def read_kind(folder: Path, subject: str) -> tuple[str, dict[str, Any]]:
-    """Return the kind of a saved critic, and the name and sizes of its base.
+def adapter_folders(folder: Path, adapters: Sequence[str]) -> dict[Path, str]:
+    """Return the critic's adapters by the folders that hold them: the first is in `folder`, the next in subfolders."""
+    return {folder / name if i else folder: name for i, name in enumerate(adapters)}
+
+
+def read_record(folder: Path, subject: str) -> tuple[str, int, dict[str, Any]]:
+    """Return the kind of a saved critic, the number of critics, and the name and sizes of their base.
 
     Raises:
         ValueError: when the record cannot be read.
     """
     try:
         record = json.loads((folder / CRITIC_RECORD).read_text(encoding="utf-8"))
-        kind, base = record["critic"], record.get("base") or {}
+        kind, critics, base = record["critic"], record.get("critics", 1), record.get("base") or {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{subject} has a `{CRITIC_RECORD}` that cannot be read ({first_line(error)}); save the critic again."
         ) from None
     if kind not in _KINDS:
         raise ValueError(f"{subject} has a critic of the unknown kind {kind!r}; update trl_ext to load it.")
-    return kind, base
+    return kind, critics, base
 
 
 def find_saved_critic(name: str, *, option: str = "`critic`") -> SavedCritic | None:
@@ -88,12 +116,13 @@ def find_saved_critic(name: str, *, option: str = "`critic`") -> SavedCritic | N
     subject, folder = f"{option} {name!r}", saved_critic_folder(name)
     if folder is None:
         return _find_reward_adapter(Path(name).expanduser(), subject)
-    kind, base = read_kind(folder, subject)
-    needed = {"head": [], "adapter": [ADAPTER_WEIGHTS, ADAPTER_CONFIG], "model": ["config.json"]}[kind]
-    for file in (VALUE_HEAD, *needed):
+    kind, critics, base = read_record(folder, subject)
+    places = adapter_folders(Path(), CRITIC_ADAPTERS[:critics])
+    adapters = [str(place / file) for place in places for file in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
+    for file in (VALUE_HEAD, *{"head": [], "adapter": adapters, "model": ["config.json"]}[kind]):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{subject} lacks the file `{file}` of its critic; save the critic again.")
-    return SavedCritic(folder, kind, base, subject)
+    return SavedCritic(folder, kind, base, subject, critics)
 
 
 def _find_reward_adapter(folder: Path, subject: str) -> SavedCritic | None:
@@ -180,13 +209,13 @@ def read_critic_adapter(saved: SavedCritic) -> LoraConfig:
     return dataclasses.replace(config, task_type="CAUSAL_LM", modules_to_save=None)
 
 
-def load_critic_weights(saved: SavedCritic, policy: nn.Module, adapter: str, value_head: ValueHead) -> None:
+def load_critic_weights(saved: SavedCritic, policy: nn.Module, adapters: Sequence[str], value_head: ValueHead) -> None:
     """Load the weights of a saved critic besides those of a separate model.
 
     Args:
         saved: The critic.
-        policy: The policy, which has an adapter called `adapter` where the critic is one.
-        adapter: Name of the critic's adapter.
+        policy: The policy.
+        adapters: Names of its adapters that are critics.
         value_head: The value head.
 
     Raises:
@@ -197,8 +226,8 @@ def load_critic_weights(saved: SavedCritic, policy: nn.Module, adapter: str, val
     # A head was trained with the run's policy, and an adapter on the base of both.
     if saved.kind == "adapter" or saved.kind == "head" and Path(name).name != run:
         _warn_of_another_base(saved, name)
-    if saved.kind == "adapter":
-        _load_adapter(saved, policy, adapter)
+    for place, adapter in adapter_folders(saved.folder, adapters).items():
+        _load_adapter(saved, place, policy, adapter)
     if saved.is_reward:
         _, _, head = read_reward_adapter(saved.folder)
         value_head.load_state_dict(head.state_dict())
@@ -206,9 +235,9 @@ def load_critic_weights(saved: SavedCritic, policy: nn.Module, adapter: str, val
         load_value_head(value_head, saved.folder, saved.subject)
 
 
-def _load_adapter(saved: SavedCritic, policy: nn.Module, adapter: str) -> None:
+def _load_adapter(saved: SavedCritic, folder: Path, policy: nn.Module, adapter: str) -> None:
     try:
-        weights = read_reward_adapter(saved.folder)[1] if saved.is_reward else load_file(saved.folder / ADAPTER_WEIGHTS)
+        weights = read_reward_adapter(folder)[1] if saved.is_reward else load_file(folder / ADAPTER_WEIGHTS)
     except SafetensorError as error:
         raise ValueError(
             f"{saved.subject} has a `{ADAPTER_WEIGHTS}` that cannot be read ({first_line(error)}); save it again."

@@ -270,10 +270,11 @@ class ValueHead(nn.Linear):
 
     Args:
         hidden_size: D.
+        critics: Critics with hidden states of their own, K. Above 1, the head maps (..., K, D) to (..., K).
     """
 
-    def __init__(self, hidden_size: int):
-        super().__init__(hidden_size, 1, dtype=torch.float32)
+    def __init__(self, hidden_size: int, critics: int = 1):
+        super().__init__(hidden_size, critics, dtype=torch.float32)
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
@@ -281,4 +282,6 @@ class ValueHead(nn.Linear):
         """Return the values (...) of hidden states (..., D), in float32."""
         # `.to(torch.bfloat16)`, `bf16_full_eval` and FSDP's mixed precision change the weights' dtype.
         with torch.autocast(hidden.device.type, enabled=False):
+            if self.out_features > 1:
+                return (hidden.float() * self.weight.float()).sum(-1) + self.bias.float()
             return functional.linear(hidden.float(), self.weight.float(), self.bias.float()).squeeze(-1)

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import GenerationConfig
 from transformers.generation import ContinuousBatchingConfig
 
+from trl_ext.critic_modes import CRITIC_MODES
 from trl_ext.kl_control import all_settings, make_controller, parse_constraints, settings_of
 from trl_ext.messages.printable import brief
 from trl_ext.messages.suggestion import suggestion
@@ -46,9 +47,9 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
         raise ValueError(f"`reward_clip_range` must be a lower and a higher bound, got {bounds}.")
     if weights is not None and not any(weights):
         raise ValueError(f"`reward_weights` are {weights}, so nothing would be learned; set at least one of them.")
-    for name in ("critic_lora_rank", "critic_target_modules"):
-        if (value := getattr(args, name)) is not None and args.critic != "adapter":
-            raise ValueError(f"`{name}` {value} needs `critic='adapter'`; leave it out otherwise.")
+    for name in ("critic_lora_rank", "critic_target_modules", "num_critics"):
+        if _is_set(args, name) and args.critic != "adapter":
+            raise ValueError(f"`{name}` {getattr(args, name)} needs `critic='adapter'`; leave it out otherwise.")
     if args.critic_target_modules is not None and not all(args.critic_target_modules or [""]):
         raise ValueError(f"`critic_target_modules` must name layers, got {args.critic_target_modules}.")
     if args.kl_estimator == "exact" and args.kl_loss_coef > 0:
@@ -169,6 +170,11 @@ def warn_without_effect(args: Any) -> None:
     # When the settings are read, the settings, and why they are not read otherwise.
     conditions: list[tuple[bool, tuple[str, ...], str]] = [
         *((setting in read_by_it, (setting,), f"with {controller}") for setting in all_settings()),
+        (
+            args.num_critics > 1 or args.critic not in CRITIC_MODES,  # an earlier run's may be two
+            ("critic_agreement_share",),
+            "without `num_critics` 2",
+        ),
         (args.kl_loss_coef > 0, ("kl_loss_estimator", "use_bias_correction_kl"), "without `kl_loss_coef`"),
         (args.ptx_coef > 0, ("ptx_max_length",), "without `ptx_coef`"),
         (args.importance_sampling_correction, ("importance_sampling_cap",), "without `importance_sampling_correction`"),

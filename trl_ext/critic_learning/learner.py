@@ -14,6 +14,7 @@ from transformers.utils import logging
 from trl_ext.actor_critic import ActorCritic
 from trl_ext.experience.collector import Experience
 from trl_ext.experience.rollout import Rollout
+from trl_ext.experience.two_critics import critics_of, own_values
 from trl_ext.micro_batches import MicroBatches
 from trl_ext.monitoring import PhaseProgress, Speed, TokenMeans
 from trl_ext.objectives import masked_sum, value_loss
@@ -185,9 +186,10 @@ class CriticLearner:
             hidden = self._critic_states(batch)[:, :-1]
         else:
             hidden = states[rows.to(states.device), :width].to(batch.returns.device)
+        critics = critics_of(batch) if self.model.num_critics > 1 else None
         losses, clipped = value_loss(
-            self.model.values(hidden) / std,
-            batch.old_values / std,
+            self.model.values(hidden, critics) / std,
+            own_values(batch.old_values, batch.value_gap, batch) / std,
             batch.returns / std,
             cliprange_value=self.options.cliprange_value,
         )

@@ -26,6 +26,7 @@ from trl_ext.rewards import Scores
 from trl_ext.rewards.logged import over_processes
 
 from .rollout import Rollout
+from .two_critics import disagreement, mask_agreement
 
 # Names that PPOTrainer and the Hugging Face Trainer log beside `describe`'s, some later and not in every line.
 _LOGGED_ELSEWHERE = frozenset(
@@ -46,6 +47,7 @@ class AdvantageOptions:
     bootstrap_truncated: bool
     whiten_rewards: bool
     whiten_advantages: bool
+    critic_agreement_share: float
 
 
 def importance_weights(rollout: Rollout, engine_logps: list[list[float]], *, cap: float) -> Tensor:
@@ -103,6 +105,7 @@ def add_advantages(
         kl_coefs = kl_coefs * scale
     rollout.advantages = advantages
     rollout.kl_coefs = kl_coefs if exact else torch.zeros_like(kl_coefs)
+    mask_agreement(rollout, options.critic_agreement_share)
 
 
 def monte_carlo_returns(
@@ -179,6 +182,7 @@ def describe(
     metrics["kl"] = mean_and_std(masked_sum(rollout.kl, mask, dim=1), valid)[0]
     metrics["rollout_entropy"] = mean_and_std(entropy, mask)[0]
     metrics["explained_variance"] = float(explained_variance(rollout.old_values, rollout.returns, mask, reduce))
+    metrics |= disagreement(rollout, reduce)
     metrics["advantages/mean"], metrics["advantages/std"] = mean_and_std(rollout.advantages, mask)
     metrics["completions/mean_length"] = mean_and_std(mask.sum(1).float(), valid)[0]
     metrics["completions/terminated_fraction"] = mean_and_std(rollout.terminated.float(), valid)[0]

@@ -285,6 +285,10 @@ class Collector:
                 if self.advantages.kl_estimator == "exact":
                     keep(out.ref_states, rows, width)
                 rollout.old_values[rows, :width] = out.values[:, :-1] * batch.completion_mask
+                if out.value_gap is not None:
+                    if rollout.value_gap is None:
+                        rollout.value_gap = torch.zeros_like(rollout.old_values)
+                    rollout.value_gap[rows, :width] = out.value_gap[:, :-1] * batch.completion_mask
                 entropy[rows, :width] = out.entropy
                 after_last = last_token_index(batch.completion_mask) + 1
                 last_values[rows] = out.values.gather(1, after_last.unsqueeze(1)).squeeze(1)

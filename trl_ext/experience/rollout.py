@@ -37,6 +37,8 @@ class Rollout:
         kl_coefs: Coefficient of the exact KL in the loss, in the units of the advantages, (N,); 0 with an estimator.
         ref_states: The reference's hidden state before each token, (N, C, D), in the dtype of the trunk. Only for the
             exact KL in the loss: the reference's distribution of every token then costs no pass of its trunk.
+        value_gap: With two critics, whose mean is `old_values`: half of what the second one's values exceed the first
+            one's by, (N, C).
     """
 
     input_ids: Tensor
@@ -55,6 +57,7 @@ class Rollout:
     weights: Tensor
     kl_coefs: Tensor
     ref_states: Tensor | None = None
+    value_gap: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -68,6 +68,7 @@ def with_reward_adapters(
         quantization_config=quantization_config,
         critic_lora_rank=args.critic_lora_rank,
         critic_target_modules=args.critic_target_modules,
+        num_critics=args.num_critics,
         reward_adapters=names,
         sum_reward_models=False,
         init_kwargs={"trust_remote_code": args.trust_remote_code, **init_kwargs},

@@ -27,7 +27,7 @@ _INCIDENTAL = (
     "resume_from", "num_completions", "load_best", "metric_for", "greater_is", "project", "trackio",
 )  # fmt: skip
 # Fields that PPOConfig has gained, at the value that runs had before: the records of those runs still hold.
-_GAINED = {"kl_schedule": "linear", "critic_target_modules": None}
+_GAINED = {"kl_schedule": "linear", "critic_target_modules": None, "num_critics": 1, "critic_agreement_share": 0.2}
 
 
 class StageSettings:

@@ -28,7 +28,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from trl_ext._compat import AdapterSwitch
 from trl_ext.actor_critic import ActorCritic
-from trl_ext.actor_critic.model import CRITIC_ADAPTER, REFERENCE_ADAPTER
+from trl_ext.actor_critic.adapters import CRITIC_ADAPTERS, REFERENCE_ADAPTER
 from trl_ext.actor_critic.trunk import causal_lm, hidden_states
 from trl_ext.kl_control import KLController
 from trl_ext.rewards import RewardRunner
@@ -227,7 +227,12 @@ def ppo_models(actor_critic: ActorCritic) -> PPOModels:
 
     Args:
         actor_critic: With any kind of critic. Activation checkpointing must be switched on before, in `actor_critic`.
+
+    Raises:
+        ValueError: for two critics, of whose halves of the prompts TRL knows nothing.
     """
+    if actor_critic.num_critics > 1:
+        raise ValueError("TRL's PPO trains one critic, and this ActorCritic has two; make it with `num_critics=1`.")
     policy = actor_critic.policy
     if actor_critic.reference is not None:
         return PPOModels(policy, actor_critic.reference, _ValueModel(actor_critic))
@@ -273,7 +278,7 @@ class _ValueModel(nn.Module):
         def states(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
             if kind != "adapter":
                 return hidden_states(trunk, input_ids, attention_mask)
-            with switch.use(CRITIC_ADAPTER):
+            with switch.use(CRITIC_ADAPTERS[0]):
                 return hidden_states(trunk, input_ids, attention_mask)
 
         self._states: Callable[[Tensor, Tensor], Tensor] = states

@@ -189,6 +189,12 @@ GLOSSARY: tuple[Metric, ...] = (
         "from a reward model.",
     ),
     Metric(
+        "critic_disagreement", CRITIC, "disagreement of two critics", "units of the reward",
+        "With `num_critics` 2: mean over tokens of the standard deviation of the two critics' values.",
+        "Rises from 0, then stays below `reward_std`.",
+        "Large beside `reward_std`: each critic follows its own half of the prompts; lower `critic_learning_rate`.",
+    ),
+    Metric(
         "explained_variance/held_out", CRITIC, "explained variance, held out", "fraction",
         "Part of the variance of the Monte-Carlo returns (score less KL penalty) that the critic predicts on held-out "
         "prompts, from which it never learns; absent where a rollout has fewer than two of them.",

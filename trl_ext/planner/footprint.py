@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from trl_ext._compat import AdapterSwitch
-from trl_ext.actor_critic.adapters import add_policy_adapter, with_rank
+from trl_ext.actor_critic.adapters import CRITIC_ADAPTERS, add_policy_adapter, with_rank
 from trl_ext.actor_critic.trunk import (
     causal_lm,
     compare_tokens,
@@ -182,6 +182,7 @@ class DryRun:
         config: Configuration of the causal LM.
         quantization: "nf4", "int8" or "none".
         critic: "head", "adapter" or "copy".
+        num_critics: Adapters of `critic="adapter"`, 1 or 2.
         prompt, completion: Tokens of every prompt and every completion.
         rank, critic_rank: Ranks of the LoRA on every linear layer but the head; rank 0 trains the model itself.
         logits_chunk_size: As in `PPOConfig`.
@@ -195,6 +196,7 @@ class DryRun:
         *,
         quantization: str,
         critic: str,
+        num_critics: int,
         prompt: int,
         completion: int,
         rank: int,
@@ -207,12 +209,13 @@ class DryRun:
         self.num_layers, self.vocab_size = text.num_hidden_layers, text.vocab_size
         self.critic, self.prompt, self.completion, self.chunk_size = critic, prompt, completion, logits_chunk_size
         self.dtype = dtype
+        self._critics = CRITIC_ADAPTERS[:num_critics] if critic == "adapter" else ("default",)
         self._models: dict[int, tuple[nn.Module, nn.Module]] = {}
         for layers in {min(_period(text) * depth, self.num_layers) for depth in _DEPTHS}:
             policy: nn.Module = meta_model(config, dtype, layers)
             trunk: Any = copy.deepcopy(text_trunk(policy))
             if rank:
-                ranks = {"actor": rank} | ({"critic": critic_rank} if critic == "adapter" else {})
+                ranks = {"actor": rank} | dict.fromkeys(set(self._critics) - {"default"}, critic_rank)
                 policy = _with_adapters(policy, quantization, ranks, dtype)
             if critic != "copy":
                 trunk = text_trunk(causal_lm(policy))
@@ -257,21 +260,25 @@ class DryRun:
         value_head = nn.Linear(
             states_width(causal_lm(policy)), 1, device="meta"
         )  # `ValueHead` without autocast, unknown there
-        adapter = "critic" if self.critic == "adapter" else "default"
         with meter.moment("actor's forward pass"):
             states = self._states(text_trunk(causal_lm(policy)), batch)[:, -self.completion - 1 :]
             leaf = states.detach().requires_grad_()  # here the backward pass is cut into moments
         with meter.moment("log-probabilities"):
             logps, _ = self._logprobs(policy, leaf, batch)
-        with meter.moment("critic's forward pass"), AdapterSwitch(policy).use(adapter):
-            own = leaf if self.critic == "head" else self._states(trunk, batch)[:, -self.completion - 1 :]
-            values = value_head(own.float())
+        with meter.moment("critic's forward pass"):
+            values = torch.stack([self._values(policy, trunk, name, leaf, value_head) for name in self._critics])
         with meter.moment("critic's backward pass"):
             autograd.backward(values.sum())
         with meter.moment("backward pass of the log-probabilities"):
             autograd.backward(logps.sum())
         with meter.moment("actor's backward pass"):
             autograd.backward(states, leaf.grad)
+
+    def _values(self, policy: nn.Module, trunk: nn.Module, adapter: str, leaf: Tensor, head: nn.Module) -> Tensor:
+        """Return the values of one critic; `leaf` are the policy's states, from which a head reads."""
+        with AdapterSwitch(policy).use(adapter):
+            states = leaf if self.critic == "head" else self._states(trunk, len(leaf))[:, -self.completion - 1 :]
+            return head(states.float())
 
     def _evaluate(self, policy: nn.Module, trunk: nn.Module, meter: Meter, batch: int) -> None:
         with meter.moment("forward"):

@@ -98,7 +98,16 @@ def _plans(config: PretrainedConfig, setup: Setup, micro_batches: list[int]) -> 
     dtype = getattr(torch, setup.dtype)
     model = meta_model(config, dtype)
     resident, trained = _resident(model, setup)
-    names = ("quantization", "critic", "prompt", "completion", "rank", "logits_chunk_size", "gradient_checkpointing")
+    names = (
+        "quantization",
+        "critic",
+        "num_critics",
+        "prompt",
+        "completion",
+        "rank",
+        "logits_chunk_size",
+        "gradient_checkpointing",
+    )
     options = {name: getattr(setup, name) for name in names}
     dry_run = DryRun(config, critic_rank=setup.critic_rank or setup.rank, dtype=dtype, **options)
     gradients = {"gradients": sum(n * itemsize for n, itemsize in trained)}
@@ -152,8 +161,8 @@ def _resident(model: PreTrainedModel, setup: Setup) -> tuple[Parts, list[tuple[i
     Whatever is trained is float32, with its gradients and moments; autocast computes in `setup.dtype`.
     """
     head, width = states_width(model) + 1, torch.float32.itemsize
-    trained = [(head, width)]
-    parts: Parts = {"base": base_bytes(model, setup.quantization), "value head": head * width}
+    trained = [(head * setup.num_critics, width)]
+    parts: Parts = {"base": base_bytes(model, setup.quantization), "value head": head * setup.num_critics * width}
     if setup.rank == 0:
         whole = trained_parameters(model)
         trained.append((whole, width))
@@ -167,7 +176,7 @@ def _resident(model: PreTrainedModel, setup: Setup) -> tuple[Parts, list[tuple[i
         trained.append((actor, width))
         parts["actor adapter"] = actor * width
         if setup.critic == "adapter":
-            trained.append((lora_parameters(model, setup.critic_rank or setup.rank), width))
+            trained.append((setup.num_critics * lora_parameters(model, setup.critic_rank or setup.rank), width))
             parts["critic adapter"] = trained[-1][0] * width
         if setup.reference_adapter:
             parts["reference adapter"] = actor * width
@@ -183,7 +192,12 @@ def advise(config: PretrainedConfig, setup: Setup, peak: int) -> list[tuple[str,
     """Return changes and the bytes that each saves at the peak, the most first."""
     changes: list[dict[str, Any]] = [{"quantization": q} for q in ("nf4", "int8")] if setup.rank else []
     changes += [{"rank": 16, "critic": "adapter" if setup.critic == "copy" else "head"}] if setup.rank == 0 else []
-    changes += [{"critic": "head"}, {"gradient_checkpointing": True}, {"optimizer": "paged_adamw_8bit"}]
+    changes += [
+        {"num_critics": 1},
+        {"critic": "head", "num_critics": 1},
+        {"gradient_checkpointing": True},
+        {"optimizer": "paged_adamw_8bit"},
+    ]
     changes += [{name: max(1, getattr(setup, name) // 2)} for name in ("micro_batch", "completion", "prompt")]
     changes += [{"logits_chunk_size": size} for size in (128,) if size < setup.logits_chunk_size]
     changes += [{"rank": 8}] if setup.rank > 8 else []

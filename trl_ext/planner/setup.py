@@ -2,9 +2,9 @@
 """The settings of a run that decide how much memory it takes. Nothing heavy is imported here."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from trl_ext.checks.fields import Count, CountOrZero
+from trl_ext.checks.fields import Count, CountOrZero, Limits
 from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.critic_modes import CRITIC_MODES
 
@@ -27,6 +27,7 @@ class Setup(CheckedOptions):
     micro_batch: Count = option(1, "samples in a forward and backward pass (per_device_train_batch_size)")
     rank: CountOrZero = option(16, "rank of the policy's LoRA on every linear layer but the head; 0 trains all weights")
     critic_rank: Count | None = option(None, "rank of the critic's adapter; default: the policy's")
+    num_critics: Annotated[int, Limits(at_least=1, at_most=2)] = option(1, "as in PPOConfig")
     reward_adapters: CountOrZero = option(0, "reward models that are adapters on the base, of the policy's rank")
     reference_adapter: bool = option(False, "training starts from an adapter, and a frozen clone is the reference")
     policy_ema: bool = option(False, "a moving average of the policy is kept (policy_ema_decay in PPOConfig)")
@@ -53,6 +54,8 @@ class Setup(CheckedOptions):
             raise ValueError(f"`rank` 0 trains the model itself, which {self.quantization} weights do not allow.")
         if self.rank == 0 and (self.critic == "adapter" or self.reward_adapters or self.reference_adapter):
             raise ValueError("`rank` 0 trains without adapters, so critic, reward and reference cannot be any.")
+        if self.num_critics > 1 and self.critic != "adapter":
+            raise ValueError(f"`num_critics` {self.num_critics} needs `critic` 'adapter'; leave it out otherwise.")
         if self.rank > 0 and self.critic == "copy":
             raise ValueError(
                 "`critic` 'copy' copies a whole model; with adapters use 'adapter' or 'head', or `rank` 0."
