@@ -66,6 +66,7 @@ def failed(name: str, reward: Any, what: str) -> Case:
     return Case(f"{name} fails", lambda: run(reward), RuntimeError, message)
 
 
+ONE = "return a number, a list of one number a token, or None."
 LIST = "return a list with one number or None per completion."
 FINITE = "which is not a finite float32: return None for a sample that it cannot score."
 OPTIONS = "they must be >= 0, positive or None, and within [0, 1]."
@@ -76,11 +77,20 @@ CASES = [
     broken("a text", "ab", f"'ab' (str): {LIST}"),
     broken("a mapping", {"x": 1}, f"{{'x': 1}} (dict): {LIST}"),
     broken("a set has no order", {1.0}, f"{{1.0}} (set): {LIST}"),
-    broken("text in the list", [1.0, "2"], "'2' (str) for sample 1: return a number or None."),
-    broken("complex number", [1j, 1.0], "1j (complex) for sample 0: return a number or None."),
-    broken("list in the list", [[1.0], 1.0], "[1.0] (list) for sample 0: return a number or None."),
+    broken("text in the list", [1.0, "2"], f"'2' (str) for sample 1: {ONE}"),
+    broken("complex number", [1j, 1.0], f"1j (complex) for sample 0: {ONE}"),
     broken(
-        "matrix", torch.ones(2, 1), "an array of shape (2, 1): return one of shape (2,), one number per completion."
+        "list of too many numbers",
+        [[1.0] * 9, 1.0],
+        "9 token rewards for sample 0, whose completion has 1 tokens: return one number for each of its "
+        "`completion_ids`, or one for the whole completion.",
+        RewardValueError,
+    ),
+    broken(
+        "matrix",
+        torch.ones(2, 1),
+        "an array of shape (2, 1): return one of shape (2,), one number per completion, or a "
+        "list with a list of one number a token per completion.",
     ),
     broken("too few", [1.0], "1 rewards for 2 completions: return exactly one per completion.", RewardValueError),
     broken("too many", [1.0] * 3, "3 rewards for 2 completions: return exactly one per completion.", RewardValueError),

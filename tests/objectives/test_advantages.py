@@ -120,3 +120,55 @@ def test_length_adaptive_lambda_by_hand():
     for alpha in (0.0, -1.0, NAN):
         with pytest.raises(ValueError, match=f"alpha is {alpha}"):
             length_adaptive_lam(torch.tensor([5]), alpha)
+
+
+# ---- token scores ----
+
+
+def test_token_scores_land_on_their_tokens_and_the_score_on_the_last():
+    kl = torch.tensor([[1.0, 2.0, NAN], [0.5, INF, -0.5]])
+    mask = torch.tensor([[1, 1, 0], [1, 0, 1]])
+    dense = torch.tensor([[0.25, -1.0, NAN], [3.0, INF, 1.0]])
+    rewards = token_rewards(torch.tensor([10.0, 20.0]), kl, 0.5, mask, dense)
+    assert rewards.tolist() == [[-0.25, 8.0, 0.0], [2.75, 0.0, 21.25]]
+    with pytest.raises(ValueError, match=r"token_scores \(2, 2\) does not fit mask \(2, 3\)"):
+        token_rewards(torch.tensor([10.0, 20.0]), kl, 0.5, mask, dense[:, :2])
+
+
+def test_gae_of_token_scores_by_hand():
+    # Rewards 1, 0, 2; values 0.5, 1, -1; gamma 0.5, lambda 0.8: deltas 1, -1.5, 3; A = delta + 0.4 A.
+    mask = torch.ones(1, 3)
+    rewards = token_rewards(torch.tensor([1.5]), torch.zeros(1, 3), 0.1, mask, torch.tensor([[1.0, 0.0, 0.5]]))
+    values = torch.tensor([[0.5, 1.0, -1.0]])
+    advantages = gae(rewards, values, mask, gamma=0.5, lam=0.8)
+    assert advantages.tolist()[0] == pytest.approx([0.88, -0.3, 3.0])
+
+
+def test_advantages_of_token_scores_equal_the_enumerated_ones():
+    """A policy of three tokens out of two with rewards for single tokens: with exact values and lambda 1, the mean
+    advantage of an action over all continuations is Q - V, and lambda 0 gives Q - V of each step's expectation.
+    """
+    gamma, p_one = 0.7, 0.3
+    earned = {0: [0.2, -1.0], 1: [0.0, 2.0], 2: [-0.5, 0.4]}  # at each position, by token
+
+    def probability(tokens):
+        return torch.tensor([p_one if token else 1 - p_one for token in tokens]).prod().item()
+
+    def value(position):
+        """Expected discounted rewards from `position` on, summed over all continuations."""
+        rest = [[(i >> k) & 1 for k in range(3 - position)] for i in range(2 ** (3 - position))]
+        return sum(
+            probability(tokens) * sum(gamma**k * earned[position + k][token] for k, token in enumerate(tokens))
+            for tokens in rest
+        )
+
+    values = torch.tensor([[value(0), value(1), value(2)]])
+    for lam in (1.0, 0.6, 0.0):
+        for action in (0, 1):
+            mean = 0.0
+            for rest in ([0, 0], [0, 1], [1, 0], [1, 1]):
+                dense = torch.tensor([[earned[t][token] for t, token in enumerate([action, *rest])]])
+                rewards = token_rewards(torch.zeros(1), torch.zeros(1, 3), 0.0, torch.ones(1, 3), dense)
+                advantages = gae(rewards, values, torch.ones(1, 3), gamma=gamma, lam=lam)
+                mean += probability(rest) * advantages[0, 0].item()
+            assert mean == pytest.approx(earned[0][action] + gamma * value(1) - value(0), abs=1e-6)

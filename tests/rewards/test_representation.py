@@ -19,6 +19,7 @@ from trl_ext.rewards import (
     RepetitionReward,
     RunningNormalization,
     SentenceEndReward,
+    Summed,
     ToxicityReward,
     WeightedSum,
 )
@@ -47,6 +48,7 @@ SHOWN = [
         WeightedSum([brevity, LengthReward(3)], [1, 2]),
         "WeightedSum([brevity, LengthReward(low=3)], weights=[1.0, 2.0])",
     ),
+    (Summed(brevity), "Summed(brevity)"),
     (LogSigmoid(brevity, scale=2.0), "LogSigmoid(brevity, scale=2.0)"),
     (PAR(brevity), "PAR(brevity)"),
     (RunningNormalization(brevity, clip=5.0), "RunningNormalization(brevity, clip=5.0)"),

@@ -171,7 +171,7 @@ def test_trl_functions_run_unchanged():
         ([1.0, 1e39], ValueError, r"1e\+39 for sample 1"),
         (torch.tensor([1.0, NAN]), ValueError, "nan for sample 1"),
         (["0.5", 1.0], TypeError, r"'0.5' \(str\) for sample 0"),
-        ([1.0, [2.0]], TypeError, r"\[2.0\] \(list\) for sample 1"),
+        ([1.0, [2.0, 1.0]], ValueError, "2 token rewards for sample 1"),
         ([1j, 1.0], TypeError, "complex"),
         (torch.ones(2, 1), TypeError, r"shape \(2, 1\)"),
         (torch.tensor(1.0), TypeError, r"shape \(\)"),

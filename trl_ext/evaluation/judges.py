@@ -10,6 +10,7 @@ from trl_ext.messages.printable import error_text
 from trl_ext.rewards.base import Batch, completion_text, prompt_text, reward_name
 from trl_ext.rewards.endpoint import ChatEndpoint
 from trl_ext.rewards.retry import run_reward
+from trl_ext.rewards.tokens import sums
 from trl_ext.text.rows import Text
 
 Outcome = int | None
@@ -103,7 +104,7 @@ class RewardJudge:
                 f"which are left out ({error_text(error)}).",
                 stacklevel=3,
             )
-        return result.rewards
+        return sums(result.rewards)
 
 
 class EndpointJudge:

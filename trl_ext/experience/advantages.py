@@ -91,7 +91,7 @@ def add_advantages(
         kl = options.gamma * next_kl(rollout.kl, mask)
     else:
         kl = kl_estimate(rollout.old_logps, rollout.ref_logps, options.kl_estimator)
-    rewards = token_rewards(rollout.scores, kl, kl_coef, mask)
+    rewards = token_rewards(rollout.scores, kl, kl_coef, mask, rollout.token_scores)
     if options.whiten_rewards:
         rewards, scale = whiten_with_scale(rewards, mask, shift_mean=False, reduce=reduce)
         kl_coefs = kl_coefs * scale

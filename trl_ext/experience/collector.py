@@ -232,7 +232,7 @@ class Collector:
         return {} if few else {"explained_variance/held_out": float(explained)}
 
     def _score(self, rollout: Rollout, batch: Batch, progress: PhaseProgress, state: Any, training: bool) -> Scores:
-        """Call the reward functions and fill in `scores` and `valid`."""
+        """Call the reward functions and fill in `scores`, `token_scores` and `valid`."""
         with progress.phase("score", len(batch) * len(self.rewards.names), "rewards") as advance:
             scores = self.rewards(
                 batch.prompts,
@@ -246,7 +246,11 @@ class Collector:
             )
         rollout.valid = scores.valid.to(rollout.scores.device)
         rollout.completion_mask &= rollout.valid.unsqueeze(1)
-        rollout.scores = self._penalized(scores.total if scores.learned is None else scores.learned, rollout)
+        rollout.scores = scores.total if scores.learned is None else scores.learned
+        if scores.tokens is not None:
+            rollout.token_scores = scores.tokens.to(rollout.token_scores.device)
+            rollout.scores = torch.zeros_like(rollout.scores)
+        rollout.scores = self._penalized(rollout.scores, rollout)
         return scores
 
     def _penalized(self, totals: Tensor, rollout: Rollout) -> Tensor:

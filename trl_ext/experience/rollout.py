@@ -26,7 +26,8 @@ class Rollout:
         terminated: Whether the completion ended by itself, bool, (N,).
         valid: Whether the sample could be scored, bool, (N,). Others have an empty completion mask.
         held_out: Whether the critic must not learn from the sample, bool, (N,).
-        scores: Reward of the whole completion, (N,).
+        scores: Reward that the last token of a completion earns, (N,).
+        token_scores: Rewards of the single tokens, which count in addition, (N, C); zeros without.
         old_logps: Log-probabilities before the update, from the training path, nats, (N, C).
         ref_logps: Log-probabilities under the reference, nats, (N, C).
         kl: KL(policy || reference) before the update at the state of each token, over the vocabulary, nats, (N, C).
@@ -48,6 +49,7 @@ class Rollout:
     valid: Tensor
     held_out: Tensor
     scores: Tensor
+    token_scores: Tensor
     old_logps: Tensor
     ref_logps: Tensor
     kl: Tensor
@@ -112,7 +114,8 @@ class Rollout:
         # On the CPU first: safetensors does not know every name of a device, such as "cpu:0" of a run of two processes.
         tensors = load_file(path)
         # An earlier version did not write these, and did not learn from them.
-        tensors.setdefault("kl", torch.zeros_like(tensors["old_logps"]))
+        for name in ("kl", "token_scores"):
+            tensors.setdefault(name, torch.zeros_like(tensors["old_logps"]))
         tensors.setdefault("kl_coefs", torch.zeros_like(tensors["scores"]))
         tensors.setdefault("held_out", torch.zeros_like(tensors["valid"]))
         return cls(**{name: tensor.to(device) for name, tensor in tensors.items()})
@@ -142,7 +145,7 @@ def collate(
 
     input_ids = torch.tensor([padded(p, c, pad_token_id) for p, c in rows], device=device)
     mask = torch.tensor([padded([1] * len(p), [1] * len(c), 0) for p, c in rows], device=device)
-    unknown = ("old_logps", "ref_logps", "kl", "old_values", "advantages", "returns")
+    unknown = ("token_scores", "old_logps", "ref_logps", "kl", "old_values", "advantages", "returns")
     return Rollout(
         input_ids=input_ids,
         attention_mask=mask,

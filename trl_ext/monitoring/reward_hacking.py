@@ -14,8 +14,9 @@ from transformers.utils import logging
 from trl_ext.messages.printable import error_text, one_line
 from trl_ext.processes import gather
 from trl_ext.rewards import Scores, reward_name
-from trl_ext.rewards.base import Batch, Reward, fresh
+from trl_ext.rewards.base import Batch, fresh
 from trl_ext.rewards.retry import run_reward
+from trl_ext.rewards.tokens import sums
 from trl_ext.text.ngrams import distinct_n, repetition
 
 from .signals import MOST_CATEGORIES, TOLERANCES, Alarm, Looks, Marks, Signals
@@ -232,7 +233,7 @@ class RewardHackingMonitor(TrainerCallback):
         evidence = {f"monitor/evidence/{name}": value for name, value in self._signals.evidence.items()}
         return {"monitor/alarms": float(len(self.alarms))} | evidence
 
-    def _gold_scores(self, batch: Batch, state: Any) -> list[Reward]:
+    def _gold_scores(self, batch: Batch, state: Any) -> list[float | None]:
         assert self.gold is not None
         batch = replace(batch, services={"trainer_state": state, **batch.services})
         allowed = max(1.0, 0.1 * len(batch))
@@ -245,7 +246,7 @@ class RewardHackingMonitor(TrainerCallback):
             on_progress=lambda n: None,
         )
         if not result.failures:
-            return result.rewards
+            return sums(result.rewards)
         error = next(reversed(result.failures.values()))
         lost = len(result.failures) > allowed
         warnings.warn(
@@ -253,7 +254,7 @@ class RewardHackingMonitor(TrainerCallback):
             f"({error_text(error)}); {'this batch is not measured' if lost else 'they are left out'}.",
             stacklevel=2,
         )
-        return [None] * len(batch) if lost else result.rewards
+        return [None] * len(batch) if lost else sums(result.rewards)
 
     def _categories(self, batch: Batch) -> list[str | None]:
         if self.category is None:
@@ -306,7 +307,7 @@ def observe_rollout(
     return added
 
 
-def _by_category(marks: list[tuple[float, Reward, str | None]]) -> dict[str, float]:
+def _by_category(marks: list[tuple[float, float | None, str | None]]) -> dict[str, float]:
     """Return the mean gold score of each category."""
     found: dict[str, list[float]] = {}
     for _, gold, category in marks:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trl_ext.messages.printable import one_line
-from trl_ext.rewards.base import Reward
 
 from .change_detection import SCAN_LIMIT, Drift, Finding, Overoptimization
 
@@ -57,7 +56,7 @@ class Marks(NamedTuple):
     """
 
     proxies: Sequence[float]
-    golds: Sequence[Reward]
+    golds: Sequence[float | None]
     categories: Sequence[str | None]
 
 
@@ -149,7 +148,7 @@ class Signals:
         The limit grows with their number C: a normal variable exceeds z with a probability of about exp(-z^2 / 2), and
         C times less of it is z^2 + 2 log C.
         """
-        found: dict[str, list[Reward]] = {}
+        found: dict[str, list[float | None]] = {}
         for category, gold in zip(marks.categories, marks.golds, strict=True):
             if category is not None:
                 found.setdefault(category, []).append(gold)

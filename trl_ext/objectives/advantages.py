@@ -21,8 +21,10 @@ def last_token_index(mask: Tensor) -> Tensor:
     return torch.nn.functional.pad(indices, (1, 0), value=-1).amax(dim=1)
 
 
-def token_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) -> Tensor:
-    """Spread a score over a completion: -kl_coef * kl on every token, plus the score on the last one.
+def token_rewards(
+    scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor, token_scores: Tensor | None = None
+) -> Tensor:
+    """Spread scores over a completion: -kl_coef * kl and its own score on every token, the completion's on the last.
 
     Ziegler et al. 2019 (arXiv 1909.08593), eq. 2, with the KL per token.
 
@@ -31,6 +33,7 @@ def token_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) -> T
         kl: (B, C), nats per token (k1, see `kl_estimate`; or `gamma * next_kl`).
         kl_coef: the coefficient in use.
         mask: (B, C), the tokens that the policy sampled.
+        token_scores: (B, C), scores of single tokens (dense or process rewards); None without.
 
     Returns:
         (B, C), 0 outside the mask. The score of a completion without tokens is dropped: no action earned it.
@@ -45,7 +48,12 @@ def token_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) -> T
         )
     positions = torch.arange(mask.shape[1], device=mask.device)
     is_last = positions == last_token_index(mask).unsqueeze(1)
-    return select(-kl_coef * at_least_float32(kl), mask) + select(scores.unsqueeze(1).expand_as(kl), is_last)
+    earned = select(scores.unsqueeze(1).expand_as(kl), is_last)
+    if token_scores is not None:
+        if token_scores.shape != mask.shape:
+            raise ValueError(f"token_scores {tuple(token_scores.shape)} does not fit mask {tuple(mask.shape)}.")
+        earned = earned + select(token_scores, mask)
+    return select(-kl_coef * at_least_float32(kl), mask) + earned
 
 
 def next_kl(kl: Tensor, mask: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
 from .base import RewardFunction, completion_text, prompt_text, reward_name
 from .by_name import check_reward_name, reward_by_name
 from .check import RewardCheck, check_reward, try_reward
-from .combine import PAR, Clipped, Combination, Ensemble, LogSigmoid, RunningNormalization, WeightedSum
+from .combine import PAR, Clipped, Combination, Ensemble, LogSigmoid, RunningNormalization, Summed, WeightedSum
 from .http import HTTPReward
 from .length_debias import LengthDebiased
 from .preference import PreferenceReward
@@ -31,6 +31,7 @@ __all__ = [
     "RunningNormalization",
     "Scores",
     "SentenceEndReward",
+    "Summed",
     "ToxicityReward",
     "WeightedSum",
     "check_reward",

@@ -3,7 +3,7 @@
 
 The signature is TRL's, so that functions written for `GRPOTrainer` and `RLOOTrainer` work here, and these work there:
 
-    f(prompts, completions, completion_ids, **columns) -> list[float | None]
+    f(prompts, completions, completion_ids, **columns) -> list[float | list[float] | None]
 
 - `prompts`, `completions`: N strings, or N conversations (lists of messages) if the dataset is conversational.
 - `completion_ids`: N lists of token ids, as sampled (the end-of-sequence token included).
@@ -12,8 +12,9 @@ The signature is TRL's, so that functions written for `GRPOTrainer` and `RLOOTra
 - `**columns`: the dataset's other columns, N values each, and these services: `trainer_state`,
   `log_extra(column, values)` (a column of the sample table), `log_metric(name, value)` (a scalar in the logs) and
   `on_progress(n)` (n more samples are scored). A function without `**kwargs` gets only the arguments that it names.
-- The result: one finite number per completion, higher is better; `None` where the function does not apply; an exception
-  in the place of a number where the function failed on that completion alone, which is then tried again.
+- The result: one finite number per completion, higher is better; or a list of them, one for each of its
+  `completion_ids`, where single tokens earn rewards (see `tokens`); `None` where the function does not apply; an
+  exception in the place of a number where the function failed on that completion alone, which is then tried again.
 
 Async functions run concurrently. Functions with parameters are picklable classes with a `__name__`. A function with
 state between calls is [`Stateful`], and its state goes into checkpoints.
@@ -36,8 +37,9 @@ import torch
 from trl_ext.messages.printable import brief, one_line
 from trl_ext.text.rows import Message, Text, message_text
 
-Reward = float | None
-Outcome = float | None | BaseException
+Reward = float | list[float] | None
+"""The reward of a completion: a number, one number for each of its tokens, or None."""
+Outcome = Reward | BaseException
 """A reward, None, or the exception with which the function failed."""
 Texts = Sequence[Text]
 Ids = list[list[int]] | None
@@ -59,7 +61,7 @@ class RewardFunction(Protocol):
     def __call__(
         self, prompts: Sequence[Text], completions: Sequence[Text], completion_ids: list[list[int]], **columns: Any
     ) -> list[Reward] | Awaitable[list[Reward]]:
-        """Return one reward for each of the N completions; None where the function does not apply."""
+        """Return one reward, or a list of one a token, for each of the N completions; None where it does not apply."""
         ...
 
 
@@ -280,20 +282,27 @@ def accepted_arguments(fn: Callable, arguments: dict[str, Any]) -> dict[str, Any
     return {key: value for key, value in arguments.items() if key in named}
 
 
-def read_rewards(name: str, result: Any, expected: int) -> list[Outcome]:
-    """Check the result of reward function `name` and convert it to `expected` floats, `None`s or exceptions.
+def read_rewards(name: str, result: Any, expected: int, ids: Ids = None) -> list[Outcome]:
+    """Check the result of reward function `name`: `expected` floats, lists of floats, `None`s or exceptions.
 
     Booleans, NumPy numbers, 0-dimensional tensors, and 1-dimensional tensors and arrays are fine.
 
+    Args:
+        name: the function's name in logs.
+        result: what it returned.
+        expected: number of completions.
+        ids: their token ids, which say how many rewards a list must have; None does not check.
+
     Raises:
-        RewardValueError: not `expected` rewards, or one that is NaN or infinite in float32.
+        RewardValueError: not `expected` rewards, a list that has not one a token, or a number that is NaN or infinite
+            in float32.
         RewardTypeError: not a list, or an element that is not a number.
     """
     if isinstance(result, torch.Tensor | np.ndarray):
         if result.ndim != 1:
             raise RewardTypeError(
                 f"Reward function '{name}' returned an array of shape {tuple(result.shape)}: return one of shape "
-                f"({expected},), one number per completion."
+                f"({expected},), one number per completion, or a list with a list of one number a token per completion."
             )
         result = result.tolist()
     if isinstance(result, str | bytes | Mapping | set | frozenset) or not isinstance(result, Iterable):
@@ -308,18 +317,33 @@ def read_rewards(name: str, result: Any, expected: int) -> list[Outcome]:
             f"Reward function '{name}' returned {len(values)} rewards for {expected} completions: return exactly one "
             f"per completion."
         )
-    return [_read_reward(name, value, i) for i, value in enumerate(values)]
+    lengths = [None] * expected if ids is None else [len(row) for row in ids]
+    return [_read_reward(name, value, i, length) for i, (value, length) in enumerate(zip(values, lengths, strict=True))]
 
 
-def _read_reward(name: str, value: Any, index: int) -> Outcome:
+def _read_reward(name: str, value: Any, index: int, length: int | None) -> Outcome:
     if value is None or isinstance(value, BaseException):
         return value
+    if isinstance(value, torch.Tensor | np.ndarray) and value.ndim == 1:
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        return _read_number(name, value, f"sample {index}", "a number, a list of one number a token, or None")
+    if length is not None and len(value) != length:
+        raise RewardValueError(
+            f"Reward function '{name}' returned {len(value)} token rewards for sample {index}, whose completion has "
+            f"{length} tokens: return one number for each of its `completion_ids`, or one for the whole completion."
+        )
+    rewards = [_read_number(name, one, f"token {t} of sample {index}", "a number") for t, one in enumerate(value)]
+    _read_number(name, math.fsum(rewards), f"the sum over the tokens of sample {index}", "smaller numbers")
+    return rewards
+
+
+def _read_number(name: str, value: Any, place: str, wanted: str) -> float:
     if isinstance(value, torch.Tensor | np.ndarray | np.generic) and value.ndim == 0:
         value = value.item()
     if not isinstance(value, numbers.Real):
         raise RewardTypeError(
-            f"Reward function '{name}' returned {brief(value)} ({type(value).__name__}) for sample {index}: return a "
-            f"number or None."
+            f"Reward function '{name}' returned {brief(value)} ({type(value).__name__}) for {place}: return {wanted}."
         )
     try:
         number = float(value)
@@ -327,7 +351,7 @@ def _read_reward(name: str, value: Any, index: int) -> Outcome:
         number = math.inf
     if not math.isfinite(number) or abs(number) > _FLOAT32_MAX:
         raise RewardValueError(
-            f"Reward function '{name}' returned {number} for sample {index}, which is not a finite float32: return "
-            f"None for a sample that it cannot score."
+            f"Reward function '{name}' returned {number} for {place}, which is not a finite float32: return None for "
+            f"a sample that it cannot score."
         )
     return number

@@ -213,7 +213,8 @@ def call_reward(fn: Callable, batch: Batch, timeout: float | None = None) -> lis
             in the background when the time is over.
 
     Returns:
-        N times a finite `float`, `None`, or the exception that the function returned for this sample.
+        N times a finite `float` or a list of one a token, `None`, or the exception that the function returned for
+        this sample.
 
     Raises:
         TimeoutError: the call took longer than `timeout`.
@@ -229,7 +230,7 @@ def call_reward(fn: Callable, batch: Batch, timeout: float | None = None) -> lis
     result = call() if timeout is None or is_async(fn) else start(call)(timeout)
     if inspect.isawaitable(result):
         result = run_awaitable(result, timeout)
-    return read_rewards(reward_name(fn), result, count)
+    return read_rewards(reward_name(fn), result, count, batch.completion_ids)
 
 
 def call_rewards(fns: Sequence[Callable], batch: Batch) -> list[list[Reward]]:
@@ -250,7 +251,8 @@ def call_rewards(fns: Sequence[Callable], batch: Batch) -> list[list[Reward]]:
             return await asyncio.gather(*map(_guarded, calls))
 
         for i, (result, error) in zip(pending, run_awaitable(together()), strict=True):
-            outcomes[i] = [error] if error is not None else read_rewards(reward_name(fns[i]), result, len(batch))
+            read = functools.partial(read_rewards, reward_name(fns[i]), result, len(batch), batch.completion_ids)
+            outcomes[i] = [error] if error is not None else read()
     for outcome in (outcome for row in outcomes for outcome in row):
         if isinstance(outcome, BaseException):
             raise outcome

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from trl_ext.messages.printable import error_text, line_of
 from trl_ext.text.rows import Text
 
@@ -25,6 +27,7 @@ from .base import (
     reward_name,
 )
 from .calling import attempt, call_reward
+from .tokens import sums
 
 PROMPTS = ["The weather today is", "I think that you", "Wie geht", "今天"]
 COMPLETIONS = [" fine, and it will stay fine.", " are an idiot.", " es dir? Gut, gut, gut, gut.", ""]
@@ -37,7 +40,7 @@ class RewardCheck:
     Attributes:
         name: the function's name in logs.
         formats: which of "plain" and "conversational" it accepts.
-        values: its rewards for the samples, in the first of these formats.
+        values: its rewards for the samples, numbers or lists of one a token, in the first of these formats.
         seconds: how long that call took.
         warnings: doubts about the function; each was also given by `warnings.warn`.
         failures: its exception for each format that it does not accept.
@@ -68,20 +71,21 @@ def check_reward(
         fn: the reward function.
         prompts: N prompts as the dataset has them; four short texts by default.
         completions: N completions in the format of the prompts.
-        completion_ids: N lists of token ids; by default the bytes of the completions.
+        completion_ids: N lists of token ids; by default those of the function's `tokenizer`, if it has one, or the
+            bytes of the completions. Token rewards must have their lengths.
         **columns: the columns that `fn` needs, N values each.
 
     Returns:
         A small report.
 
     Raises:
-        ValueError, TypeError: `fn` breaks its contract, fails on every format, or returns the rewards in another order
-            than the completions.
+        ValueError, TypeError: `fn` breaks its contract (token rewards in a number other than that of the tokens, for
+            instance), fails on every format, or returns the rewards in another order than the completions.
     """
     if (prompts is None) != (completions is None):
         raise ValueError("check_reward got only one of `prompts` and `completions`: give both or neither.")
     name = reward_name(fn)
-    candidates = _candidates(prompts, completions, completion_ids, columns)
+    candidates = _candidates(fn, prompts, completions, completion_ids, columns)
     values: dict[str, list[Reward]] = {}
     errors: dict[str, BaseException] = {}
     seconds = 0.0
@@ -126,7 +130,7 @@ def try_reward(fn: Callable, prompts: Sequence[Text], columns: Mapping[str, list
     answers: list[Any] = [[{"role": "assistant", "content": text.strip()}] for text in texts]
     completions = texts if prompts and isinstance(prompts[0], str) else answers
     columns = {key: values for key, values in columns.items() if key not in OWN_COLUMNS}
-    ids = [list(text.encode()) for text in texts]
+    ids = _ids(fn, texts)
     try:
         error = _try(fn, Batch(prompts, completions, ids, columns, {"trainer_state": None, **SILENT}))[1]
     except ContractViolation as violation:
@@ -142,7 +146,17 @@ def try_reward(fn: Callable, prompts: Sequence[Text], columns: Mapping[str, list
         )
 
 
+def _ids(fn: Callable, texts: list[str]) -> list[list[int]]:
+    """Return the texts' tokens by the policy's tokenizer, if the function or one of its members has it, or bytes."""
+    found = (getattr(part, "tokenizer", None) for part in iter_parts(fn))
+    tokenizer = next((one for one in found if isinstance(one, PreTrainedTokenizerBase)), None)
+    if tokenizer is None:
+        return [list(text.encode()) for text in texts]
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
 def _candidates(
+    fn: Callable,
     prompts: Sequence[Text] | None,
     completions: Sequence[Text] | None,
     completion_ids: list[list[int]] | None,
@@ -159,7 +173,7 @@ def _candidates(
     services = {"trainer_state": None, **SILENT}
     batches = {}
     for form, (some_prompts, some_completions) in samples.items():
-        ids = completion_ids or [list(completion_text(completion).encode()) for completion in some_completions]
+        ids = completion_ids or _ids(fn, [completion_text(completion) for completion in some_completions])
         lengths = {key: len(values) for key, values in columns.items()}
         lengths.update(prompts=len(some_prompts), completions=len(some_completions), completion_ids=len(ids))
         if not some_prompts or len(set(lengths.values())) != 1:
@@ -193,8 +207,21 @@ def _call(fn: Any, batch: Batch) -> list[Reward]:
 
 
 def _same(first: list[Reward], second: list[Reward]) -> bool:
-    pairs = list(zip(first, second, strict=True))
-    return all(a is b if a is None or b is None else math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-4) for a, b in pairs)
+    return all(_close(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _close(a: Reward, b: Reward) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_close, a, b))
+    if a is None or b is None or isinstance(a, list) or isinstance(b, list):
+        return a is b
+    return math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-4)
+
+
+def _shown(values: list[Reward]) -> str:
+    """Return rewards for a message; of token rewards their sums."""
+    by_token = any(isinstance(value, list) for value in values)
+    return f"token rewards with the sums {sums(values)}" if by_token else str(values)
 
 
 def _doubts(fn: Callable, name: str, batch: Batch, values: list[Reward]) -> list[str]:
@@ -215,14 +242,14 @@ def _doubts(fn: Callable, name: str, batch: Batch, values: list[Reward]) -> list
     order = list(range(len(batch)))[::-1]
     if not _same(values[::-1], _call(fn, batch.select(order))):
         raise ValueError(
-            f"Reward function '{name}' gave {values} for a batch but not the same rewards in reverse for the batch "
+            f"Reward function '{name}' gave {_shown(values)} for a batch but not the same in reverse for the batch "
             f"reversed: return one reward per completion, in the order of the completions."
         )
     alone = [_call(fn, batch.select([i]))[0] for i in range(len(batch))]
     if not _same(values, alone):
         found.append(
-            f"Reward function '{name}' gives {alone} for the samples one by one and {values} for the batch: unless it "
-            f"compares samples on purpose, score each one on its own."
+            f"Reward function '{name}' gives {_shown(alone)} for the samples one by one and {_shown(values)} for the "
+            f"batch: unless it compares samples on purpose, score each one on its own."
         )
     if all(value is None for value in values):
         found.append(f"Reward function '{name}' returned None for every sample: give samples that it applies to.")

@@ -2,7 +2,8 @@
 """Reward functions made of reward functions: sums, bounds, normalization, ensembles.
 
 Each is a reward function itself, so they nest. A sample without a reward from any member gets `None`. Async members
-run concurrently. `state_dict` contains the members' states.
+run concurrently. `state_dict` contains the members' states. Of token rewards, bounds and aggregations apply to the sums
+so far, and moments are those of the sums over all tokens, see `tokens`.
 """
 
 import math
@@ -11,6 +12,7 @@ import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from .base import SILENT, Batch, Ids, Reward, RewardTypeError, Stateful, Texts, 
 from .calling import call_rewards
 from .moments import Moments, merge_over_processes
 from .representation import constructor_repr
+from .tokens import check_host, over_tokens, reward_sum, sums, weighted_sum
 
 
 class Combination(ABC):
@@ -53,11 +56,14 @@ class Combination(ABC):
     def __call__(self, prompts: Texts, completions: Texts, completion_ids: Ids = None, **columns: Any) -> list[Reward]:
         """Return N rewards."""
         batch = Batch.from_call(prompts, completions, completion_ids, columns)
-        return self.combine(call_rewards(self.members, batch), batch)
+        inside = replace(batch, services={**SILENT, **batch.services})
+        rewards = self.combine(call_rewards(self.members, inside), inside)
+        check_host(self.__name__, batch.services, rewards)
+        return rewards
 
     @abstractmethod
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
-        """Return N rewards, made of N rewards of each member."""
+        """Return N rewards, made of N rewards of each member: numbers, lists of one a token, or None."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the stateful members, by position; JSON-able."""
@@ -70,10 +76,10 @@ class Combination(ABC):
 
 
 def _map(fn: Callable[[float], float], rewards: list[Reward]) -> list[Reward]:
-    return [None if reward is None else fn(reward) for reward in rewards]
+    return [None if reward is None else over_tokens(lambda row: fn(row[0]), [reward]) for reward in rewards]
 
 
-def _present(row: Sequence[Reward]) -> list[float]:
+def _present(row: Sequence[Reward]) -> list[float | list[float]]:
     return [reward for reward in row if reward is not None]
 
 
@@ -117,9 +123,27 @@ class WeightedSum(Combination):
         """Return the weighted sum of each sample's rewards."""
         totals: list[Reward] = []
         for row in zip(*rewards, strict=True):
-            terms = [weight * r for weight, r in zip(self.weights, row, strict=True) if r is not None]
-            totals.append(sum(terms) if terms else None)
+            weights = [weight for weight, reward in zip(self.weights, row, strict=True) if reward is not None]
+            totals.append(weighted_sum(_present(row), weights) if weights else None)
         return totals
+
+
+class Summed(Combination):
+    """The reward as one number a completion: of token rewards, their sum.
+
+    For hosts that take one number a completion, such as TRL's GRPOTrainer, and for a comparison of the two.
+
+    Args:
+        reward: reward function.
+        name: name in logs, by default "summed_" and the function's.
+    """
+
+    def __init__(self, reward: Callable, *, name: str | None = None):
+        super().__init__([reward], name or f"summed_{reward_name(reward)}")
+
+    def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
+        """Return the sum of each sample's rewards."""
+        return [*sums(rewards[0])]
 
 
 class Clipped(Combination):
@@ -225,12 +249,13 @@ class PAR(Combination):
                 references.append(reference)
         scored = self._score(references, batch.select(owners)) if references else []
         compared: list[list[float]] = [[] for _ in rewards[0]]
-        for i, reference_reward in zip(owners, scored, strict=True):
-            own = rewards[0][i]
-            if own is not None and reference_reward is not None:
-                difference = torch.tensor(own - reference_reward, dtype=torch.float64)
-                compared[i].append(difference.sigmoid().item())
-        return [statistics.fmean(values) if values else None for values in compared]
+        for i, reference_reward in zip(owners, sums(scored), strict=True):
+            if reference_reward is not None:
+                compared[i].append(reference_reward)
+        return [
+            None if own is None or not others else over_tokens(partial(_preferred, others), [own])
+            for own, others in zip(rewards[0], compared, strict=True)
+        ]
 
     def _score(self, references: list[Text], batch: Batch) -> list[Reward]:
         ids = None
@@ -240,6 +265,11 @@ class PAR(Combination):
         services = {key: SILENT.get(key, value) for key, value in batch.services.items()}
         batch = replace(batch, completions=references, completion_ids=ids, services=services)
         return call_rewards(self.members, batch)[0]
+
+
+def _preferred(references: list[float], row: list[float]) -> float:
+    differences = torch.tensor([row[0] - reference for reference in references], dtype=torch.float64)
+    return statistics.fmean(differences.sigmoid().tolist())
 
 
 def _as_completions(value: Any, like: Text) -> list[Text]:
@@ -284,7 +314,7 @@ class RunningNormalization(Combination):
 
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
         """Return the normalized rewards, and count the raw ones in."""
-        self.pending = self.pending.merge(Moments.of(_present(rewards[0])))
+        self.pending = self.pending.merge(Moments.of([reward_sum(reward) for reward in _present(rewards[0])]))
         known = self.moments if self.moments.n else self.pending
         shift, spread = known.mean if self.center else 0.0, known.std if known.std > 1e-8 else 1.0
         limit = float("inf") if self.clip is None else self.clip
@@ -354,9 +384,9 @@ class Ensemble(Combination):
     def combine(self, rewards: list[list[Reward]], batch: Batch) -> list[Reward]:
         """Return one reward a sample, of the members that scored it."""
         rows = [_present(row) for row in zip(*rewards, strict=True)]
-        spreads = [statistics.pstdev(row) for row in rows if len(row) > 1]
+        spreads = [statistics.pstdev([reward_sum(reward) for reward in row]) for row in rows if len(row) > 1]
         log_metric = batch.services.get("log_metric")
         if log_metric is not None and spreads:
             log_metric(f"{self.__name__}/disagreement", statistics.fmean(spreads))
         aggregate = AGGREGATIONS[self.aggregation]
-        return [aggregate(row, self.k) if row else None for row in rows]
+        return [over_tokens(lambda row: aggregate(row, self.k), row) if row else None for row in rows]

@@ -9,17 +9,19 @@ from trl_ext.messages.printable import brief
 
 from .base import SERVICES, Ids, Outcome, RewardTypeError, RewardValueError, Texts, read_rewards
 from .calling import in_thread
-from .service import NO_REPLY, TEMPORARY, Service, failure_kind
+from .service import LARGEST_REPLY, NO_REPLY, TEMPORARY, Service, failure_kind
 
 _TOGETHER = (*TEMPORARY, 502, 503, 504)  # the service is busy or not there, whatever the samples are
+_TOKEN_BYTES = 32  # of a token's reward in a reply
 
 
 class HTTPReward:
-    """Rewards from `POST url`: the samples go out as JSON, and one number for each comes back.
+    """Rewards from `POST url`: the samples go out as JSON, and a reward for each comes back.
 
     The request is `{"prompts": [...], "completions": [...], "completion_ids": [...], ...}` with one entry a sample in
     each list and the dataset's other columns beside them: texts, or conversations as lists of messages. The reply is
-    `{"rewards": [0.5, null, ...]}`, a number or null (not applicable) for each sample in the order of the request.
+    `{"rewards": [0.5, null, [0.0, 0.25], ...]}`: a number, a list of one number a token, or null (not applicable) for
+    each sample in the order of the request.
 
     A service that is away, late or busy is asked again by the run's retries (`reward_retries`), for all samples in one
     request; after HTTP 500 each sample is asked for alone, so that one that breaks the service costs no other. A
@@ -30,7 +32,7 @@ class HTTPReward:
         url: Address of the service. A query string is sent along, and a user name and password as basic
             authentication; no message shows either.
         api_key_env: Environment variable with a key, sent as a bearer token if it is set.
-        timeout: Seconds for a request and its whole reply, of which a megabyte is read.
+        timeout: Seconds for a request and its whole reply, of which a megabyte and 32 bytes a token are read.
         name: Name in logs.
 
     Raises:
@@ -60,7 +62,8 @@ class HTTPReward:
         samples |= {key: values for key, values in columns.items() if key not in SERVICES}
         body = _encode({key: values for key, values in samples.items() if values is not None})
         try:
-            reply = await in_thread(lambda: self._service.post(body, self.timeout))
+            largest = LARGEST_REPLY + _TOKEN_BYTES * sum(map(len, completion_ids or []))
+            reply = await in_thread(lambda: self._service.post(body, self.timeout, largest))
         except urllib.error.HTTPError as error:
             error.close()
             if error.code in _TOGETHER:
@@ -77,10 +80,10 @@ class HTTPReward:
             return self._failed(failure_kind(error), len(completions))
         if not isinstance(reply, dict) or not isinstance(reply.get("rewards"), list):
             raise RewardTypeError(
-                f"The reward service at {self.url} answered {brief(reply)}: answer {{'rewards': [...]}} with a number "
-                "or null for each completion."
+                f"The reward service at {self.url} answered {brief(reply)}: answer {{'rewards': [...]}} with a number, "
+                "a list of one number a token, or null for each completion."
             )
-        return read_rewards(self.__name__, reply["rewards"], len(completions))
+        return read_rewards(self.__name__, reply["rewards"], len(completions), completion_ids)
 
     def _failed(self, kind: str, count: int) -> list[Outcome]:
         """Return a failure of all samples that are then asked for again in one request."""

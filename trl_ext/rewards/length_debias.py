@@ -7,6 +7,7 @@ from typing import Any
 from .base import Batch, Reward, RewardValueError, reward_name
 from .combine import Combination
 from .moments import LineMoments, merge_over_processes
+from .tokens import sums, weighted_sum
 
 
 class LengthDebiased(Combination):
@@ -18,7 +19,8 @@ class LengthDebiased(Combination):
     independent of the other samples in the batch. Before `min_samples` samples nothing is corrected, because a slope
     through a few samples is noise. The mean reward does not change.
 
-    A true advantage of long answers is removed too: where length is part of the task, use a length rule.
+    A true advantage of long answers is removed too: where length is part of the task, use a length rule. Of token
+    rewards, the line is that of their sums, and the last token bears the correction.
 
     Logs `<name>/slope` (reward per token) and `<name>/length_correlation`, both before the correction.
 
@@ -46,7 +48,7 @@ class LengthDebiased(Combination):
         if batch.completion_ids is None:
             raise RewardValueError(f"'{self.__name__}' needs the completions' tokens: pass `completion_ids`.")
         lengths = [float(len(ids)) for ids in batch.completion_ids]
-        points = [(length, r) for length, r in zip(lengths, rewards[0], strict=True) if r is not None]
+        points = [(length, r) for length, r in zip(lengths, sums(rewards[0]), strict=True) if r is not None]
         self.pending = self.pending.merge(LineMoments.of(points))
         slope, mean_length = 0.0, self.line.x
         if self.line.n >= self.min_samples:
@@ -54,8 +56,9 @@ class LengthDebiased(Combination):
             self._log(batch)
         if self.synchronize_each_call:
             self.synchronize()
-        corrected = zip(lengths, rewards[0], strict=True)
-        return [None if r is None else r - slope * (length - mean_length) for length, r in corrected]
+        shifts = [-slope * (length - mean_length) for length in lengths]
+        corrected = zip(shifts, rewards[0], strict=True)
+        return [None if r is None else weighted_sum([r, shift], [1.0, 1.0]) for shift, r in corrected]
 
     def _log(self, batch: Batch) -> None:
         log_metric = batch.services.get("log_metric")

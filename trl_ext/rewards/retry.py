@@ -228,7 +228,7 @@ def _combined(fn: Any, results: Iterator[CallResult], batch: Batch, run: Run) ->
 
     def call(part: Batch, places: list[int]) -> list[Outcome]:
         rewards = [[member.rewards[rows[place]] for place in places] for member in members]
-        return read_rewards(reward_name(fn), fn.combine(rewards, part), len(part))
+        return read_rewards(reward_name(fn), fn.combine(rewards, part), len(part), part.completion_ids)
 
     own = run(fn, call, batch if len(rows) == count else batch.select(rows), lambda n: None)
     for place, i in enumerate(rows):

@@ -26,6 +26,7 @@ from .preference import PreferenceReward
 from .retry import BACKOFF_SECONDS, CallResult, members_of, run_rewards
 from .scoring import SequenceScorer
 from .sharing import reads_any, shares_base
+from .tokens import sums, token_tensor
 
 RewardSource: TypeAlias = str | PreTrainedModel | Callable
 
@@ -43,6 +44,9 @@ class Scores(NamedTuple):
         extra: columns that the functions logged by `log_extra`, N values each; `None` where they failed.
         weights: number of samples behind each metric, for a mean over processes.
         learned: (N,) float32, what a policy learns from where functions have bounds (`Constraints`); None: the total.
+        tokens: (N, C) float32, what it learns from on the tokens that earn it, the last ones for rewards without tokens
+            of their own; None where no function gives token rewards.
+        token_functions: names of the functions that gave token rewards; their `per_function` is the sum.
     """
 
     total: Tensor
@@ -52,6 +56,8 @@ class Scores(NamedTuple):
     extra: dict[str, list]
     weights: dict[str, float] = {}  # noqa: RUF012 (never changed)
     learned: Tensor | None = None
+    tokens: Tensor | None = None
+    token_functions: tuple[str, ...] = ()
 
 
 class RewardRunner:
@@ -73,7 +79,7 @@ class RewardRunner:
             the policy's own weights, such as reward adapters on its base, have no limit.
         max_reward_failures: the run stops when a function fails on more than this fraction of the batch.
         constraints: bounds on the means of some of the functions, as `reward_constraints` of `PPOConfig`.
-        clip_range: least and greatest total.
+        clip_range: least and greatest total of a completion; with token rewards, of the sums so far (`over_tokens`).
         chat_template_kwargs: further variables for the models' chat templates.
         device: device of the models given here; by default that of a loaded model, the accelerator for a name.
         policy: model that is trained, to find the functions that share weights with it.
@@ -231,7 +237,7 @@ class RewardRunner:
         valid = torch.ones(count, dtype=torch.bool)
         log = CallLog()
         for column, result in enumerate(results):
-            rewards = [math.nan if reward is None else reward for reward in result.rewards]
+            rewards = [math.nan if reward is None else reward for reward in sums(result.rewards)]
             per_function[:, column] = torch.tensor(rewards, dtype=torch.float32)
             valid[list(result.failures)] = False
             for name, values in result.log.metrics.items():
@@ -251,10 +257,19 @@ class RewardRunner:
         learned = self._clipped(self.constraints.learned(per_function)).where(valid, 0.0) if self.constraints else None
         logged = {name: combined(name, values) for name, values in log.metrics.items()}
         metrics, weights = ({name: pair[i] for name, pair in logged.items()} for i in range(2))
-        return Scores(total, per_function, valid, metrics, log.extra, weights, learned)
+        by_token = [any(isinstance(reward, list) for reward in result.rewards) for result in results]
+        names = tuple(name for name, found in zip(self.names, by_token, strict=False) if found)
+        tokens = self._on_tokens(results, batch).where(valid.unsqueeze(1), 0.0) if names else None
+        return Scores(total, per_function, valid, metrics, log.extra, weights, learned, tokens, names)
 
     def _clipped(self, total: Tensor) -> Tensor:
         return total if self.clip_range is None else total.clamp(*self.clip_range)
+
+    def _on_tokens(self, results: list[CallResult], batch: Batch) -> Tensor:
+        """Return what the policy learns from, (N, C), on the tokens that earn it."""
+        rewards, lengths = [result.rewards for result in results], [len(ids) for ids in batch.completion_ids or []]
+        terms = self.constraints
+        return token_tensor(rewards, lengths, weights=terms.weights, bounds=terms.bounds, clip_range=self.clip_range)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the stateful functions, by name; JSON-able."""

@@ -76,12 +76,13 @@ class Service:
                 f"Nothing answers at {self.url} ({failure_kind(error)}); start the service first."
             ) from None
 
-    def post(self, body: bytes, timeout: float) -> Any:
+    def post(self, body: bytes, timeout: float, largest: int = LARGEST_REPLY) -> Any:
         """Send JSON, and return the reply.
 
         Args:
             body: The JSON.
-            timeout: Seconds for the whole reply, of which a megabyte is read.
+            timeout: Seconds for the whole reply.
+            largest: Most bytes of a reply.
 
         Raises:
             urllib.error.HTTPError: the server refuses the request, or redirects it.
@@ -95,24 +96,24 @@ class Service:
             headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
         request = urllib.request.Request(self._address, body, headers, method="POST")
         # Sockets limit the seconds between two bytes; a thread limits those of the whole reply.
-        return json.loads(start(lambda: _send(request, timeout))(timeout))
+        return json.loads(start(lambda: _send(request, timeout, largest))(timeout))
 
 
-def _send(request: urllib.request.Request, timeout: float) -> bytes:
+def _send(request: urllib.request.Request, timeout: float, largest: int) -> bytes:
     deadline = time.monotonic() + timeout
     with urllib.request.build_opener(_NoRedirect).open(request, timeout=timeout) as response:
         reply = b""
         while chunk := response.read1(2**16):
             reply += chunk
-            if len(reply) > LARGEST_REPLY:
-                raise _TooLarge(f"the reply is larger than {LARGEST_REPLY} bytes")
+            if len(reply) > largest:
+                raise _TooLarge(f"a reply of more than {largest} bytes")
             if time.monotonic() > deadline:  # the caller has given up
                 raise TimeoutError
     return reply
 
 
 class _TooLarge(OSError):
-    """A reply of more than `LARGEST_REPLY` bytes."""
+    """A reply with more bytes than are read."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -125,6 +126,6 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def failure_kind(error: BaseException) -> str:
     """Return the kind of a failure; the error's message may repeat the server's text or the URL."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    known: dict[type, str] = {TimeoutError: "timeout", _TooLarge: f"a reply of more than {LARGEST_REPLY} bytes"}
+    known: dict[type, str] = {TimeoutError: "timeout", _TooLarge: str(cause)}
     reason = known.get(type(cause)) or (os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else "")
     return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

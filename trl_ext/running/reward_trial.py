@@ -17,6 +17,7 @@ from trl_ext.rewards import RewardRunner
 from trl_ext.rewards.base import OWN_COLUMNS, completion_text, prompt_text
 from trl_ext.rewards.by_name import reward_by_name
 from trl_ext.rewards.check import COMPLETIONS, PROMPTS, RewardCheck, check_reward
+from trl_ext.rewards.tokens import sums
 from trl_ext.text.decoding import as_completions
 from trl_ext.text.rows import Text, is_conversation
 
@@ -38,12 +39,14 @@ class Samples(NamedTuple):
         completions: N completions in the format of the prompts.
         columns: Further columns of the data set, N values each.
         origin: Where the completions come from, in words.
+        completion_ids: N lists of tokens that a model sampled; None for texts.
     """
 
     prompts: list[Text]
     completions: list[Text]
     columns: dict[str, list]
     origin: str
+    completion_ids: list[list[int]] | None = None
 
 
 def find_samples(
@@ -98,7 +101,8 @@ def find_samples(
 def _completed(prompts: list[Text], columns: dict[str, list], column: str, pair: Pair | None) -> Samples:
     """Return samples with the completions of a model, of a column, or stock ones."""
     if pair is not None:
-        return Samples(prompts, _sampled(prompts, pair), columns, f"sampled from '{pair.name}'")
+        completions, ids = _sampled(prompts, pair)
+        return Samples(prompts, completions, columns, f"sampled from '{pair.name}'", ids)
     if column in columns:
         given = columns.pop(column)
         if all(isinstance(value, str) for value in given):
@@ -109,7 +113,7 @@ def _completed(prompts: list[Text], columns: dict[str, list], column: str, pair:
     return Samples(prompts, as_completions(prompts, stock), columns, origin)
 
 
-def _sampled(prompts: list[Text], pair: Pair) -> list[Text]:
+def _sampled(prompts: list[Text], pair: Pair) -> tuple[list[Text], list[list[int]]]:
     member, settings = next(load_pair(pair)), run_sampling(pair.name)
     if is_conversation(prompts[0]) and member.tokenizer.chat_template is None:
         raise ValueError(f"The prompts are conversations, and `--model {pair.name}` has no chat template; give texts.")
@@ -122,7 +126,7 @@ def _sampled(prompts: list[Text], pair: Pair) -> list[Text]:
     check_lengths(ids, settings.max_completion_length, member.model, "`--num_samples`")
     engine = settings.engine(member.model, member.tokenizer)
     made = sample(member.model, member.tokenizer, engine, prompts, seed=0, chat_template_kwargs=kwargs)
-    return as_completions(prompts, made.completions)
+    return as_completions(prompts, made.completions), made.completion_ids
 
 
 def try_named_reward(spec: str, samples: Samples | None) -> RewardCheck:
@@ -139,7 +143,8 @@ def try_named_reward(spec: str, samples: Samples | None) -> RewardCheck:
             if samples is None:
                 return check_reward(fn)
             columns = {name: values for name, values in samples.columns.items() if name not in (*OWN_COLUMNS, "fn")}
-            return check_reward(fn, samples.prompts, samples.completions, **columns)
+            ids = samples.completion_ids
+            return check_reward(fn, samples.prompts, samples.completions, completion_ids=ids, **columns)
         except (ValueError, TypeError) as error:
             raise BrokenReward(one_line(error, 2000)) from error
 
@@ -164,7 +169,7 @@ def describe(check: RewardCheck, samples: Samples | None, console: Console) -> N
     table.add_column("reward", justify="right")
     table.add_column("completion", overflow="fold", ratio=3)
     table.add_column("prompt", overflow="fold", ratio=2)
-    for value, completion, prompt in zip(check.values, samples.completions, samples.prompts, strict=True):
+    for value, completion, prompt in zip(sums(check.values), samples.completions, samples.prompts, strict=True):
         texts = (one_line(completion_text(completion), 300), one_line(prompt_text(prompt), 200))
         table.add_row("none" if value is None else f"{value + 0.0:.4g}", *map(Line, texts))
     console.print(table)
@@ -173,7 +178,7 @@ def describe(check: RewardCheck, samples: Samples | None, console: Console) -> N
 
 
 def _lines(check: RewardCheck, samples: Samples) -> list[str]:
-    count, values = len(check.values), [value for value in check.values if value is not None]
+    count, values = len(check.values), [value for value in sums(check.values) if value is not None]
     lines = ["", f"{one_line(check.name)} can be used; the completions are {samples.origin}."]
     lines.append(f"accepts: {' and '.join(_FORMS[form] for form in check.formats)}")
     if values:
@@ -181,6 +186,13 @@ def _lines(check: RewardCheck, samples: Samples) -> list[str]:
         missing = f", none for {count - len(values)} of {count} samples" if len(values) < count else ""
         low, high = min(values) + 0.0, max(values) + 0.0  # no "-0"
         lines.append(f"rewards: {spread}, from {low:.4g} to {high:.4g}{missing}")
+    lists = [value for value in check.values if isinstance(value, list)]
+    if lists:
+        earning, tokens = sum(reward != 0 for row in lists for reward in row), sum(map(len, lists))
+        lines.append(
+            f"token rewards: for {len(lists)} of {count} samples; {earning} of {tokens} tokens earn or lose something, "
+            "and the table shows sums"
+        )
     each = check.seconds / count
     lines.append(f"time: {1000 * each:.3g} ms a sample, about {_ROLLOUT * each:.2g} s for a rollout of {_ROLLOUT}")
     doubts = [

@@ -43,6 +43,13 @@ def decode_alone(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return whole.removeprefix(before)
 
 
+def decode_beginnings(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+    """Decode the first token of a completion, the first two, and so on; the last text is `decode_alone`'s."""
+    context = tokenizer(_CONTEXT, add_special_tokens=False)["input_ids"]
+    before, *wholes = _decode(tokenizer, [context, *([*context, *ids[:n]] for n in range(1, len(ids) + 1))])
+    return [whole.removeprefix(before) for whole in wholes]
+
+
 def characters_in_tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int], n: int) -> int:
     """Return the number of characters of `decode_alone(tokenizer, ids)` that the first `n` tokens complete."""
     # A character of several tokens is decoded to a replacement mark until its last token.
