@@ -239,6 +239,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "cliprange": (["0.1"], 0.1),
     "cliprange_high": (["0.28"], 0.28),
     "dual_clip": (["3"], 3.0),
+    "mask_ratio_range": (["0.5", "2"], [0.5, 2.0]),
     "cliprange_value": (["0.5"], 0.5),
     "vf_coef": (["0.5"], 0.5),
     "entropy_coef": (["1e-3"], 1e-3),

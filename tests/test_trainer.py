@@ -213,6 +213,7 @@ def test_samples_without_a_score_teach_nothing(tmp_path):
         {"cliprange": 0.01},
         {"cliprange": 0.01, "cliprange_high": 0.5},
         {"dual_clip": 1.01},
+        {"mask_ratio_range": [0.999, 1.001]},
         {"cliprange_value": 1e-4},
         {"vf_coef": 3.0},
         {"gamma": 0.5},

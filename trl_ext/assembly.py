@@ -200,6 +200,7 @@ def build_collector(
         micro_batches=micro_batches,
         missing_eos_penalty=args.missing_eos_penalty,
         importance_sampling_cap=args.importance_sampling_cap if args.importance_sampling_correction else None,
+        mask_ratio_range=args.mask_ratio_range,
         advantages=args.advantage_options,
         held_out=args.held_out_share,
         scale_returns=args.scales_returns,

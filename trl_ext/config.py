@@ -146,6 +146,11 @@ class PPOConfig(BaseConfig):
     dual_clip: AboveOne | None = option(
         None, "Dual clip: bound (> 1) of the ratio that multiplies a negative advantage; None is off."
     )
+    mask_ratio_range: list[Coefficient] | None = option(
+        None,
+        "Least and greatest ratio pi / pi_old (below and above 1) of the tokens that get a policy gradient, whatever "
+        "the sign of the advantage; with `importance_sampling_correction` of pi_old / pi_engine too. None is off.",
+    )
     cliprange_value: Positive | None = option(
         0.2, "Values are clipped to this distance from the old ones; None is off."
     )

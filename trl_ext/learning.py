@@ -18,7 +18,7 @@ from .experience.supervised import SupervisedBatch
 from .experience.two_critics import own_values
 from .micro_batches import MicroBatches
 from .monitoring import TokenMeans
-from .objectives import approx_kl, kl_loss, policy_loss, value_loss
+from .objectives import approx_kl, kl_loss, outside_range, policy_loss, value_loss
 from .processes import Reduce
 
 logger = logging.get_logger(__name__)
@@ -34,6 +34,7 @@ class LossOptions:
     cliprange: float
     cliprange_high: float | None
     dual_clip: float | None
+    mask_ratio_range: list[float] | None
     cliprange_value: float | None
     vf_coef: float
     entropy_coef: float
@@ -65,6 +66,12 @@ def token_losses(
         cliprange_high=options.cliprange_high,
         dual_clip=options.dual_clip,
     )
+    masked = None
+    if options.mask_ratio_range is not None:
+        low, high = options.mask_ratio_range
+        out_of_range = outside_range(out.logps, batch.old_logps, (low, high))
+        policy = torch.where(out_of_range, 0.0, policy)
+        masked = out_of_range | (batch.weights == 0)  # the engine's ratio was out of the range
     actor = policy * batch.weights - options.entropy_coef * out.entropy
     if options.kl_loss_coef > 0:
         actor = actor + options.kl_loss_coef * kl_loss(
@@ -86,6 +93,7 @@ def token_losses(
         "clip_fraction": clipped,
         "ratio/mean": ratio,
         "ratio/max": ratio,
+        **({} if masked is None else {"masked_fraction": masked}),
     }
     if out.values is not None:
         present = own_values(out.values[:, :-1], None if out.value_gap is None else out.value_gap[:, :-1], batch)

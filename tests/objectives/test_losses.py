@@ -6,7 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_ext.objectives import approx_kl, explained_variance, kl_loss, masked_sum, policy_loss, value_loss
+from trl_ext.objectives import (
+    approx_kl,
+    explained_variance,
+    kl_loss,
+    masked_sum,
+    outside_range,
+    policy_loss,
+    value_loss,
+)
 
 NAN, INF = float("nan"), float("inf")
 
@@ -85,6 +93,16 @@ def test_negative_clip_ranges_are_refused(clips):
 def test_dual_clip_must_exceed_one(dual_clip):
     with pytest.raises(ValueError, match=f"dual_clip is {dual_clip}"):
         losses_of([1.0], [1.0], cliprange=0.2, dual_clip=dual_clip)
+
+
+def test_tokens_outside_a_range_of_ratios_whatever_the_sign():
+    logps = torch.tensor([0.4, 0.5, 1.0, 2.0, 2.5, NAN]).log()
+    assert outside_range(logps, torch.zeros(6), (0.5, 2.0)).tolist() == [True, False, False, False, True, False]
+    far = torch.tensor([-1000.0, 1000.0])
+    assert outside_range(far, torch.zeros(2), (0.0, 9.0)).tolist() == [False, True]
+    for bad in ((0.5, 1.0), (1.0, 2.0), (-0.1, 2.0), (NAN, 2.0)):
+        with pytest.raises(ValueError, match="0 <= low < 1 < high"):
+            outside_range(far, torch.zeros(2), bad)
 
 
 def test_value_loss_by_hand():

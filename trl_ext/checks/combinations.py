@@ -45,6 +45,9 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
     bounds, weights = args.reward_clip_range, args.reward_weights
     if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):
         raise ValueError(f"`reward_clip_range` must be a lower and a higher bound, got {bounds}.")
+    band = args.mask_ratio_range
+    if band is not None and (len(band) != 2 or not band[0] < 1 < band[1]):
+        raise ValueError(f"`mask_ratio_range` must be a ratio below 1 and one above 1, such as 0.5 2, got {band}.")
     if weights is not None and not any(weights):
         raise ValueError(f"`reward_weights` are {weights}, so nothing would be learned; set at least one of them.")
     for name in ("critic_lora_rank", "critic_target_modules", "num_critics"):
@@ -197,6 +200,11 @@ def warn_without_effect(args: Any) -> None:
             "without `critic_pretraining_episodes`",
         ),
         (args.steps_per_rollout > 1, ("cliprange_high", "dual_clip", "target_approx_kl"), f"with {one_step}"),
+        (
+            args.steps_per_rollout > 1 or args.importance_sampling_correction,
+            ("mask_ratio_range",),
+            f"with {one_step}",
+        ),
         (args.total_episodes is None, ("max_steps",), "beside `total_episodes`, which decides the length of the run"),
         (
             args.total_episodes is None and args.max_steps < 0,

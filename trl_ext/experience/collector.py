@@ -68,6 +68,7 @@ class Collector:
         micro_batches: Sizes of the forward passes.
         missing_eos_penalty: As in `PPOConfig`.
         importance_sampling_cap: As in `PPOConfig`; None: no correction.
+        mask_ratio_range: As in `PPOConfig`.
         advantages: Options of `add_advantages`.
         held_out: Share of the prompts from which the critic must not learn.
         scale_returns: Whether the critic's `ReturnScale` follows the returns of training.
@@ -89,6 +90,7 @@ class Collector:
         micro_batches: MicroBatches,
         missing_eos_penalty: float | None,
         importance_sampling_cap: float | None,
+        mask_ratio_range: list[float] | None,
         advantages: AdvantageOptions,
         held_out: float,
         scale_returns: bool,
@@ -101,7 +103,7 @@ class Collector:
         self.chat_template_kwargs = chat_template_kwargs
         self.micro_batches = micro_batches
         self.missing_eos_penalty = missing_eos_penalty
-        self.importance_sampling_cap = importance_sampling_cap
+        self.importance_sampling_cap, self.mask_ratio_range = importance_sampling_cap, mask_ratio_range
         self.advantages = advantages
         self.held_out, self.scale_returns = held_out, scale_returns
         self.accelerator, self.reduce = accelerator, reduce
@@ -142,7 +144,8 @@ class Collector:
         check_finite(rollout, self.reduce, state.global_step)
         # 6. Advantages.
         if self.importance_sampling_cap is not None and sampled.logps is not None:
-            rollout.weights = importance_weights(rollout, sampled.logps, cap=self.importance_sampling_cap)
+            limits: dict[str, Any] = {"cap": self.importance_sampling_cap, "ratio_range": self.mask_ratio_range}
+            rollout.weights = importance_weights(rollout, sampled.logps, **limits)
         held_out = self._add_advantages(model, rollout, last_values, kl_coef, training)
         # 7. Metrics, of callbacks and reward functions too.
         metrics = describe(

@@ -128,6 +128,13 @@ GLOSSARY: tuple[Metric, ...] = (
         f"Above 0.3: {_TOO_FAST[0].lower()}{_TOO_FAST[1:]} Always 0: the steps are small; raise `learning_rate`.",
     ),
     Metric(
+        "masked_fraction", POLICY, "masked tokens", "fraction of tokens",
+        "Fraction of the tokens that got no policy gradient, because a ratio of theirs left `mask_ratio_range`; logged "
+        "with that option alone.",
+        "Below 0.05; 0 in the first minibatch of a rollout, without `importance_sampling_correction`.",
+        f"Above: {_TOO_FAST[0].lower()}{_TOO_FAST[1:]} Or widen the range.",
+    ),
+    Metric(
         "ratio/mean", POLICY, "mean policy ratio", "ratio",
         "Mean over tokens of the probability under the policy now, divided by that when the token was sampled.",
         "0.95 to 1.05; exactly 1 in the first minibatch of a rollout.",
@@ -165,7 +172,8 @@ GLOSSARY: tuple[Metric, ...] = (
     ),
     Metric(
         "importance_weight", POLICY, "importance weight", "ratio",
-        "Mean over tokens of the truncated weight pi_old / pi_engine of `importance_sampling_correction`.",
+        "Mean over tokens of the truncated weight pi_old / pi_engine of `importance_sampling_correction`; tokens out "
+        "of `mask_ratio_range` count as 0.",
         "0.95 to 1.05.",
         "Outside: the engine samples from another distribution; use the same dtype, and leave `top_p`, `top_k` and "
         "`min_p` at their defaults.",

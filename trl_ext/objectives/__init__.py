@@ -4,7 +4,7 @@
 from .advantages import gae, last_token_index, length_adaptive_lam, next_kl, token_rewards
 from .kl import KL_ESTIMATORS, kl_estimate
 from .logprobs import logprobs_and_entropy
-from .losses import approx_kl, explained_variance, kl_loss, policy_loss, value_loss
+from .losses import approx_kl, explained_variance, kl_loss, outside_range, policy_loss, value_loss
 from .masking import global_moments, masked_mean, masked_sum, whiten, whiten_with_scale
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "masked_mean",
     "masked_sum",
     "next_kl",
+    "outside_range",
     "policy_loss",
     "token_rewards",
     "value_loss",

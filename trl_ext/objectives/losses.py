@@ -70,6 +70,30 @@ def policy_loss(
     return _poison(loss, finite), _poison(ratio.detach(), finite), clipped
 
 
+def outside_range(logps: Tensor, old_logps: Tensor, ratio_range: tuple[float, float]) -> Tensor:
+    """Return the tokens whose ratio, pi / pi_old, left a range and which get no policy gradient then.
+
+    Clipping lets a token go on that moves back, and one that has moved away against its advantage, however far. The
+    range leaves out both, whatever the sign of the advantage: data of a policy too far away (SAO, arXiv 2607.07508).
+
+    Args:
+        logps: (B, C), log-probabilities under the policy being trained, nats.
+        old_logps: (B, C), the same when the rollout was made, nats.
+        ratio_range: the least and the greatest ratio that is learned from, around 1.
+
+    Returns:
+        (B, C) bool. False where the ratio is not a number, so that the loss shows it.
+
+    Raises:
+        ValueError: the range does not contain 1 between its ends.
+    """
+    low, high = ratio_range
+    if not 0 <= low < 1 < high:
+        raise ValueError(f"ratio_range is {ratio_range}; it needs 0 <= low < 1 < high, such as (0.5, 2).")
+    ratio = (at_least_float32(logps) - at_least_float32(old_logps)).detach().exp()
+    return (ratio < low) | (ratio > high)
+
+
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, *, cliprange_value: float | None = None
 ) -> tuple[Tensor, Tensor]:

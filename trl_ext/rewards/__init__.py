@@ -10,6 +10,8 @@ from .length_debias import LengthDebiased
 from .preference import PreferenceReward
 from .rules import KeywordReward, LengthReward, RegexReward, RepetitionReward, SentenceEndReward
 from .runner import RewardRunner, Scores, check_reward_models, reward_names
+from .sentences import SentenceReward
+from .spans import spread_spans
 from .toxicity import ToxicityReward
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "RunningNormalization",
     "Scores",
     "SentenceEndReward",
+    "SentenceReward",
     "Summed",
     "ToxicityReward",
     "WeightedSum",
@@ -41,6 +44,7 @@ __all__ = [
     "prompt_text",
     "reward_by_name",
     "reward_name",
+    "spread_spans",
     "reward_names",
     "try_reward",
 ]

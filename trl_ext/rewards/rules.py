@@ -9,15 +9,13 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_ext.text.decoding import characters_in_tokens, decode_alone
 from trl_ext.text.ngrams import repetition
+from trl_ext.text.sentences import TERMINATORS
 
 from .base import Ids, Texts, completion_text
 from .representation import constructor_repr
 
 Unit = Literal["tokens", "words", "characters"]
 UNITS = ("tokens", "words", "characters")
-
-# Characters that only ever end sentences; those of ASCII also stand inside numbers and names.
-TERMINATORS = "。！？｡．…‥।॥۔؟։።፧፨။។៕᠃᠉‽⁇⁈⁉‼⸮"
 
 
 def _check_unit(unit: str, allowed: Sequence[str] = UNITS) -> None:

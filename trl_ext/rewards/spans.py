@@ -16,7 +16,7 @@ Span = tuple[int, int, float]
 def spread_spans(
     spans: Iterable[Span], text: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
 ) -> list[float]:
-    """Return token rewards: the score of each span on the token that ends it.
+    r"""Return token rewards: the score of each span on the token that ends it.
 
     A token that ends several spans earns all of their scores. Special tokens have no characters and end no span, so
     that the EOS token earns nothing.
@@ -34,7 +34,7 @@ def spread_spans(
         ValueError: a span is empty or outside the text, or the text is not that of the tokens.
 
     Example:
-        spans = [(*word.span(), 1.0) for word in re.finditer(r"\\w+", text)]
+        spans = [(*word.span(), 1.0) for word in re.finditer(r"\w+", text)]
     """
     rewards, ends = [0.0] * len(ids), token_ends(text, ids, tokenizer)
     for start, end, score in spans:
