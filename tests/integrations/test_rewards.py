@@ -11,7 +11,8 @@ from tests import scripted
 from tests.integrations.online import trainer, training_logs
 from tests.tiny_models import prompt_dataset, tiny_classifier, tiny_tokenizer
 from trl_ext.experience.prompts import tokenize_prompts
-from trl_ext.rewards import LengthReward, RunningNormalization, ToxicityReward, WeightedSum
+from trl_ext.integrations import require_numbers
+from trl_ext.rewards import LengthReward, RunningNormalization, SentenceReward, Summed, ToxicityReward, WeightedSum
 
 
 @pytest.mark.parametrize("kind", ["grpo", "rloo"])
@@ -37,6 +38,37 @@ def test_ours_run_in_trls_trainers(kind: str, tmp_path: Path) -> None:
         assert line["rewards/length/mean"] == pytest.approx(means["length"], rel=1e-4)
         assert line["rewards/both/mean"] == pytest.approx(means["non_toxicity"] + 0.5 * means["length"], rel=1e-4)
     assert lines[0]["rewards/length/mean"] != lines[0]["rewards/normalized_length/mean"]
+
+
+def by_token(completions: Any, completion_ids: Any, **columns: Any) -> list[list[float]]:
+    return [[1.0] * len(ids) for ids in completion_ids]
+
+
+async def by_token_later(completions: Any, completion_ids: Any, **columns: Any) -> list[list[float]]:
+    return by_token(completions, completion_ids)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+@pytest.mark.parametrize("reward", [by_token, by_token_later], ids=["plain", "async"])
+def test_token_rewards_are_refused_by_name_at_the_first_call(kind: str, reward: Any, tmp_path: Path) -> None:
+    made = trainer(kind, tmp_path, reward_funcs=[LengthReward(3), reward])
+    require_numbers(made)
+    with pytest.raises(TypeError, match=f"'{reward.__name__}' gives token rewards, and {type(made).__name__} takes"):
+        made.train()
+
+
+def test_rewards_that_are_known_to_give_token_rewards_are_refused_before_training(tmp_path: Path) -> None:
+    sentences = SentenceReward(LengthReward(3), tiny_tokenizer())
+    made = trainer("grpo", tmp_path, reward_funcs=sentences)
+    with pytest.raises(TypeError, match="'sentences_length' gives token rewards, and GRPOTrainer takes one number"):
+        require_numbers(made)
+    # Without our callback the reward itself says so, and its sum is fine.
+    with pytest.raises(TypeError, match="'sentences_length' gives token rewards, and TRL's trainer takes one number"):
+        made.train()
+    summed = trainer("grpo", tmp_path, reward_funcs=Summed(WeightedSum([sentences, by_token])))
+    require_numbers(summed)
+    summed.train()
+    assert "rewards/summed_weighted_sum/mean" in training_logs(summed)[0]
 
 
 def test_trls_run_in_ours(tmp_path: Path) -> None:

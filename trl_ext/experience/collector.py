@@ -13,6 +13,7 @@ from trl_ext.actor_critic import ActorCritic, ForwardOutput
 from trl_ext.kl_control import KLController
 from trl_ext.micro_batches import MicroBatches
 from trl_ext.monitoring import PhaseProgress, SampleTable, Speed, observe_rollout
+from trl_ext.monitoring.samples import earned_most
 from trl_ext.objectives import explained_variance, last_token_index, masked_mean
 from trl_ext.processes import Reduce, together
 from trl_ext.rewards import RewardRunner, Scores
@@ -169,7 +170,10 @@ class Collector:
             self.kl_controller.update(kl, int(self.reduce(rollout.valid.sum())))
             named = named_rewards(scores, self.rewards.names)
             advantages = masked_mean(rollout.advantages, rollout.completion_mask, dim=1).tolist()
-            self.samples.fill(batch.prompts, batch.completions, named, advantages, state.global_step, scores.extra)
+            extra = dict(scores.extra)
+            if scores.tokens is not None:
+                extra["earned most"] = earned_most(scores.tokens, batch.completion_ids or [], self.tokenizer)
+            self.samples.fill(batch.prompts, batch.completions, named, advantages, state.global_step, extra)
         metrics = add_logged(metrics, scores, self.rewards.clashes)
         return Experience(rollout, batch, scores, metrics, speed)
 

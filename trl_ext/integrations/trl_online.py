@@ -10,6 +10,8 @@ from trl import GRPOTrainer, RLOOTrainer
 from trl_ext._compat import training_metrics
 from trl_ext.kl_control import KLController
 
+from .one_number import require_numbers
+
 # TRL measures the KL only while `beta` is not exactly 0; a `beta` this small has no effect on a float32 loss.
 _SMALLEST_BETA = 1e-30
 # Not the name of the class: transformers would then try to build a callback from the saved state alone.
@@ -43,7 +45,8 @@ class KLControllerCallback(TrainerCallback):
         trainer: The trainer, to which the callback must then be added.
 
     Raises:
-        TypeError: another kind of trainer.
+        TypeError: another kind of trainer, or a reward function of its gives token rewards; those that are not known to
+            are refused at their first call.
         ValueError: `beta` was 0 when the trainer was made, so that the trainer has no reference.
     """
 
@@ -55,6 +58,7 @@ class KLControllerCallback(TrainerCallback):
                 f"`beta` was 0 when this {type(trainer).__name__} was made, so it has no reference model and measures "
                 "no KL; make it with another `beta` (say 0.001), which the controller then replaces."
             )
+        require_numbers(trainer)
         self.controller = controller
         self._trainer = trainer
         self._per_batch = 1 if isinstance(trainer, RLOOTrainer) else trainer.args.steps_per_generation

@@ -32,6 +32,7 @@ from trl_ext.actor_critic.adapters import CRITIC_ADAPTERS, REFERENCE_ADAPTER
 from trl_ext.actor_critic.trunk import causal_lm, hidden_states
 from trl_ext.kl_control import KLController
 from trl_ext.rewards import RewardRunner
+from trl_ext.rewards.tokens import refuse_token_rewards
 from trl_ext.text.decoding import as_completions, decode_answers
 
 try:
@@ -63,6 +64,7 @@ class RewardFunctionModel(nn.Module):
             decoded prompts and no columns. The trainer's own dataset has "input_ids" alone.
 
     Raises:
+        RewardTypeError: when scoring: a function gives token rewards, and TRL takes one number a completion.
         ValueError: the dataset has no "input_ids", or one prompt twice with different columns; when scoring: a prompt
             is not in the dataset, or no function has a reward for a sample.
         RuntimeError: when scoring before `policy` has generated, so that it is not the trainer's policy.
@@ -126,6 +128,8 @@ class RewardFunctionModel(nn.Module):
         texts = decode_answers(self.processing_class, prompts, prompt_ids, completion_ids)
         completions = as_completions(prompts, texts)
         scores = self.rewards(prompts, completions, completion_ids, columns)
+        for name in scores.token_functions:
+            refuse_token_rewards(name, [[]], "TRL's PPOTrainer")
         if not scores.valid.all():
             unscored = completions[scores.valid.tolist().index(False)]
             raise ValueError(

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text as RichText
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.integrations import TensorBoardCallback
 
@@ -145,6 +146,22 @@ class SampleTable:
         left_out = len(self) - self._num_shown()
         subtitle = f"{left_out} more not shown" if left_out else None
         return Panel(table, title=f"Step {self.step}", subtitle=subtitle)
+
+
+def earned_most(rewards: Tensor, ids: Sequence[list[int]], tokenizer: Any, count: int = 3) -> list[str]:
+    """Return for each of N completions the tokens with the largest rewards, of either sign, as a text.
+
+    Args:
+        rewards: Rewards of the tokens, (N, C).
+        ids: The tokens of each completion.
+        tokenizer: Decodes them.
+        count: Most tokens to name.
+    """
+    texts = []
+    for row, tokens in zip(rewards.tolist(), ids, strict=True):
+        places = sorted((i for i in range(len(tokens)) if row[i]), key=lambda i: -abs(row[i]))[:count]
+        texts.append(", ".join(f"{tokenizer.decode([tokens[i]])!r} {row[i]:+.2g}" for i in sorted(places)))
+    return texts
 
 
 def as_text(entry: Text) -> str:

@@ -144,6 +144,6 @@ def refuse_token_rewards(name: str, rewards: Sequence[Any], host: str) -> None:
     """
     if any(isinstance(reward, list | tuple) or getattr(reward, "ndim", 0) for reward in rewards):
         raise RewardTypeError(
-            f"Reward function '{name}' returned token rewards, and {host} takes one number a completion: wrap the "
+            f"Reward function '{name}' gives token rewards, and {host} takes one number a completion: wrap the "
             "function in `Summed`, or train with `trl_ext.PPOTrainer`."
         )
