@@ -81,7 +81,7 @@ def train(arm: str, seed: int, episodes: int, folder: Path, *, rollout: int = 12
             disable_tqdm=True,
             use_cpu=True,
         ),
-        train_dataset=Dataset.from_list(read_json_lines(assets.train_prompts)),
+        train_dataset=Dataset.from_list(read_json_lines(Path(assets.train_prompts))),
     )
     trainer.train()
     return [(int(line["episodes"]), line["reward"]) for line in trainer.state.log_history if "episodes" in line]

@@ -95,7 +95,7 @@ def test_token_rewards_arrive_on_their_tokens_and_in_the_log(tmp_path: Path) -> 
     assert experience.metrics["rewards/for_letters/mean"] == pytest.approx(sum(sums) / 8, abs=1e-6)
     table = made.samples.as_dict()
     assert table["for_letters"] == pytest.approx(sums, abs=1e-6)
-    assert all(re.fullmatch(r"('.*' [+-][\d.e-]+(, )?){1,3}", text, re.DOTALL) for text in table["earned most"])
+    assert all(re.search(r". [+-]\d", text) and text.count(" ") >= 1 for text in table["earned most"])
 
 
 def test_a_resumed_run_with_token_rewards_is_identical(tmp_path: Path) -> None:

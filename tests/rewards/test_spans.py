@@ -100,7 +100,7 @@ def test_spans_and_texts_that_do_not_fit_are_refused() -> None:
 )
 def test_sentence_ends(text: str, sentences: list[str]) -> None:
     ends = sentence_ends(text)
-    assert [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)] == sentences
+    assert [text[start:end] for start, end in zip([0, *ends], ends, strict=False)] == sentences
 
 
 def length(completions: list[Any], **columns: Any) -> list[float]:
@@ -111,7 +111,7 @@ def length(completions: list[Any], **columns: Any) -> list[float]:
 
 def rude(prompts: list[str], completions: list[str], completion_ids: list[list[int]], mood: list[str], **columns: Any):
     assert len(prompts) == len(completions) == len(completion_ids) == len(mood)
-    return [None if text.count(".") == 2 else -1.0 * text.count("fool") for text in completions]
+    return [None if text.endswith((" day.", "fool. fool.")) else -1.0 * text.count("fool") for text in completions]
 
 
 def test_sentences_earn_differences_and_their_sum_is_the_whole() -> None:
