@@ -39,6 +39,7 @@ def killed_runs(folder: Path, kind: str, processes: int, kills: str) -> tuple[li
         ("hacking", 1, "step.8,save.95"),
         ("full", 2, "score.2,save.60"),
         ("critic", 1, "sample.2,learn.9"),
+        ("critic", 2, "step.9"),
         ("stream", 1, "learn.9"),
         ("stream", 2, "step.9"),
     ],

@@ -68,6 +68,7 @@ _PANELS = (
     _Panel("entropy", "entropy"),
     _Panel("terminated", "completions/terminated_fraction", y_range=(0, 1.03)),
     _Panel("explained-variance", "explained_variance", y_range=(-1.05, 1.05)),
+    _Panel("explained-variance-held-out", "explained_variance/held_out", y_range=(-1.05, 1.05)),
     _Panel("value-loss", "value_loss"),
     _Panel("clip-fraction", "clip_fraction", least_top=0.3),
     _Panel("approx-kl", "approx_kl", least_top=0.02),
@@ -96,7 +97,8 @@ def training_plots(
 
     Returns:
         The plots for which there are data: `reward`, `judge`, `kl`, `kl-coef`, `length`, `entropy`, `terminated`,
-        `explained-variance`, `value-loss`, `clip-fraction`, `approx-kl`, `skipped`, `grad-norm`, `learning-rate`,
+        `explained-variance`, `explained-variance-held-out`,
+        `value-loss`, `clip-fraction`, `approx-kl`, `skipped`, `grad-norm`, `learning-rate`,
         `memory`, `speed`, `time`; of several runs all but the last.
     """
     runs = log_history if isinstance(log_history, Mapping) else {"": log_history}
