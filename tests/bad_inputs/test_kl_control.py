@@ -63,7 +63,7 @@ def test_bad_arguments(case: Case) -> None:
     [
         (FixedKL(0.1), "FixedKL(0.1)"),
         (AdaptiveKL(target=3.0), "AdaptiveKL(target=3.0, horizon=None, clip=0.2) at 0.2"),
-        (PIDKL(target=3.0, init_coef=0.05), "PIDKL(target=3.0, kp=0.4, ki=0.05, kd=0.0) at 0.05"),
+        (PIDKL(target=3.0, init_coef=0.05), "PIDKL(target=3.0, kp=0.4, ki=0.1, kd=0.0) at 0.05"),
         (ScheduledKL(0.3, 0.1, 64), "ScheduledKL(0.3, 0.1, episodes=64, shape='linear') at 0.3"),
     ],
 )

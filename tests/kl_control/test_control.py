@@ -118,6 +118,29 @@ def test_pid_settles_a_slow_policy():
     assert worst_error(simulate(PIDKL(target=TARGET), 450, 50)[300:]) < 0.25
 
 
+@pytest.mark.parametrize("lag", [10, 20, 50])
+def test_pid_does_not_lower_the_coefficient_while_the_kl_is_on_its_way(lag):
+    """From an initial coefficient that is right: with every error in the sum the KL goes twice as far past the target."""
+    held, plain = (PIDKL(target=TARGET, init_coef=2.0 / TARGET - 0.05) for _ in range(2))
+    plain.load_state_dict({**plain.state_dict(), "arrived": 1.0})
+    path, without = (simulate(controller, 300, lag, noise=0.0) for controller in (held, plain))
+    assert worst_error(path[250:]) < 0.05
+    assert max(path) - TARGET < 0.5 * (max(without) - TARGET) and max(without) > 1.1 * TARGET
+
+
+def test_pid_sums_while_the_kl_is_not_on_its_way():
+    held = PIDKL(target=TARGET, kp=0.0, ki=0.1)
+    for kl in (0.0, 0.0, 0.01):  # at this pace 300 updates more
+        held.update(kl, 16)
+    assert math.log(held.coef / 0.2) == pytest.approx(-0.1 * (1 + 1 + 1 - 0.01 / TARGET))
+    for kl in (0.2, 0.5, 2.9):
+        held.update(kl, 16)
+    assert math.log(held.coef / 0.2) == pytest.approx(-0.1 * (3 - 0.01 / TARGET)), "it arrives within 20 updates"
+    for kl in (3.0, 2.4):
+        held.update(kl, 16)
+    assert math.log(held.coef / 0.2) == pytest.approx(-0.1 * (3 - 0.01 / TARGET + 0.2)), "it has arrived"
+
+
 def test_pid_leaves_a_bound_as_soon_as_the_error_changes_sign():
     # 400 updates with a policy that cannot reach the target even at the lowest coefficient, then one that can.
     # Had the integral gone on, it would have to unwind 400 errors at no more than one per update.
@@ -141,7 +164,7 @@ def test_the_integral_stops_at_both_bounds(kl, bound):
 
 
 def test_an_integral_from_a_run_with_wider_bounds_unwinds():
-    # log 0.2 + 0.05 * 60 is far above log 0.5; 60 errors of -1 must bring it back in, not stay locked out.
+    # log 0.2 + 0.1 * 60 is far above log 0.5; 60 errors of -1 must bring it back in, not stay locked out.
     controller = PIDKL(target=TARGET, max_coef=0.5)
     controller.load_state_dict({**controller.state_dict(), "integral": 60.0, "previous_error": 1.0, "smoothed_kl": 9.0})
     for _ in range(60):

@@ -42,13 +42,18 @@ class LogPID:
         self.integral = 0.0
         self.previous_error: float | None = None
 
-    def step(self, error: float) -> None:
-        """Move the coefficient up where the error is positive, and down where it is negative."""
+    def step(self, error: float, *, hold: bool = False) -> None:
+        """Move the coefficient up where the error is positive, and down where it is negative.
+
+        Args:
+            error: The relative error.
+            hold: Leave the error out of the sum.
+        """
         error = min(max(error, -self.max_error), self.max_error)
         change = 0.0 if self.previous_error is None else error - self.previous_error
         self.previous_error = error
 
-        integral = self.integral + error
+        integral = self.integral if hold else self.integral + error
         log_coef = math.log(self.init_coef) + self.kp * error + self.ki * integral + self.kd * change
         low, high = math.log(self.min_coef), math.log(self.max_coef)
         if not ((log_coef > high and error > 0) or (log_coef < low and error < 0)):

@@ -16,6 +16,7 @@ from ._checks import (
 )
 from .log_pid import LogPID
 
+_UPDATES_TO_ARRIVE = 20
 _NONE_AT_FIRST = ("previous_error", "smoothed_kl")
 
 
@@ -24,11 +25,15 @@ class PIDKL:
     """Holds a target KL with `log coef = log init_coef + kp * e + ki * sum(e) + kd * (e - previous e)` ([`LogPID`]).
 
     `e = clip(kl / target - 1, -max_error, max_error)`, once per update, whatever the number of episodes. The integral
-    finds the coefficient;
-    the proportional part answers at once and so damps the oscillation that integrating alone (`AdaptiveKL`) shows
-    when the policy follows the coefficient slowly. The defaults suit a policy that takes 1 to 50 updates to follow;
-    the integral alone doubles the coefficient in ln 2 / (ki * max_error) = 14 updates at the bound of the error. The
-    derivative is off by default, for it amplifies the noise of the measurement; raise `smoothing` together with `kd`.
+    finds the coefficient; the proportional part answers at once and so damps the oscillation that integrating alone
+    (`AdaptiveKL`) shows when the policy follows the coefficient slowly. The defaults suit a policy that takes 1 to 50
+    updates to follow; the integral alone doubles the coefficient in ln 2 / (ki * max_error) = 7 updates at the bound of
+    the error. The derivative is off by default, for it amplifies the noise of the measurement; raise `smoothing`
+    together with `kd`.
+
+    A run begins at a KL of 0. Until the KL has come to the target for the first time, errors are not summed while it
+    rises fast enough to be there within 20 updates: the sum would lower the coefficient because the policy takes its
+    time, and the KL would then go past the target.
 
     Args:
         target: the KL to hold, nats per completion.
@@ -53,7 +58,7 @@ class PIDKL:
         target: float,
         init_coef: float = 0.2,
         kp: float = 0.4,
-        ki: float = 0.05,
+        ki: float = 0.1,
         kd: float = 0.0,
         smoothing: float = 0.0,
         max_error: float = 1.0,
@@ -70,6 +75,7 @@ class PIDKL:
         self.target = target
         self.smoothing = smoothing
         self._smoothed_kl: float | None = None
+        self._arrived = False
 
     @classmethod
     def from_options(cls, *, kl_coef: float, kl_target: float) -> "PIDKL":
@@ -87,19 +93,24 @@ class PIDKL:
             return
         past = kl if self._smoothed_kl is None else self._smoothed_kl
         self._smoothed_kl = float(self.smoothing * past + (1.0 - self.smoothing) * kl)
-        self._pid.step(self._smoothed_kl / self.target - 1.0)
+        self._arrived = self._arrived or self._smoothed_kl >= self.target
+        arriving = self._smoothed_kl + _UPDATES_TO_ARRIVE * (self._smoothed_kl - past) >= self.target
+        self._pid.step(self._smoothed_kl / self.target - 1.0, hold=arriving and not self._arrived)
         self.coef = self._pid.coef
 
     def state_dict(self) -> dict[str, Any]:
-        """Return coefficient, integral, last error and smoothed KL (both None before the first update)."""
-        return {"controller": type(self).__name__, **self._pid.state_dict(), "smoothed_kl": self._smoothed_kl}
+        """Return coefficient, integral, last error and smoothed KL (both None before the first update), and arrival."""
+        pid, arrived = self._pid.state_dict(), float(self._arrived)
+        return {"controller": type(self).__name__, **pid, "smoothed_kl": self._smoothed_kl, "arrived": arrived}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned, within the bounds; raise ValueError for the state of another class."""
+        state = {"arrived": 1.0, **state}  # an earlier version summed every error
         started = not (state.get("previous_error") is None and state.get("smoothed_kl") is None)
         # Before the first update these two are None, the only values in a state that are no numbers.
         numbers = state if started else {**state, **{key: 0.0 for key in _NONE_AT_FIRST if key in state}}
-        check_state(self, numbers, ["coef", "integral", *_NONE_AT_FIRST])
+        check_state(self, numbers, ["coef", "integral", "arrived", *_NONE_AT_FIRST])
         self._pid.load_state_dict(state if started else {**state, "previous_error": None})
         self.coef = self._pid.coef
         self._smoothed_kl = float(state["smoothed_kl"]) if started else None
+        self._arrived = bool(state["arrived"])
