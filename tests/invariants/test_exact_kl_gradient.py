@@ -233,6 +233,17 @@ def test_an_engines_weights_leave_the_kl_alone():
     assert_close(ours, world.local_objective(1.0, engine.visits(), world.action_values(1.0)[0]), world)
 
 
+def test_the_loss_of_a_state_takes_no_weight_of_the_token_chosen_there():
+    """A weight with a mean of 1 would not bias it: it would only add noise."""
+    world = World()
+    rollout = world.rollout(zeros(world))
+    rollout.old_logps, rollout.weights = rollout.old_logps + 0.1, 2 * rollout.weights
+    logps, entropy, kl = world.scored(learning=True)
+    out = ForwardOutput(logps, entropy, torch.zeros(len(ALL), LENGTH + 1, dtype=torch.float64), kl=kl)
+    losses = token_losses(out, rollout, PPOConfig(vf_coef=0.0, use_cpu=True).loss_options)
+    torch.testing.assert_close(losses["loss"] - 2 * losses["policy_loss"], BETA * kl)
+
+
 def test_whitened_advantages_keep_the_meaning_of_the_coefficient():
     world = World()
     plain, white = (world.rollout(zeros(world), whiten_advantages=on) for on in (False, True))

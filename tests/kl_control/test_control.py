@@ -120,7 +120,7 @@ def test_pid_settles_a_slow_policy():
 
 @pytest.mark.parametrize("lag", [10, 20, 50])
 def test_pid_does_not_lower_the_coefficient_while_the_kl_is_on_its_way(lag):
-    """From an initial coefficient that is right: with every error in the sum the KL goes twice as far past the target."""
+    """From an initial coefficient that is right: with every error summed the KL goes twice as far past the target."""
     held, plain = (PIDKL(target=TARGET, init_coef=2.0 / TARGET - 0.05) for _ in range(2))
     plain.load_state_dict({**plain.state_dict(), "arrived": 1.0})
     path, without = (simulate(controller, 300, lag, noise=0.0) for controller in (held, plain))
