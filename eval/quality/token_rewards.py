@@ -84,7 +84,7 @@ def train(arm: str, seed: int, episodes: int, folder: Path, *, rollout: int = 12
         train_dataset=Dataset.from_list(read_json_lines(Path(assets.train_prompts))),
     )
     trainer.train()
-    return [(int(line["episodes"]), line["reward"]) for line in trainer.state.log_history if "episodes" in line]
+    return [(int(line["episodes"]), line["reward"]) for line in trainer.state.log_history if "reward" in line]
 
 
 def episodes_to(curve: Sequence[tuple[int, float]], level: float, window: int = 5) -> int | None:
