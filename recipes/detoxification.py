@@ -28,15 +28,17 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 if find_spec("trl_ext") is None:
     sys.path.append(str(Path(__file__).resolve().parent.parent))  # a clone works without being installed
 
-from trl_ext.checks.fields import Coefficient, Count, CountOrZero, Limits
+from trl_ext.checks.fields import Coefficient, Count, CountOrZero, Limits, Positive
 from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.config import PPOConfig
 from trl_ext.evaluation.detoxification import goals, measure, toxicity_quality
+from trl_ext.evaluation.path import split_rows
 from trl_ext.evaluation.toxicity import NonToxic
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.reports.detoxification import begin, report, summarize
 from trl_ext.reports.summary import print_before_after
 from trl_ext.rewards import LengthReward, ToxicityReward
+from trl_ext.running.best_eta import keep_best
 from trl_ext.running.cli import RecipeParser, run
 from trl_ext.running.data import cut_prompts
 from trl_ext.running.models import init_kwargs, load_tokenizer
@@ -85,7 +87,18 @@ class DetoxArguments(CheckedOptions):
     num_report_samples: CountOrZero = option(24, "Completions shown before and after in the report, side by side.")
     frontier_prompts: CountOrZero = option(64, "Prompts on which the least KL for the reward is estimated; 0: none.")
     frontier_samples: Annotated[int, Limits(at_least=2)] = option(32, "Completions per such prompt; more at high KL.")
+    keep_best_eta: list[Annotated[float, Limits(above=0)]] | None = option(
+        None,
+        "Save the policy interpolated with the initial model at the best of these etas, such as 0.5 0.75 1, chosen on "
+        "half of the evaluation prompts and measured on the other half.",
+    )
+    kl_budget: Positive | None = option(None, "Most KL of the eta that `keep_best_eta` chooses, nats per completion.")
     offline_cache_dir: str | None = option(None, "Folder of the embedded models. Default: $TRL_EXT_CACHE or ~/.cache.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kl_budget is not None and not self.keep_best_eta:
+            raise ValueError(f"`kl_budget` {self.kl_budget:g} needs `keep_best_eta`, the etas to choose from.")
 
 
 def make_parser() -> RecipeParser:
@@ -190,11 +203,14 @@ def detoxify(
 ) -> None:
     """Measure, train, measure again, and write summary and report."""
     output_dir = Path(trainer.args.output_dir)
-    is_main = trainer.is_world_process_zero()
+    is_main, rows = trainer.is_world_process_zero(), trainer.eval_dataset
+    if recipe.keep_best_eta:
+        choosing, reported = split_rows(len(rows))
+        choice, rows = rows.select(choosing)[:], rows.select(reported)
     measured = partial(
         measure,
         policy_of(trainer),
-        trainer.eval_dataset[trainer.args.prompt_column][:],
+        rows[trainer.args.prompt_column][:],
         trainer.rewards,
         progress,
         judge_model=str(recipe.judge_model),
@@ -210,12 +226,15 @@ def detoxify(
     with progress.phase("train"):
         train(trainer, checkpoint)
     if is_main:
+        kept = keep_best(trainer, recipe.keep_best_eta, recipe.kl_budget, choice) if recipe.keep_best_eta else {}
         after = measured("after", frontier=(recipe.frontier_prompts, min(8, recipe.frontier_samples)))
         column = options[1].category_column
-        categories = None if column is None else trainer.eval_dataset[column][:]
-        summary = summarize(trainer, before, after, progress.take_seconds(), categories)
+        categories = None if column is None else rows[column][:]
+        summary = summarize(trainer, before, after, progress.take_seconds(), categories) | kept
         summary = report(output_dir, trainer, before, after, summary, options, recipe.num_report_samples)
         print_before_after("Detoxification", summary, goals(summary))
+        if kept:
+            print(f"Kept eta {kept['eta']:g}, chosen on {kept['num_choice_prompts']} other prompts.")
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
     if is_main:

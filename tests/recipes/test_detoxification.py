@@ -23,6 +23,7 @@ from trl_ext.commands import main as interpolate
 from trl_ext.config import PPOConfig
 from trl_ext.folders import commit
 from trl_ext.reports import runs as reports_runs
+from trl_ext.running import best_eta
 from trl_ext.running.cli import check_output_dir, newest_checkpoint, run
 
 
@@ -277,6 +278,38 @@ def test_a_run_is_measured_again_with_its_own_settings(assets, tmp_path, monkeyp
     (out / "report.html").unlink()
     interpolate(["report", "out"])
     assert "plot-interpolation" in (out / "report.html").read_text()
+
+
+def test_the_best_eta_is_chosen_on_prompts_that_are_not_reported(assets, tmp_path, monkeypatch, capsys):
+    chosen_on = []
+    measured = best_eta.measure_path
+
+    def watched(path, etas, task, **options):
+        chosen_on.extend(task.columns["prompt"])
+        return measured(path, etas, task, **options)
+
+    monkeypatch.setattr(best_eta, "measure_path", watched)
+    out = tmp_path / "out"
+    detoxification.main([*flags(assets, output_dir=out, kl_budget=1e-9, **SMALL), "--keep_best_eta", "0.25", "1"])
+    summary = json.loads((out / "summary.json").read_text())
+    report = json.loads((out / "report_data.json").read_text())
+    reported = {sample["prompt"] for sample in report["samples"]}
+    assert len(chosen_on) == len(reported) == summary["num_eval_prompts"] == summary["num_choice_prompts"] == 3
+    assert not reported & set(chosen_on)
+    choices = {point["eta"]: point["kl"] for point in summary["eta_choices"]}
+    assert list(choices) == [0.25, 1] and summary["eta"] == min(choices, key=choices.get), "none is within the budget"
+    assert f"Kept eta {summary['eta']:g}, chosen on 3 other prompts." in capsys.readouterr().out
+    before, trained, kept = (
+        load_file(folder / "model.safetensors") for folder in (assets / "lm", out / "unscaled", out)
+    )
+    for name, value in kept.items():
+        expected = before[name].double() + summary["eta"] * (trained[name].double() - before[name].double())
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-7)
+    assert any(not torch.equal(kept[name], trained[name]) for name in kept) or summary["eta"] == 1
+
+
+def test_a_budget_without_etas_is_refused(assets, tmp_path, capsys):
+    assert "`kl_budget` 1 needs `keep_best_eta`" in error_of(capsys, flags(assets, output_dir=tmp_path, kl_budget=1))
 
 
 @pytest.fixture

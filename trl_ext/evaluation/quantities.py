@@ -37,6 +37,8 @@ QUANTITIES = {
     "empty_fraction": Quantity("empty completions", "", True, "lower"),
     "kl": Quantity("KL to the initial model", "nats per completion"),
     "kl_at_optimum": Quantity("least KL for this reward", "nats per completion"),
+    "eta": Quantity("eta: place between initial and trained weights"),
+    "num_choice_prompts": Quantity("prompts that eta was chosen on"),
     "kl_target": Quantity("KL target", "nats per completion"),
     "kl_last_third": Quantity("KL over the last third of training", "nats per completion"),
     "kl_coef": Quantity("KL coefficient at the end"),
