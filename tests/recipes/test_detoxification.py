@@ -309,7 +309,9 @@ def test_the_best_eta_is_chosen_on_prompts_that_are_not_reported(assets, tmp_pat
 
 
 def test_a_budget_without_etas_is_refused(assets, tmp_path, capsys):
-    assert "`kl_budget` 1 needs `keep_best_eta`" in error_of(capsys, flags(assets, output_dir=tmp_path, kl_budget=1))
+    assert "`--kl_budget` 1 needs `--keep_best_eta`" in error_of(
+        capsys, flags(assets, output_dir=tmp_path, kl_budget=1)
+    )
 
 
 @pytest.fixture
