@@ -131,7 +131,7 @@ def _from_adapter(model: ActorCritic, reference: str) -> list[_Ends]:
         if any(part in name for part in _DOWN):
             parameter.data.copy_(torch.cat([start, end], 0))
             continue
-        if any(part in name for part in _UP):
+        if any(part in name for part in _UP) and not name.endswith(".bias"):
             start, end = torch.cat([start, 0 * start], 1), torch.cat([0 * end, end], 1)
         ends.append(_Ends(parameter, start, end))
         parameter.data.copy_(end)
