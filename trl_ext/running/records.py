@@ -26,6 +26,8 @@ _TRAINER = (
     *("seed", "data_seed", "bf16", "fp16", "use_cpu", "optim", "gradient_checkpointing"),
     *("per_device_train_batch_size", "gradient_accumulation_steps"),
 )
+# Ends of the options that may name a file or folder.
+_PLACES = ("_path", "_name", "_model", "_dataset", "_dir", "reward")
 
 
 class Reopened(NamedTuple):
@@ -101,13 +103,16 @@ def _own() -> set[str]:
     return {field.name for field in fields(PPOConfig) if field.init and field.name not in inherited} | set(_TRAINER)
 
 
-def _absolute(value: Any) -> Any:
-    """Return names of present files and folders with their whole path, also in FILE.py:function and KIND:MODEL."""
+def _absolute(value: Any, key: str = "") -> Any:
+    """Return names of present files and folders with their whole path, also in FILE.py:function and KIND:MODEL.
+
+    Only under the options that name some: `--stages eval` is no folder, whatever the current folder holds.
+    """
     if isinstance(value, dict):
-        return {key: _absolute(entry) for key, entry in value.items()}
+        return {name: _absolute(entry, name) for name, entry in value.items()}
     if isinstance(value, list):
-        return [_absolute(entry) for entry in value]
-    if not isinstance(value, str) or not value.strip():
+        return [_absolute(entry, key) for entry in value]
+    if not isinstance(value, str) or not value.strip() or not key.endswith(_PLACES):
         return value
     if Path(value).expanduser().exists():
         return str(Path(value).expanduser().resolve())
