@@ -72,11 +72,10 @@ def step(
     look_back(model, rollout)
     add_advantages(rollout, kl_coef)
     metrics = learn(model, optimizer, rollout)
-    kl = kl_estimate(rollout.old_logps, rollout.ref_logps)
     lengths = rollout.completion_mask.sum(dim=1).float()
     return {
         "reward": float(rollout.scores.mean()),
-        "kl": float(masked_sum(kl, rollout.completion_mask, dim=1).mean()),  # nats per completion
+        "kl": float(masked_sum(rollout.kl, rollout.completion_mask, dim=1).mean()),  # nats per completion
         "length": float(lengths.mean()),
         **metrics,
     }
@@ -84,17 +83,17 @@ def step(
 
 @torch.no_grad()
 def look_back(model: ActorCritic, rollout: Rollout) -> None:
-    """Fill in log-probabilities and values before the update, and the reference's log-probabilities.
+    """Fill in log-probabilities and values before the update, and log-probabilities and KL of the reference.
 
     They come from the same forward pass that learning makes, and not from sampling, so that the ratio starts at 1.
     """
     for rows in rollout.rows.split(MICRO_BATCH):
         batch = rollout.select(rows)  # without the columns that are padding in all of its rows
         columns = slice(batch.completion_length)
-        now = forward(model, batch, entropy="none")
-        rollout.old_logps[rows, columns] = now.logps
+        now = forward(model, batch, role="with_reference")
+        rollout.old_logps[rows, columns], rollout.ref_logps[rows, columns] = now.logps, now.ref_logps
         rollout.old_values[rows, columns] = now.values[:, :-1] * batch.completion_mask
-        rollout.ref_logps[rows, columns] = forward(model, batch, role="reference").logps
+        rollout.kl[rows, columns] = now.kl
 
 
 def add_advantages(rollout: Rollout, kl_coef: float) -> None:

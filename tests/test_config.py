@@ -261,6 +261,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "target_approx_kl": (["0.02"], 0.02),
     "max_ratio": (["2"], 2.0),
     "max_loss": (["100"], 100.0),
+    "policy_ema_decay": (["0.99"], 0.99),
     "critic_learning_rate": (["1e-5"], 1e-5),
     "critic_warmup_rollouts": (["2"], 2),
     "critic_epochs": (["3"], 3),

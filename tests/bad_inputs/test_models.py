@@ -169,8 +169,7 @@ CRITICS = [
     case(
         "adapter folder as critic",
         build(BASE, REWARD),
-        f"`critic` '{REWARD}' is an adapter, and a critic by name is a whole model; merge the adapter into its base "
-        "first, or use `critic='adapter'`, which trains a new one.",
+        f"`critic` '{REWARD}' is a LoRA adapter beside the policy's own: it needs `peft_config`.",
     ),
     case(
         "critic lacks weights",

@@ -463,6 +463,7 @@ def test_activation_checkpointing_recomputes_under_the_right_adapter(tmp_path: P
         torch.testing.assert_close(with_it[name], weight, rtol=0, atol=1e-5, msg=name)
 
 
+@needs_ppo
 def test_two_critics_are_refused():
     config = LoraConfig(r=2, target_modules="all-linear")
     model = build_actor_critic(tiny_causal_lm(), "adapter", peft_config=config, num_critics=2)

@@ -37,6 +37,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         ],
         reward_constraints=["ensemble >= 1"],
         importance_sampling_correction=True,
+        mask_ratio_range=[0.5, 2.0],
         ptx_coef=0.1,
         critic="adapter",
         num_critics=2,

@@ -45,6 +45,7 @@ def test_a_scaled_down_model_trains_two_updates(path, classifier, tmp_path):
         "dataset_name": tmp_path / "prompts.jsonl",
         "eval_dataset_name": tmp_path / "prompts.jsonl",
         "toxicity_model": classifier,
+        "judge_model": classifier,
         "output_dir": tmp_path / "out",
         "max_completion_length": 6,
         "max_prompt_length": 64,

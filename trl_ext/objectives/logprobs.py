@@ -89,7 +89,11 @@ class _FrozenHead(autograd.Function):
             rows = hidden.detach().requires_grad_()
             results = score(rows, *given)
             sloping = [i for i, result in enumerate(results) if result.requires_grad]
-            slopes = [torch.autograd.grad(results[i].sum(), rows, retain_graph=i != sloping[-1])[0] for i in sloping]
+            slopes = []
+            for i in sloping:  # `autograd.grad` would fail under hooks that look ahead, as those that count operations
+                rows.grad = None
+                results[i].sum().backward(retain_graph=i != sloping[-1])
+                slopes.append(rows.grad)
         ctx.sloping, ctx.count = sloping, len(given)
         ctx.save_for_backward(*slopes)
         flat = tuple(result.detach() for result in results)
