@@ -89,7 +89,7 @@ class _FrozenHead(autograd.Function):
             rows = hidden.detach().requires_grad_()
             results = score(rows, *given)
             sloping = [i for i, result in enumerate(results) if result.requires_grad]
-            slopes = []
+            slopes: list[Tensor | None] = []
             for i in sloping:  # `autograd.grad` would fail under hooks that look ahead, as those that count operations
                 rows.grad = None
                 results[i].sum().backward(retain_graph=i != sloping[-1])
