@@ -56,7 +56,7 @@ def test_the_critic_learns_and_nothing_else_does(kind):
     model = actor_critic(kind)
     critic = {name for name, _ in model.critic_parameters()}
     before = weights(model)
-    first, second = (learner_.learn(rollout(), 2, 0) for learner_ in [learner(model)] for _ in range(2))
+    first, second = (learner_.learn(rollout(), 2, (0,)) for learner_ in [learner(model)] for _ in range(2))
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == critic and all(p.grad is None for p in model.parameters())
     assert second["value_loss"] < first["value_loss"] and first["critic_skipped_steps"] == 0
@@ -68,7 +68,7 @@ def test_held_out_samples_and_the_size_of_the_pieces_change_nothing():
         model, samples = actor_critic(), rollout()
         if changed:
             samples.returns[samples.held_out] = 1e3
-        learner(model, size=size).learn(samples, 1, 0)
+        learner(model, size=size).learn(samples, 1, (0,))
         ends.append(weights(model))
     for name, end in ends[0].items():
         assert torch.equal(end, ends[1][name]), name
@@ -77,7 +77,7 @@ def test_held_out_samples_and_the_size_of_the_pieces_change_nothing():
 
 def test_memory_that_runs_out_halves_the_pieces(caplog):
     expected, model = actor_critic(), actor_critic()
-    learner(expected, size=2).learn(rollout(), 1, 0)
+    learner(expected, size=2).learn(rollout(), 1, (0,))
     states, made = model.critic_states, learner(model, size=4)
 
     def too_large(ids, *masks):
@@ -86,7 +86,7 @@ def test_memory_that_runs_out_halves_the_pieces(caplog):
         return states(ids, *masks)
 
     model.critic_states = too_large
-    made.learn(rollout(), 1, 0)
+    made.learn(rollout(), 1, (0,))
     assert made.micro_batches.size == 2
     for name, end in weights(expected).items():
         torch.testing.assert_close(end, weights(model)[name], rtol=1e-4, atol=1e-5)
@@ -98,7 +98,7 @@ def test_a_gradient_that_is_no_number_is_skipped_with_a_warning(caplog):
     before = weights(model)
     with caplog.at_level(logging.WARNING):
         logging.getLogger("transformers").propagate, kept = True, logging.getLogger("transformers").propagate
-        metrics = learner(model).learn(samples, 1, 0)
+        metrics = learner(model).learn(samples, 1, (0,))
         logging.getLogger("transformers").propagate = kept
     assert metrics["critic_skipped_steps"] == 1 and "critic_grad_norm" not in metrics
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
@@ -107,12 +107,12 @@ def test_a_gradient_that_is_no_number_is_skipped_with_a_warning(caplog):
 def test_the_optimizer_goes_on_from_its_saved_state(tmp_path):
     model, other = actor_critic(), actor_critic()
     made, resumed = learner(model), learner(other)
-    made.learn(rollout(), 1, 0)
+    made.learn(rollout(), 1, (0,))
     made.save(tmp_path)
     other.load_state_dict(model.state_dict())
     resumed.load(tmp_path)
-    made.learn(rollout(), 1, 1)
-    resumed.learn(rollout(), 1, 1)
+    made.learn(rollout(), 1, (1,))
+    resumed.learn(rollout(), 1, (1,))
     assert all(torch.equal(p, weights(other)[name]) for name, p in model.named_parameters())
 
 
@@ -121,11 +121,11 @@ def test_two_processes_take_the_step_of_one_with_all_samples():
     samples = rollout()
     samples.held_out[:] = False
     options = replace(OPTIONS, critic_mini_batches=1)
-    learner(one, options).learn(samples, 1, 0)
+    learner(one, options).learn(samples, 1, (0,))
     made = learner(model, options)
     # The other process has the same samples: sums of tokens and gradients double, and the step is the same.
     made.reduce = lambda tensor, operation="sum": tensor * 2
-    made.learn(samples, 1, 0)
+    made.learn(samples, 1, (0,))
     for name, end in weights(one).items():
         torch.testing.assert_close(end, weights(model)[name], rtol=1e-4, atol=1e-6)
 

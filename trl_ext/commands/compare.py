@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from trl_ext.messages.refusal import refusing
 
 from .parser import CommandParser
+from .shared import add_measures, add_prompts
 
 SUMMARY = "compare two models: quality, rewards, win rate"
 DESCRIPTION = """Sample one completion per prompt from two models and compare them, prompt by prompt, with 95% bootstrap
@@ -32,19 +33,10 @@ def make_parser() -> CommandParser:
     parser.add_argument("model", metavar="A", help="output folder or checkpoint of a run, or any model")
     parser.add_argument("baseline", metavar="B", nargs="?", help="the other model (where the training of A began)")
     data = parser.add_argument_group("prompts")
-    data.add_argument("--prompts", required=True, help="file, folder written by save_to_disk, or data set of the Hub")
-    data.add_argument("--prompt_column", default="prompt", help="column of the prompts (prompt)")
-    data.add_argument("--split", default="train", help="split, or a slice such as test[:100] (train)")
+    add_prompts(data, required=True)
     data.add_argument("--num_prompts", type=int, default=512, help="the first so many prompts (512)")
-    data.add_argument("--chat_instruction", help="text with {prompt} that makes each prompt a message of the user")
     what = parser.add_argument_group("measures")
-    what.add_argument(
-        "--reward", action="append", default=[], metavar="SPEC",
-        help="reward, repeatable: FILE.py:function, toxicity:MODEL, preference:MODEL or a URL",
-    )  # fmt: skip
-    what.add_argument("--reward_weights", nargs="+", type=float, help="weight of each reward in the sum (1 each)")
-    what.add_argument("--toxicity_model", help="classifier that judges the toxicity; never the training reward")
-    what.add_argument("--toxic_label", help="its toxic label, if the names of its labels do not tell")
+    add_measures(what)
     what.add_argument("--reference", help="frozen model of the perplexity (B)")
     what.add_argument(
         "--tokenization", choices=["words", "characters"], default="words", help="for distinct-n and self-BLEU (words)"

@@ -10,6 +10,7 @@ from trl_ext.messages.refusal import refusing
 
 from .parser import CommandParser
 from .scripts import script_of
+from .shared import add_measures, add_prompts
 
 SUMMARY = "a frontier of reward and KL from one run, by interpolating its weights (WARP)"
 DESCRIPTION = """Interpolate a trained policy with the model that its training began from: reference + eta * (trained -
@@ -50,19 +51,10 @@ def make_parser() -> CommandParser:
         "--json", dest="json_file", metavar="FILE", help="file of the measurements (interpolation.json in DIR)"
     )
     data = parser.add_argument_group("prompts (the run's own, where DIR records them)")
-    data.add_argument("--prompts", help="file, folder written by save_to_disk, or data set of the Hub")
-    data.add_argument("--prompt_column", default="prompt", help="column of the prompts (prompt)")
-    data.add_argument("--split", default="train", help="split, or a slice such as test[:100] (train)")
+    add_prompts(data, required=False)
     data.add_argument("--num_prompts", type=int, help="the first so many prompts (all of the run's; 256 of a data set)")
-    data.add_argument("--chat_instruction", help="text with {prompt} that makes each prompt a message of the user")
     what = parser.add_argument_group("measures (the run's own, where DIR records them)")
-    what.add_argument(
-        "--reward", action="append", default=[], metavar="SPEC",
-        help="reward, repeatable: FILE.py:function, toxicity:MODEL, preference:MODEL or a URL",
-    )  # fmt: skip
-    what.add_argument("--reward_weights", nargs="+", type=float, help="weight of each reward in the sum (1 each)")
-    what.add_argument("--toxicity_model", help="classifier that judges the toxicity; never the training reward")
-    what.add_argument("--toxic_label", help="its toxic label, if the names of its labels do not tell")
+    add_measures(what)
     what.add_argument("--judge", metavar="SPEC", help="another reward as judge; never the training reward")
     what.add_argument(
         "--frontier_prompts", type=int, default=64,

@@ -14,6 +14,7 @@ from transformers.utils import logging
 from trl_ext.actor_critic import ActorCritic
 from trl_ext.experience.collector import Experience
 from trl_ext.experience.rollout import Rollout
+from trl_ext.experience.seeds import generator_of
 from trl_ext.experience.two_critics import critics_of, own_values
 from trl_ext.micro_batches import MicroBatches
 from trl_ext.monitoring import PhaseProgress, Speed, TokenMeans
@@ -94,13 +95,13 @@ class CriticLearner:
         """Make `critic_epochs` passes over a fresh rollout, and return the experience with their metrics and time."""
         assert self.options.critic_epochs is not None
         with progress.phase("critic"), self.model.hold():
-            learned = self.learn(experience.rollout, self.options.critic_epochs, hash(seed) % 2**63)
+            learned = self.learn(experience.rollout, self.options.critic_epochs, seed)
         seconds = progress.take_seconds()["critic"]
         speed = Speed(experience.speed.tokens, experience.speed.seconds + seconds)
         return experience._replace(metrics=experience.metrics | learned | {"time/critic": seconds}, speed=speed)
 
     def learn(
-        self, rollout: Rollout, epochs: int, seed: int, on_step: Callable[[], object] = lambda: None
+        self, rollout: Rollout, epochs: int, seed: tuple[int, ...], on_step: Callable[[], object] = lambda: None
     ) -> dict[str, float]:
         """Make passes over a rollout.
 
@@ -120,7 +121,7 @@ class CriticLearner:
         means, norms = TokenMeans(), []
         rows = torch.nonzero(rollout.valid & ~rollout.held_out).squeeze(1)
         states = self._states_of_head(rollout) if self.model.critic_kind == "head" else None
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_of(*seed)
         for _ in range(epochs):
             order = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
             for part in order.tensor_split(self.options.critic_mini_batches):  # as many on every process

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from trl_ext.experience.rollout import Rollout
+from trl_ext.experience.seeds import generator_of
 from trl_ext.experience.stream import StreamRows
 from trl_ext.files import write_json
 from trl_ext.monitoring import PhaseProgress
@@ -203,9 +204,8 @@ def _one_pass(
     learner: CriticLearner, rollouts: Sequence[Rollout], seed: tuple[int, int], on_step: Callable[[], object]
 ) -> float:
     """Go over all rollouts, in an order that is the same on every process; return the mean value loss."""
-    number = hash(seed) % 2**63
-    order = torch.randperm(len(rollouts), generator=torch.Generator().manual_seed(number)).tolist()
-    losses = [learner.learn(rollouts[i], 1, (number + i) % 2**63, on_step).get("value_loss") for i in order]
+    order = torch.randperm(len(rollouts), generator=generator_of(*seed)).tolist()
+    losses = [learner.learn(rollouts[i], 1, (*seed, i), on_step).get("value_loss") for i in order]
     return sum(loss for loss in losses if loss is not None) / max(len(losses), 1)
 
 

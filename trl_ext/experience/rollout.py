@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .seeds import generator_of
+
 
 @dataclass
 class Rollout:
@@ -175,6 +177,5 @@ def minibatch_rows(n: int, step: int, num_mini_batches: int, seed: tuple[int, ..
     epoch, number = divmod(step, num_mini_batches)
     order = torch.arange(n)
     if epoch > 0:
-        generator = torch.Generator().manual_seed(hash((*seed, epoch)) % 2**63)
-        order = torch.randperm(n, generator=generator)
+        order = torch.randperm(n, generator=generator_of(*seed, epoch))
     return order.chunk(num_mini_batches)[number]

@@ -29,6 +29,7 @@ from trl_ext.text.rows import (
 from trl_ext.text.tokens import encode, unknown_token
 
 from .rollout import Rollout, collate
+from .seeds import generator_of
 
 _CHUNK = 1000  # rows that are checked at a time
 
@@ -119,7 +120,7 @@ class SupervisedData:
             key: Optimizer step and process.
             device: Device of the tensors.
         """
-        generator = torch.Generator().manual_seed(hash((self.seed, *key)) % 2**63)
+        generator = generator_of(self.seed, *key)
         rows = torch.randint(len(self.dataset), (n,), generator=generator).tolist()
         chosen = self.dataset.select(rows).to_list()
         prompts, completions = map(list, zip(*self._tokens(chosen), strict=True))
