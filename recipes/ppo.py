@@ -27,14 +27,13 @@ if find_spec("trl_ext") is None:
 from trl_ext.checks.fields import CountOrZero
 from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.config import PPOConfig
-from trl_ext.evaluation.scored import Scored, score_policy
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.reports import print_before_after, report_run
 from trl_ext.running.cli import RecipeParser, run
 from trl_ext.running.models import init_kwargs, load_tokenizer
 from trl_ext.running.named_rewards import tried_rewards
 from trl_ext.running.names import check_policy, check_required, check_rewards
-from trl_ext.running.policy import policy_of
+from trl_ext.running.policy import scored
 from trl_ext.running.prompts import PromptOptions, load_datasets
 from trl_ext.running.records import Reopened, read_record, rebuilt, rebuilt_config, write_record
 from trl_ext.running.session import output_folder, started, train
@@ -90,8 +89,7 @@ def resolve_names(recipe: PPOArguments, prompts: PromptOptions, args: PPOConfig,
         if recipe.reward is None:
             recipe.reward = [f"toxicity:{assets.toxicity_model}", f"{HERE / 'example_rewards.py'}:enough_words"]
             recipe.eval_reward = recipe.eval_reward or [f"toxicity:{assets.judge_model}"]
-    rewards = recipe.reward or args.reward_adapters
-    check_required({"dataset_name": prompts.dataset_name, "reward": rewards})
+    check_required({"dataset_name": prompts.dataset_name, "reward": recipe.reward or args.reward_adapters})
     check_rewards(recipe.reward or [], args, recipe.eval_reward or [])
     check_policy(model_args, args)
 
@@ -124,17 +122,6 @@ def reopen(folder: Path, **changes: Any) -> Reopened:
     return Reopened(trainer, trainer.eval_dataset[:], None)
 
 
-def measure(trainer: PPOTrainer, progress: PhaseProgress, time: str) -> Scored | None:
-    """Sample from the policy as it is now on the prompts held out, and score the completions, in the main process."""
-    scored, rows, args, judges = None, trainer.eval_dataset[:], trainer.args, trainer.judging.judges
-    if trainer.is_world_process_zero():
-        with progress.phase(f"evaluate_{time}", len(trainer.eval_dataset)) as advance:
-            how = {name: getattr(args, name) for name in ("seed", "missing_eos_penalty", "prompt_column")}
-            scored = score_policy(policy_of(trainer), trainer.rewards, rows, judges, on_progress=advance, **how)
-    trainer.accelerator.wait_for_everyone()
-    return scored
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, prepare everything, measure, train, measure again, and report."""
     recipe, prompts, args, model_args = make_parser().parse_recipe(argv)
@@ -145,10 +132,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         with started(args, checkpoint):
             if trainer.is_world_process_zero():
                 write_record(Path(str(args.output_dir)), "ppo", args, (recipe, prompts, model_args))
-            before = measure(trainer, progress, "before")
+            before = scored(trainer, progress, "before")
             with progress.phase("train"):
                 train(trainer, checkpoint)
-            after = measure(trainer, progress, "after")
+            after = scored(trainer, progress, "after")
             shown = {"options": (recipe, prompts, model_args), "num_samples": recipe.num_report_samples}
             summary = report_run(trainer, before, after, seconds=progress.take_seconds(), **shown)
             if args.push_to_hub:

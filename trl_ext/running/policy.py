@@ -3,9 +3,11 @@
 
 from trl_ext.assembly import mapping
 from trl_ext.evaluation.sampling import Policy
+from trl_ext.evaluation.scored import Scored, score_policy
+from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.trainer import PPOTrainer
 
-__all__ = ["policy_of"]
+__all__ = ["policy_of", "scored"]
 
 
 def policy_of(trainer: PPOTrainer) -> Policy:
@@ -20,3 +22,31 @@ def policy_of(trainer: PPOTrainer) -> Policy:
         chunk_size=args.logits_chunk_size,
         chat_template_kwargs=mapping(args.chat_template_kwargs),
     )
+
+
+def scored(trainer: PPOTrainer, progress: PhaseProgress, time: str) -> Scored | None:
+    """Sample from the policy as it is now on the evaluation prompts, and score the completions; every process calls it.
+
+    Args:
+        trainer: The trainer, with an evaluation dataset.
+        progress: Shows the phase `evaluate_<time>`.
+        time: "before" or "after" training.
+
+    Returns:
+        Completions, rewards and judges' scores in the main process; None in the others.
+    """
+    result, args = None, trainer.args
+    if trainer.is_world_process_zero():
+        with progress.phase(f"evaluate_{time}", len(trainer.eval_dataset)) as advance:
+            result = score_policy(
+                policy_of(trainer),
+                trainer.rewards,
+                trainer.eval_dataset[:],
+                trainer.judging.judges,
+                on_progress=advance,
+                seed=args.seed,
+                missing_eos_penalty=args.missing_eos_penalty,
+                prompt_column=args.prompt_column,
+            )
+    trainer.accelerator.wait_for_everyone()
+    return result
