@@ -5,6 +5,7 @@ To add one, write its line here and its trunk in `trl_ext.actor_critic.loading.l
 "adapter" is a model with a trunk of its own.
 """
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,3 +51,14 @@ def saved_critic_folder(name: str) -> Path | None:
     folder = Path(name).expanduser()
     places = (folder, folder / CRITIC_FOLDER)
     return next((place for place in places if (place / CRITIC_RECORD).is_file()), None)
+
+
+def is_value_head(critic: str) -> bool:
+    """Return whether a choice of `critic` is a value head on the policy's trunk, new or of an earlier run's folder."""
+    folder = saved_critic_folder(critic)
+    if folder is None:
+        return critic == "head"
+    try:
+        return json.loads((folder / CRITIC_RECORD).read_text(encoding="utf-8")).get("critic") == "head"
+    except (OSError, ValueError, AttributeError):
+        return False  # what is wrong with the record is said where the critic is loaded

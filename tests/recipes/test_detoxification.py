@@ -24,7 +24,7 @@ from trl_ext.config import PPOConfig
 from trl_ext.folders import commit
 from trl_ext.reports import runs as reports_runs
 from trl_ext.running import best_eta
-from trl_ext.running.cli import check_output_dir, newest_checkpoint, run
+from trl_ext.running.cli import LAYERS, check_output_dir, newest_checkpoint, run
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_every_yaml_file_parses(path, tmp_path):
     parsed = make_parser().parse_recipe(["--config", str(path), "--output_dir", str(tmp_path)])
     prompts, recipe, args, model_args = parsed
     assert args.output_dir == str(tmp_path)
-    if path.stem not in ("default", "embedded", "lora"):
+    if path.stem not in LAYERS:
         assert None not in (model_args.model_name_or_path, prompts.dataset_name, recipe.toxicity_model)
         assert recipe.judge_model not in (None, recipe.toxicity_model)
         assert "Not run by this project" in path.read_text()
@@ -96,6 +96,25 @@ def test_the_embedded_example_has_its_own_target_until_a_model_is_named(tmp_path
     given = [], ["--model_name_or_path", "some/model"], ["--config", str(config)], ["--kl_target", "2"], ["--use_peft"]
     targets = [make_parser().parse_recipe(arguments)[-2].kl_target for arguments in given]
     assert targets == [0.9, 1.3, 1.3, 2.0, 0.9]
+
+
+def test_a_critic_with_weights_of_its_own_has_its_own_learning_rate(tmp_path):
+    saved = tmp_path / "run" / "critic"
+    saved.mkdir(parents=True)
+
+    def rate(*arguments):
+        return make_parser().parse_recipe(list(arguments))[-2].critic_learning_rate
+
+    assert rate() == rate("--critic", "head") == 5e-3
+    for critic in ("copy", "adapter", "some/model"):
+        assert rate("--critic", critic) == 3e-4
+    for kind, expected in {"head": 5e-3, "adapter": 3e-4, "model": 3e-4}.items():
+        (saved / "critic_config.json").write_text(json.dumps({"critic": kind}))
+        assert rate("--critic", str(saved.parent)) == expected
+    config = tmp_path / "mine.yaml"
+    config.write_text("critic: copy\ncritic_learning_rate: 1e-5\n")
+    assert rate("--config", str(config)) == 1e-5
+    assert rate("--config", str(config), "--critic_learning_rate", "0.1") == 0.1
 
 
 def test_command_line_beats_yaml_beats_defaults(tmp_path):

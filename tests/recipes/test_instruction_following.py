@@ -17,7 +17,7 @@ from tests.tiny_models import save_tiny, tiny_causal_lm
 from trl_ext.instructions import names, training
 from trl_ext.instructions.comparison import Measured, gold_by_category
 from trl_ext.instructions.stages import read_record, run_stage
-from trl_ext.running.cli import run
+from trl_ext.running.cli import LAYERS, run
 from trl_ext.worlds.instructions_models import prepare_instructions
 
 CARDS = CONFIGS.parent / "cards"
@@ -63,7 +63,7 @@ def test_every_yaml_file_parses(path, tmp_path):
     flags = ["--config", str(path), "--output_dir", str(tmp_path), "--use_cpu"]
     run_options, _, pairs, reward, ppo, args, model_args = make_parser().parse_recipe(flags)
     assert args.output_dir == str(tmp_path)
-    if path.parent == CONFIGS and path.stem in ("default", "embedded", "lora", "over_optimized", "defended"):
+    if path.parent == CONFIGS and path.stem in (*LAYERS, "over_optimized", "defended"):
         assert model_args.model_name_or_path is None  # the embedded example
     elif path.parent == CONFIGS:
         assert pairs.preference_dataset and "sft" not in run_options.stages

@@ -22,6 +22,7 @@ from trl import ModelConfig, TrlParser
 from trl_ext.arguments import check_output_dir
 from trl_ext.checkpoint import newest_whole
 from trl_ext.config import PPOConfig
+from trl_ext.critic_modes import is_value_head
 from trl_ext.messages.advice import advice
 from trl_ext.messages.redaction import redacted_text
 from trl_ext.messages.refusal import refuse
@@ -34,7 +35,7 @@ from .values import kind_of, parse_node, parse_text, read_mapping
 
 __all__ = ["RecipeParser", "check_launch", "check_output_dir", "find_config", "newest_checkpoint", "run"]
 
-LAYERS = ("default", "embedded", "lora")  # files of defaults in each recipe's folder
+LAYERS = ("default", "embedded", "separate_critic", "lora")  # files of defaults in each recipe's folder
 # What to type for an argument of PPOTrainer; the reward has an option of its own in each recipe.
 _FOR_ARGUMENT = {
     "model": "use `model_name_or_path`.",
@@ -64,13 +65,15 @@ class RecipeParser(TrlParser):
     """TRL's parser with the recipe's defaults below the YAML file, and help that can be read.
 
     Values by their strength, from weak to strong: the dataclasses' defaults, `default.yaml`, without a model's name
-    `embedded.yaml`, with LoRA `lora.yaml`, the file of `--config`, the command line.
+    `embedded.yaml`, with a critic that is more than a value head `separate_critic.yaml`, with LoRA `lora.yaml`, the
+    file of `--config`, the command line.
 
     Args:
         groups: Dataclasses by title in `--help`; their fields become options, beside those of `PPOConfig` and TRL's
             `ModelConfig`.
         configs: Folder with the recipe's own defaults, `default.yaml`; for `--use_peft`, `--load_in_4bit` and
-            `--load_in_8bit`, `lora.yaml`; and, where the embedded example wants its own, `embedded.yaml`.
+            `--load_in_8bit`, `lora.yaml`; for critics with a trunk or an adapter of their own `separate_critic.yaml`;
+            and, where the embedded example wants its own, `embedded.yaml`.
         description: Shown above the options.
         epilog: Shown below them, for instance examples.
         command: The command as a user types it, such as "trl_ext ppo".
@@ -88,7 +91,8 @@ class RecipeParser(TrlParser):
         command: str,
     ):
         embedded = configs / "embedded.yaml"
-        files = "default.yaml, with LoRA also lora.yaml" + ", without a model embedded.yaml" * embedded.exists()
+        files = "default.yaml, with LoRA also lora.yaml, with a critic of its own separate_critic.yaml"
+        files += ", without a model embedded.yaml" * embedded.exists()
         description = f"{description.strip()}\n\nDefaults, in {'/'.join(configs.parts[-3:])}: {files};\n"
         description += (
             "--config FILE.yaml, or --config NAME of a file in configs, and then the command line override them."
@@ -162,14 +166,15 @@ class RecipeParser(TrlParser):
         file = None if given_config is None else find_config(given_config)
         own = {} if file is None else self._read(file)
         environment = own.pop("env", {})
-        default, embedded, lora = self._layers
+        default, embedded, separate_critic, lora = self._layers
         self.set_defaults_with_config(**default | own)
         given, unknown = self.parse_known_args(arguments)
         if unknown:
             raise ValueError(self._unknown("option", unknown[0]))
         without_model = embedded if given.model_name_or_path is None else {}
+        with_critic = {} if is_value_head(given.critic) else separate_critic
         with_lora = lora if any(getattr(given, name) for name in _NEEDS_LORA) else {}
-        self.set_defaults_with_config(**default | without_model | with_lora | own)
+        self.set_defaults_with_config(**default | without_model | with_critic | with_lora | own)
         os.environ.update(environment)
         try:
             parsed = self.parse_args_into_dataclasses(arguments, look_for_args_file=False)
