@@ -85,7 +85,7 @@ class DetoxArguments(CheckedOptions):
     judge_model: str | None = option(None, "Another sequence classifier, which measures toxicity; never the reward.")
     judge_toxic_label: str | None = option(None, "Label of `judge_model` that means toxic. Default: found by its name.")
     num_report_samples: CountOrZero = option(24, "Completions shown before and after in the report, side by side.")
-    frontier_prompts: CountOrZero = option(64, "Prompts on which the least KL for the reward is estimated; 0: none.")
+    frontier_prompts: CountOrZero = option(128, "Prompts on which the least KL for the reward is estimated; 0: none.")
     frontier_samples: Annotated[int, Limits(at_least=2)] = option(32, "Completions per such prompt; more at high KL.")
     keep_best_eta: list[Annotated[float, Limits(above=0)]] | None = option(
         None,

@@ -273,6 +273,9 @@ def test_a_run_leaves_model_summary_and_report(assets, tmp_path, capsys, monkeyp
     assert summary["episodes"] == 16
     assert summary["num_eval_prompts"] == 6
     assert summary["kl"] != 0 and summary["seconds"] > 0
+    measured = json.loads((tmp_path / "out" / "report_data.json").read_text())["measured"][-1]
+    # Reward, KL and the least KL for the reward are of the same completions, which are not those of all prompts.
+    assert (summary["kl"], summary["reward_after"]) == (measured["kl"], measured["reward"])
     report = (tmp_path / "out" / "report.html").read_text()
     assert "Samples" in report and "Mean length" in report
     before = AutoModelForCausalLM.from_pretrained(assets / "lm").state_dict()

@@ -57,8 +57,8 @@ def make_parser() -> CommandParser:
     add_measures(what)
     what.add_argument("--judge", metavar="SPEC", help="another reward as judge; never the training reward")
     what.add_argument(
-        "--frontier_prompts", type=int, default=64,
-        help="prompts on which reward, KL and the least KL are measured; 0: all, without the least KL (64)",
+        "--frontier_prompts", type=int, default=128,
+        help="prompts on which reward, KL and the least KL are measured; 0: all, without the least KL (128)",
     )  # fmt: skip
     what.add_argument(
         "--frontier_samples", type=int, default=32, help="completions of the reference for each of them (32)"

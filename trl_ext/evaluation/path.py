@@ -51,7 +51,7 @@ class Task(NamedTuple):
     rewards: RewardRunner | None
     columns: Mapping[str, list[Any]]
     quality: Quality | None = None
-    frontier: tuple[int, int] = (64, 32)
+    frontier: tuple[int, int] = (128, 32)
     samples: int = 8
     missing_eos_penalty: float | None = None
     prompt_column: str = PROMPT

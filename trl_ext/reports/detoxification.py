@@ -60,7 +60,8 @@ def summarize(
     return summary | {
         "toxicity_change_ci95": paired_change(toxic[0], toxic[1], seed),
         "reward_change_ci95": paired_change(rewards[0], rewards[1], seed),
-        "kl": after.kl,
+        # Of the same completions as the reward that it is compared by with the optimum.
+        "kl": after.frontier_kl if has_frontier else after.kl,
         "kl_at_optimum": kl_at_reward(before.rewards, float(after.rewards.mean())) if has_frontier else None,
         **cost_of(trainer, seconds),
         "num_eval_prompts": len(before.scores),
