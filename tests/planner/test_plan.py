@@ -114,6 +114,16 @@ def test_an_average_is_a_copy_of_what_is_trained(rank):
     assert averaged == alone
 
 
+def test_the_exact_kl_keeps_the_references_states_of_a_rollout():
+    setup = Setup(**(TINY | {"rollout": 32, "completion": 16}))
+    plain, exact = (plan(tiny(), dataclasses.replace(setup, kl_estimator=name)) for name in ("k1", "exact"))
+    # 32 completions of 16 tokens, 64 numbers of four bytes each.
+    assert exact.phases["evaluate"].pop("reference's states") == 32 * 16 * 64 * 4
+    assert exact.phases["learn"].pop("reference's states") == 32 * 16 * 64 * 4
+    assert exact.phases["evaluate"] == plain.phases["evaluate"] and exact.resident == plain.resident
+    assert sum(exact.phases["learn"].values()) > sum(plain.phases["learn"].values()), "two models' logits at a time"
+
+
 def test_a_reference_adapter_is_a_clone_of_the_actors():
     policy = get_peft_model(tiny_causal_lm(hidden_size=64, layers=3), LoraConfig(r=4, target_modules="all-linear"))
     planned = plan(tiny(), Setup(quantization="none", critic="head", reference_adapter=True, **TINY)).resident

@@ -203,12 +203,13 @@ class DryRun:
         critic_rank: int,
         logits_chunk_size: int,
         gradient_checkpointing: bool,
+        exact_kl: bool,
         dtype: torch.dtype,
     ):
         text = config.get_text_config()
         self.num_layers, self.vocab_size = text.num_hidden_layers, text.vocab_size
         self.critic, self.prompt, self.completion, self.chunk_size = critic, prompt, completion, logits_chunk_size
-        self.dtype = dtype
+        self.dtype, self.exact_kl = dtype, exact_kl
         self._critics = CRITIC_ADAPTERS[:num_critics] if critic == "adapter" else ("default",)
         self._models: dict[int, tuple[nn.Module, nn.Module]] = {}
         for layers in {min(_period(text) * depth, self.num_layers) for depth in _DEPTHS}:
@@ -264,13 +265,13 @@ class DryRun:
             states = self._states(text_trunk(causal_lm(policy)), batch)[:, -self.completion - 1 :]
             leaf = states.detach().requires_grad_()  # here the backward pass is cut into moments
         with meter.moment("log-probabilities"):
-            logps, _ = self._logprobs(policy, leaf, batch)
+            scored = self._scores(policy, leaf, batch)
         with meter.moment("critic's forward pass"):
             values = torch.stack([self._values(policy, trunk, name, leaf, value_head) for name in self._critics])
         with meter.moment("critic's backward pass"):
             autograd.backward(values.sum())
         with meter.moment("backward pass of the log-probabilities"):
-            autograd.backward(logps.sum())
+            autograd.backward(scored)
         with meter.moment("actor's backward pass"):
             autograd.backward(states, leaf.grad)
 
@@ -316,10 +317,14 @@ class DryRun:
             inputs["position_ids"] = ids
         return trunk(**inputs).last_hidden_state
 
-    def _logprobs(self, policy: nn.Module, states: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        hidden, targets = self._tokens(states, batch)
-        logps, entropy = token_scores(causal_lm(policy), hidden, targets, chunk_size=self.chunk_size, entropy="value")
-        return logps, entropy
+    def _scores(self, policy: nn.Module, states: Tensor, batch: int) -> list[Tensor]:
+        """Return what losses are made of: sums of the log-probabilities, and of the KL where it is a loss."""
+        model, (hidden, targets) = causal_lm(policy), self._tokens(states, batch)
+        # Any hidden states do for the reference's: a rollout holds them.
+        reference = (hidden.detach(), partial(logits, model)) if self.exact_kl else None
+        options: dict[str, Any] = {"chunk_size": self.chunk_size, "entropy": "value", "reference": reference}
+        scores = token_scores(model, hidden, targets, **options)
+        return [scores[0].sum(), *([scores[2].sum()] if self.exact_kl else [])]
 
     def _tokens(self, states: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         """Return the hidden states before all tokens to score, and the tokens."""

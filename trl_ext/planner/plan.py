@@ -108,17 +108,19 @@ def _plans(config: PretrainedConfig, setup: Setup, micro_batches: list[int]) -> 
         "logits_chunk_size",
         "gradient_checkpointing",
     )
-    options = {name: getattr(setup, name) for name in names}
+    options = {name: getattr(setup, name) for name in names} | {"exact_kl": setup.kl_estimator == "exact"}
     dry_run = DryRun(config, critic_rank=setup.critic_rank or setup.rank, dtype=dtype, **options)
     gradients = {"gradients": sum(n * itemsize for n, itemsize in trained)}
     # Autocast keeps the copies in `dtype` of every trained matrix while it is on, and the backward pass keeps it on.
     held = sum(n for n, _ in trained[1:]) * dtype.itemsize if dtype.itemsize < 4 else 0
     copies = {"autocast copies": held}
+    kept = setup.rollout * setup.completion * states_width(model) * dtype.itemsize
+    states = {"reference's states": kept} if setup.kl_estimator == "exact" else {}
     step = {"optimizer step": sum(step_bytes(n, itemsize, setup.optimizer) for n, itemsize in trained)}
     for micro_batch in micro_batches:
         try:
-            learn = gradients | copies | _largest([*dry_run.learn(micro_batch).values(), step])
-            evaluate = _largest(dry_run.evaluate(micro_batch).values())
+            learn = gradients | copies | states | _largest([*dry_run.learn(micro_batch).values(), step])
+            evaluate = states | _largest(dry_run.evaluate(micro_batch).values())
             free = max(sum(learn.values()), sum(evaluate.values()) + held) - held
             most = min(setup.rollout, 64)
             if setup.reward_adapters and setup.reward_batch is None:

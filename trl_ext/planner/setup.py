@@ -31,6 +31,9 @@ class Setup(CheckedOptions):
     reward_adapters: CountOrZero = option(0, "reward models that are adapters on the base, of the policy's rank")
     reference_adapter: bool = option(False, "training starts from an adapter, and a frozen clone is the reference")
     policy_ema: bool = option(False, "a moving average of the policy is kept (policy_ema_decay in PPOConfig)")
+    kl_estimator: Literal["k1", "k2", "k3", "exact"] = option(
+        "k1", "as in PPOConfig; exact keeps the reference's hidden states of a rollout"
+    )
     rollout: Count = option(64, "completions sampled per rollout")
     generation_batch: Count | None = option(
         None, "sequences sampled at a time; default: as many as take no more than learning does"
