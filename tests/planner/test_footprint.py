@@ -33,6 +33,7 @@ def dry_run(config, **options) -> DryRun:
         "critic_rank": 4,
         "logits_chunk_size": 16,
         "gradient_checkpointing": True,
+        "exact_kl": False,
         "dtype": torch.float32,
     }
     return DryRun(config, **settings | options)
@@ -114,7 +115,9 @@ def test_meter_counts_what_is_alive_once():
     assert meter.now == {"activations": 0, "logits": 84}
 
 
-def allocated_in_learning(arch: str, critic: str, checkpointing: bool, rank: int, critics: int) -> int:
+def allocated_in_learning(
+    arch: str, critic: str, checkpointing: bool, rank: int, critics: int, *, exact_kl: bool = False
+) -> int:
     """Peak of torch's allocator over a real micro-batch, as its own profiler reports it, in bytes."""
     torch.manual_seed(0)
     lora = LoraConfig(r=rank, target_modules="all-linear") if rank else None
@@ -126,10 +129,15 @@ def allocated_in_learning(arch: str, critic: str, checkpointing: bool, rank: int
     attention_mask = torch.ones_like(ids)
     attention_mask[0, :2] = 0
 
+    mask = torch.ones(4, COMPLETION, dtype=torch.bool)
+    states = None
+    if exact_kl:
+        states = model(ids, attention_mask, mask, chunk_size=16, role="with_reference").ref_states
+
     def micro_batch() -> None:
-        mask = torch.ones(4, COMPLETION, dtype=torch.bool)
-        out = model(ids, attention_mask, mask, chunk_size=16)
-        (out.logps.sum() + out.entropy.sum() + out.values.sum()).backward()
+        out = model(ids, attention_mask, mask, chunk_size=16, ref_states=states)
+        terms = [out.logps, out.entropy, out.values, *([] if out.kl is None else [out.kl])]
+        sum(term.sum() for term in terms).backward()
 
     micro_batch()  # gradients from now on
     gc.collect()  # what an earlier test left would count as freed here
@@ -160,6 +168,14 @@ def test_learning_takes_what_the_dry_run_says(arch, critic, checkpointing, rank,
     settings = {"critic": critic, "gradient_checkpointing": checkpointing, "rank": rank, "critic_rank": rank}
     planned = dry_run(config, num_critics=critics, **settings)
     real = allocated_in_learning(arch, critic, checkpointing, rank, critics)
+    assert peak(planned.learn(4)) == pytest.approx(real, rel=0.1)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_learning_from_the_exact_kl_takes_what_the_dry_run_says(rank):
+    config = tiny_causal_lm(hidden_size=128, layers=6).config
+    planned = dry_run(config, critic="head", rank=rank, exact_kl=True)
+    real = allocated_in_learning("llama", "head", True, rank, 1, exact_kl=True)
     assert peak(planned.learn(4)) == pytest.approx(real, rel=0.1)
 
 
