@@ -15,6 +15,7 @@ from trl_ext import PPOTrainer
 from trl_ext.experience.rollout import collate
 from trl_ext.experience.supervised import SupervisedBatch
 from trl_ext.learning import MAX_LOST_ROLLOUTS, Minibatch, StepGate, drop_gradients, gradients_are_finite
+from trl_ext.micro_batches import MicroBatches
 
 
 def parameter(gradient: list[float] | None) -> nn.Parameter:
@@ -96,8 +97,29 @@ def test_the_pieces_of_a_minibatch():
         both = [piece.texts if isinstance(piece, SupervisedBatch) else piece for piece in pieces]
         return [piece.input_ids[:, 1].tolist() for piece in both]
 
-    assert ids(minibatch.pieces(range(2), 2)) == [[15, 13], [20, 21]]
-    assert ids(minibatch.pieces(range(2, 4), 1)) == [[11], [10], [22], [23]]
+    assert ids(minibatch.pieces(slice(0, 2), MicroBatches(2, "size"))) == [[15, 13], [20, 21]]
+    assert ids(minibatch.pieces(slice(2, 4), MicroBatches(1, "size"))) == [[11], [10], [22], [23]]
+
+
+def test_samples_of_similar_length_are_learned_from_together():
+    lengths = [3, 90, 4, 80, 5, 85]
+    rollout = collate([[1]] * 6, [[i] * n for i, n in enumerate(lengths, 10)], [True] * 6, pad_token_id=0)
+    texts = [[20] * 2, [21] * 200, [22] * 3, [23] * 170]
+    texts = collate([[1]] * 4, texts, [True] * 4, pad_token_id=0)
+    rows = rollout.by_length(torch.tensor([0, 1, 2, 3]))
+    minibatch = Minibatch(rollout, rows, texts, lambda count: count)
+
+    def shapes(micro_batch, sizes):
+        both = minibatch.pieces(micro_batch, sizes)
+        found = [piece.texts if isinstance(piece, SupervisedBatch) else piece for piece in both]
+        return [(piece.input_ids[:, 1].tolist(), piece.completion_length) for piece in found]
+
+    whole = MicroBatches(4, "size")
+    assert shapes(slice(0, 4), whole) == [([11, 13], 90), ([12, 10], 4), ([21, 23], 200), ([22, 20], 3)]
+    # With several processes each must have as many passes as the others.
+    whole.fixed = True
+    assert shapes(slice(0, 4), whole) == [([11, 13, 12, 10], 90), ([21, 23, 22, 20], 200)]
+    assert shapes(slice(2, 4), MicroBatches(2, "size")) == [([12, 10], 4), ([22, 20], 3)]
 
 
 # ---- the trainer ----

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Memory that runs out, on its own and in the middle of a run."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
 from trl_ext import PPOConfig, PPOTrainer
 from trl_ext.actor_critic import ActorCritic
-from trl_ext.micro_batches import MicroBatches
+from trl_ext.micro_batches import MicroBatches, cheapest_pieces
 
 PROMPTS = Dataset.from_dict({"prompt": [f"the cat sat {i}" for i in range(8)]})
 
@@ -59,6 +60,45 @@ def test_other_errors_and_a_single_sample_that_does_not_fit_are_raised(error):
 
     with pytest.raises(type(error), match=str(error)[:12]):
         MicroBatches(1 if isinstance(error, torch.OutOfMemoryError) else 8, "batch_size").run([1, 2], fail, "scoring")
+
+
+def compositions(n: int) -> list[list[int]]:
+    """Return every way to cut n samples into consecutive pieces."""
+    cuts = itertools.product((False, True), repeat=n - 1)
+    places = [[0, *(i + 1 for i, cut in enumerate(cut_here) if cut), n] for cut_here in cuts]
+    return [[b - a for a, b in itertools.pairwise(place)] for place in places]
+
+
+@pytest.mark.parametrize("pass_cost", [0, 7, 40, 10_000])
+def test_no_other_cut_costs_less(pass_cost):
+    """Against every cut of six samples, by lengths that were not chosen for it."""
+    generator = torch.Generator().manual_seed(pass_cost)
+    for _ in range(20):
+        lengths = torch.randint(1, 60, (6, 2), generator=generator).tolist()
+
+        def cost(sizes, lengths=lengths):
+            ends = list(itertools.accumulate(sizes))
+            parts = [lengths[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+            return sum(len(part) * (max(p for p, _ in part) + max(c for _, c in part)) + pass_cost for part in parts)
+
+        found = cheapest_pieces(lengths, pass_cost)
+        assert sum(found) == 6 and cost(found) == min(map(cost, compositions(6)))
+    assert cheapest_pieces([(5, 9), (5, 2)], pass_cost) == ([1, 1] if pass_cost < 7 else [2])
+    assert cheapest_pieces([(3, 4)] * 6, 1) == [6], "nothing to save"
+
+
+def test_a_piece_that_was_cut_by_length_is_halved_and_none_is_lost():
+    lengths = torch.tensor([[10, 500]] * 3 + [[10, 100]] * 5 + [[10, 5]] * 8)
+    batches, work = MicroBatches(16, "batch_size"), Capacity(4)
+    sizes: list[int] = []
+
+    def count(piece: torch.Tensor) -> None:
+        sizes.append(len(piece))
+        work(piece.tolist())
+
+    batches.run(torch.arange(16), count, "learning from", lengths)
+    assert work.done == list(range(16))
+    assert sizes == [3, 5, 2, 2, 1, 1, 2, 2, 2, 1] and batches.size == 2, "3 fit, 5 do not"
 
 
 def test_several_processes_do_not_halve():

@@ -39,6 +39,7 @@ LOGGED = [
     "time/evaluate",
     "time/learn",
     "tokens_per_second",
+    "padding_fraction",
 ]
 
 

@@ -198,6 +198,7 @@ def build_collector(
         prompt_column=args.prompt_column,
         chat_template_kwargs=mapping(args.chat_template_kwargs),
         micro_batches=micro_batches,
+        num_mini_batches=args.num_mini_batches,
         missing_eos_penalty=args.missing_eos_penalty,
         importance_sampling_cap=args.importance_sampling_cap if args.importance_sampling_correction else None,
         mask_ratio_range=args.mask_ratio_range,

@@ -109,14 +109,17 @@ def token_losses(
 def mean_losses(
     rollout: Rollout, losses: Callable[[Rollout], dict[str, Tensor]], micro_batches: MicroBatches, reduce: Reduce
 ) -> dict[str, float]:
-    """Return the means of `losses`, which gives the token losses of a part of a rollout, over all its tokens."""
+    """Return the means of `losses`, which gives the token losses of a part of a rollout, over all its tokens.
+
+    The parts are those of the forward passes that gave the old log-probabilities: the ratio is 1 to the last bit.
+    """
     means = TokenMeans()
 
     def measure(rows: Tensor) -> None:
         batch = rollout.select(rows)
         means.add(losses(batch), batch.completion_mask)
 
-    micro_batches.run(rollout.rows, measure, "in a forward pass over")
+    micro_batches.run(rollout.first_pass(1), measure, "in a forward pass over", rollout.lengths)
     return means.take(reduce)
 
 
@@ -125,7 +128,7 @@ class Minibatch:
 
     Args:
         rollout: The rollout of this process.
-        rows: The samples' indices in it, int64, (n,).
+        rows: The samples' indices in it, by length, int64, (n,).
         texts: As many texts of PPO-ptx; None without.
         reduce: Sums a tensor over processes.
 
@@ -140,13 +143,14 @@ class Minibatch:
         if texts is not None:
             self.texts = SupervisedBatch(texts, reduce(texts.completion_mask.sum().float()).clamp(min=1))
 
-    def pieces(self, micro_batch: range, size: int) -> Iterator[Rollout | SupervisedBatch]:
-        """Yield the samples at the positions `micro_batch` of `rows`, then the texts, `size` or fewer at a time."""
-        positions = torch.arange(micro_batch.start, micro_batch.stop, device=self.rows.device).split(size)
-        yield from (self.rollout.select(self.rows[piece]) for piece in positions)
+    def pieces(self, micro_batch: slice, sizes: MicroBatches) -> Iterator[Rollout | SupervisedBatch]:
+        """Yield the samples at the positions `micro_batch` of `rows`, then the texts, in pieces that `sizes` allows."""
+        for piece in sizes.split(self.rows[micro_batch], self.rollout.lengths):
+            yield self.rollout.select(piece)
         if self.texts is not None:
-            for piece in positions:
-                yield SupervisedBatch(self.texts.texts.select(piece), self.texts.tokens)
+            texts = self.texts.texts
+            for piece in sizes.split(texts.first_pass(1)[micro_batch], texts.lengths):
+                yield SupervisedBatch(texts.select(piece), self.texts.tokens)
 
 
 def learn(
@@ -178,9 +182,8 @@ def learn(
     def add_gradients(numbers: range) -> None:
         nonlocal loss
         for i in numbers:
-            loss = sum(
-                backward(piece) for piece in minibatch.pieces(range(i * size, (i + 1) * size), micro_batches.size)
-            )
+            pieces = minibatch.pieces(slice(i * size, (i + 1) * size), micro_batches)
+            loss = sum(backward(piece) for piece in pieces)
 
     numbers = range(number, number + 1)
     while not micro_batches.attempt(partial(add_gradients, numbers), "learning from"):

@@ -123,6 +123,19 @@ def test_the_first_pass_keeps_the_order():
     assert [minibatch_rows(6, step, 3, (0, 3)).tolist() for step in range(3)] == [[0, 1], [2, 3], [4, 5]]
 
 
+def test_samples_come_by_length_within_their_minibatch():
+    rollout = collate([[1]] * 6, [[5] * n for n in (2, 4, 3, 9, 1, 9)], [True] * 6, pad_token_id=0)
+    assert rollout.lengths.tolist() == [[1, 2], [1, 4], [1, 3], [1, 9], [1, 1], [1, 9]]
+    assert rollout.first_pass(1).tolist() == [3, 5, 1, 2, 0, 4], "equal ones in their order"
+    assert rollout.first_pass(2).tolist() == [1, 2, 0, 3, 5, 4]
+    for number in range(2):
+        assert rollout.minibatch(number, 2, (0, 3)).tolist() == rollout.first_pass(2).tolist()[3 * number :][:3]
+    for step in range(6):
+        assert set(rollout.minibatch(step, 2, (0, 3)).tolist()) == set(minibatch_rows(6, step, 2, (0, 3)).tolist())
+    assert filled().lengths.tolist() == [[3, 2], [1, 4], [2, 0]]
+    assert collate([[1], [1, 2]], [[], []], [True] * 2, pad_token_id=0).first_pass(1).tolist() == [1, 0]
+
+
 def test_the_minibatches_of_a_pass_are_its_parts():
     whole = minibatch_rows(6, 1, 1, (0, 3)).tolist()
     assert sum((minibatch_rows(6, step, 2, (0, 3)).tolist() for step in (2, 3)), []) == whole

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tests import scripted
 from tests.launching import run_whole
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
+from trl_ext import micro_batches
 
 LORA = LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.3)
 
@@ -40,6 +41,34 @@ def test_before_the_first_update_the_ratio_is_one_and_the_kl_zero(tmp_path, crit
     later = scripted.logs(made)[2]
     assert later["ratio/max"] == 1 and later["approx_kl"] == 0 and later["kl"] > 0
     assert scripted.logs(made)[1]["ratio/max"] != 1
+
+
+@pytest.mark.parametrize(("batch", "parts"), [(8, 1), (4, 2), (2, 2)])
+def test_the_ratio_is_one_where_micro_batches_are_cut_by_length(tmp_path, monkeypatch, batch, parts):
+    """To the last bit: other samples beside it, or another width, would round a log-probability differently."""
+    monkeypatch.setitem(micro_batches.PASS_COST, "cpu", 2)
+    sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": 16 // batch, "total_episodes": 32}
+    sizes |= {"eval_dataset": scripted.prompts(16), "per_device_eval_batch_size": 8, "num_mini_batches": parts}
+    made = scripted.trainer(tmp_path, max_completion_length=24, **sizes)
+    made.generation_engine = Lengths()
+    made.train()
+    for line in (scripted.logs(made)[0], scripted.logs(made)[2 * parts]):
+        assert (line["ratio/mean"], line["ratio/max"], line["approx_kl"]) == (1, 1, 0)
+        assert 0 < line["padding_fraction"] < 0.2
+    assert scripted.logs(made)[-1]["ratio/max"] != 1
+    evaluated = made.evaluate()
+    assert (evaluated["eval_ratio/mean"], evaluated["eval_ratio/max"], evaluated["eval_approx_kl"]) == (1, 1, 0)
+    monkeypatch.setitem(micro_batches.PASS_COST, "cpu", 10**6)  # never worth a further pass
+    assert made.evaluate()["eval_padding_fraction"] > evaluated["eval_padding_fraction"]
+
+
+class Lengths(scripted.ScriptedEngine):
+    """Completions of 1 to 24 tokens."""
+
+    def __call__(self, *args, **kwargs):
+        out = super().__call__(*args, **kwargs)
+        ids = [row * (4 if i % 3 == 0 else 1) for i, row in enumerate(out.ids)]
+        return out._replace(ids=[row[:24] for row in ids])
 
 
 @pytest.mark.parametrize("critic", ["head", "copy"])

@@ -78,16 +78,15 @@ class CriticLearner:
     @torch.no_grad()
     def values(self, batch: Rollout) -> Tensor:
         """Return the values of the states before the tokens of a part of a rollout, in units of the reward, (B, C)."""
-        parts: list[Tensor] = []
+        found = torch.zeros_like(batch.returns)
 
         def compute(rows: Tensor) -> None:
             piece = batch.select(rows).to(self.model.device)
-            values = self.model.values(self._critic_states(piece)[:, :-1])
-            parts.append(nn.functional.pad(values, (0, batch.completion_length - piece.completion_length)))
+            found[rows, : piece.completion_length] = self.model.values(self._critic_states(piece)[:, :-1]).to(found)
 
         self.model.eval()
-        self.micro_batches.run(batch.rows, compute, "in a forward pass over")
-        return torch.cat(parts).to(batch.returns.device)
+        self.micro_batches.run(batch.first_pass(1), compute, "in a forward pass over", batch.lengths)
+        return found
 
     # ---- passes ----
 
@@ -134,15 +133,19 @@ class CriticLearner:
     @torch.no_grad()
     def _states_of_head(self, rollout: Rollout) -> Tensor:
         """Return the hidden states before each completion token, on the CPU, (N, C, D): they do not fit a small GPU."""
-        states: list[Tensor] = []
+        states: Tensor | None = None
 
         def compute(rows: Tensor) -> None:
+            nonlocal states
             batch = rollout.select(rows).to(self.model.device)
-            width = rollout.completion_length - batch.completion_length
-            states.append(nn.functional.pad(self._critic_states(batch)[:, :-1].cpu(), (0, 0, 0, width)))
+            found = self._critic_states(batch)[:, :-1].cpu()
+            if states is None:
+                states = found.new_zeros(*rollout.completion_mask.shape, found.shape[-1])
+            states[rows.cpu(), : batch.completion_length] = found
 
-        self.micro_batches.run(rollout.rows, compute, "in a forward pass over")
-        return torch.cat(states)
+        self.micro_batches.run(rollout.first_pass(1), compute, "in a forward pass over", rollout.lengths)
+        assert states is not None
+        return states
 
     def _critic_states(self, batch: Rollout) -> Tensor:
         with self.autocast():
@@ -158,7 +161,7 @@ class CriticLearner:
         def add_gradients() -> None:
             self.optimizer.zero_grad()
             measured.clear()
-            pieces = rows.split(self.micro_batches.size) if len(rows) else ()
+            pieces = self.micro_batches.split(rollout.by_length(rows), rollout.lengths) if len(rows) else ()
             measured.extend(self._add_gradients(rollout, piece, states, tokens) for piece in pieces)
 
         while not self.micro_batches.attempt(add_gradients, "training the critic on"):

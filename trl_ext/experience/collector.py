@@ -67,6 +67,7 @@ class Collector:
         prompt_column: As in `PPOConfig`.
         chat_template_kwargs: Extra arguments of the tokenizer's chat template.
         micro_batches: Sizes of the forward passes.
+        num_mini_batches: Optimizer steps of a pass over a rollout.
         missing_eos_penalty: As in `PPOConfig`.
         importance_sampling_cap: As in `PPOConfig`; None: no correction.
         mask_ratio_range: As in `PPOConfig`.
@@ -89,6 +90,7 @@ class Collector:
         prompt_column: str,
         chat_template_kwargs: dict[str, Any],
         micro_batches: MicroBatches,
+        num_mini_batches: int,
         missing_eos_penalty: float | None,
         importance_sampling_cap: float | None,
         mask_ratio_range: list[float] | None,
@@ -102,7 +104,7 @@ class Collector:
         self.kl_controller, self.samples = kl_controller, samples
         self.prompt_column = prompt_column
         self.chat_template_kwargs = chat_template_kwargs
-        self.micro_batches = micro_batches
+        self.micro_batches, self.num_mini_batches = micro_batches, num_mini_batches
         self.missing_eos_penalty = missing_eos_penalty
         self.importance_sampling_cap, self.mask_ratio_range = importance_sampling_cap, mask_ratio_range
         self.advantages = advantages
@@ -141,7 +143,8 @@ class Collector:
         # 4. Score.
         scores = self._score(rollout, batch, progress, state, training)
         # 5. Log-probabilities, KL and values.
-        entropy, last_values = self._forward_passes(model, rollout, progress)
+        order = rollout.first_pass(self.num_mini_batches if training else 1)
+        entropy, last_values, padding = self._forward_passes(model, rollout, order, progress)
         check_finite(rollout, self.reduce, state.global_step)
         # 6. Advantages.
         if self.importance_sampling_cap is not None and sampled.logps is not None:
@@ -159,7 +162,8 @@ class Collector:
             reduce=self.reduce,
         )
         seconds = progress.take_seconds()
-        metrics |= held_out | {"kl_coef": kl_coef} | {f"time/{phase}": s for phase, s in seconds.items()}
+        metrics |= held_out | {"kl_coef": kl_coef, "padding_fraction": padding}
+        metrics |= {f"time/{phase}": s for phase, s in seconds.items()}
         speed = Speed(float(self.reduce(rollout.completion_mask.sum())), sum(seconds.values()))
         kl = metrics["kl"]
         by_function = scores.per_function.to(rollout.scores.device)
@@ -268,13 +272,23 @@ class Collector:
         return totals - self.missing_eos_penalty * ~rollout.terminated
 
     @torch.no_grad()
-    def _forward_passes(self, model: ActorCritic, rollout: Rollout, progress: PhaseProgress) -> tuple[Tensor, Tensor]:
+    def _forward_passes(
+        self, model: ActorCritic, rollout: Rollout, order: Tensor, progress: PhaseProgress
+    ) -> tuple[Tensor, Tensor, float]:
         """Fill in log-probabilities, KL and values from the training path, in the micro-batches of the first pass.
 
+        Args:
+            model: The policy, its reference and critic.
+            rollout: Filled in.
+            order: All samples, as `Rollout.first_pass` orders them.
+            progress: Shows how many are done.
+
         Returns:
-            Entropies, shape (N, C), and the values of the states after the last tokens, shape (N,).
+            Entropies, shape (N, C); the values of the states after the last tokens, shape (N,); and the share of the
+            columns that were padding, over all processes.
         """
         entropy, last_values = torch.zeros_like(rollout.old_logps), torch.zeros_like(rollout.scores)
+        computed = torch.zeros_like(rollout.attention_mask[0, 0])  # columns of all rows, padding included
         with progress.phase("evaluate", total=len(rollout)) as advance:
 
             def keep(states: Tensor, rows: Tensor, width: int) -> None:
@@ -287,6 +301,7 @@ class Collector:
             def forward(rows: Tensor) -> None:
                 batch = rollout.select(rows)
                 out = self.forward(model, batch, role="with_reference")
+                computed.add_(batch.attention_mask.numel())
                 assert out.values is not None and out.ref_logps is not None and out.kl is not None
                 assert out.ref_states is not None
                 width = batch.completion_length
@@ -305,5 +320,6 @@ class Collector:
                 last_values[rows] = out.values.gather(1, after_last.unsqueeze(1)).squeeze(1)
                 advance(len(rows))
 
-            self.micro_batches.run(rollout.rows, forward, "in a forward pass over")
-        return entropy, last_values
+            self.micro_batches.run(order, forward, "in a forward pass over", rollout.lengths)
+        real, columns = self.reduce(torch.stack([rollout.attention_mask.sum(), computed])).tolist()
+        return entropy, last_values, 1 - real / columns

@@ -76,9 +76,28 @@ class Rollout:
         """Indices of all samples, int64, (N,)."""
         return torch.arange(len(self), device=self.input_ids.device)
 
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of the prompt and of the completion of each sample, int64, (N, 2)."""
+        tokens = self.attention_mask.split(
+            [self.input_ids.shape[1] - self.completion_length, self.completion_length], 1
+        )
+        return torch.stack([part.sum(1) for part in tokens], dim=1)
+
     def minibatch(self, step: int, num_mini_batches: int, seed: tuple[int, ...]) -> Tensor:
-        """Return the samples that an optimizer step learns from, as `minibatch_rows` does, on the rollout's device."""
-        return minibatch_rows(len(self), step, num_mini_batches, seed).to(self.input_ids.device)
+        """Return the samples that an optimizer step learns from, as `minibatch_rows` does, by length."""
+        return self.by_length(minibatch_rows(len(self), step, num_mini_batches, seed).to(self.input_ids.device))
+
+    def first_pass(self, num_mini_batches: int) -> Tensor:
+        """Return all samples in the order in which the first pass of `num_mini_batches` steps learns from them."""
+        return torch.cat([self.by_length(rows) for rows in self.rows.chunk(num_mini_batches)])
+
+    def by_length(self, rows: Tensor) -> Tensor:
+        """Return the samples `rows`, (n,), the longest first: neighbours then need little padding.
+
+        The longest come first so that memory runs out at once, if it does at all.
+        """
+        return rows[self.lengths[rows].sum(1).argsort(descending=True, stable=True)]
 
     def to(self, device: torch.device | str) -> "Rollout":
         """Return the rollout on another device; itself where it lies there."""

@@ -285,6 +285,13 @@ GLOSSARY: tuple[Metric, ...] = (
         "Grows steadily.", "Far above 10: give more prompts.",
     ),
     Metric(
+        "padding_fraction", SPEED, "padding", "fraction of columns",
+        "Fraction of the columns in the forward passes over a rollout that were padding; learning has about the same.",
+        "Below 0.3.",
+        "Above: raise `gradient_accumulation_steps`, since samples of similar length are sought among those of an "
+        "optimizer step, or lower `per_device_train_batch_size`.",
+    ),
+    Metric(
         "tokens_per_second", SPEED, "speed", "completion tokens per second",
         "Completion tokens of a rollout divided by the seconds for sampling, scoring, forward passes and learning.",
         "Steady.", _SLOW_PHASE,
