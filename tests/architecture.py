@@ -33,7 +33,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"running"}),
     frozenset({"instructions", "chatting", "comparing", "interpolating"}),
     frozenset({"commands"}),
-    frozenset({"recipes", "eval", "examples", "__main__"}),
+    frozenset({"recipes", "examples", "__main__"}),
+    frozenset({"eval"}),
 )
 
 # Integrations know nothing of the trainer or what is made for it, and it knows nothing of them.
