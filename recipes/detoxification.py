@@ -43,7 +43,7 @@ from trl_ext.running.cli import RecipeParser, run
 from trl_ext.running.data import cut_prompts
 from trl_ext.running.models import init_kwargs, load_tokenizer
 from trl_ext.running.names import check_classifier, check_judge, check_policy, check_required
-from trl_ext.running.policy import policy_of
+from trl_ext.running.policy import policy_of, refuse_fsdp
 from trl_ext.running.prompts import PromptOptions, load_datasets
 from trl_ext.running.records import Reopened, read_record, rebuilt, rebuilt_config, write_record
 from trl_ext.running.session import output_folder, started, train
@@ -185,6 +185,7 @@ def reopen(folder: Path, **changes: Any) -> Reopened:
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, prepare everything, and detoxify."""
     prompts, recipe, args, model_args = make_parser().parse_recipe(argv)
+    refuse_fsdp(args, "trl_ext detox")
     with output_folder(args) as checkpoint:
         progress = PhaseProgress(args.process_index == 0, bars=not args.disable_tqdm)
         with progress.phase("prepare"):

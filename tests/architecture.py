@@ -19,7 +19,7 @@ PACKAGES = ("trl_ext", "recipes", "eval", "examples")
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"critic_modes", "messages", "files"}),
     frozenset({"_compat", "text", "micro_batches", "processes", "folders"}),
-    frozenset({"objectives", "kl_control", "rewards.base"}),
+    frozenset({"objectives", "kl_control", "rewards.base", "sharding"}),
     frozenset({"checks", "rewards", "actor_critic"}),
     frozenset({"monitoring", "planner", "integrations"}),
     frozenset({"experience", "checkpoint"}),

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .actor_critic import ActorCritic
+from .checks.training_arguments import asks_for_fsdp
 from .config import PPOConfig
 from .experience.judging import check_best_metric, check_compute_metrics
 from .experience.prompt_checks import check_prompt_column, check_prompts
@@ -281,7 +282,7 @@ def _check_optimizers(optimizers: Any, args: Any) -> None:
     _check_kind("optimizers", optimizer, torch.optim.Optimizer, "a pair that begins with a torch optimizer")
     if scheduler is not None and not hasattr(scheduler, "step"):
         raise TypeError(f"`optimizers` must be a pair that ends with a scheduler, got {_described(scheduler)}.")
-    if optimizer is not None and args.fsdp:
+    if optimizer is not None and asks_for_fsdp(args):
         raise ValueError("`optimizers` cannot be given with FSDP, which replaces the parameters; use `optim`.")
     if optimizer is not None and args.critic_learning_rate is not None:
         warnings.warn("`critic_learning_rate` has no effect: `optimizers` is given.", stacklevel=5)

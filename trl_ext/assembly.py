@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """`assemble`: the parts of a PPO trainer; the one place that reads the configuration to build something."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,10 +16,11 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
-from . import resuming
+from . import resuming, sharding
 from .actor_critic import ActorCritic, ForwardOutput, build_actor_critic
 from .actor_critic.names import find_policy, load_tokenizer
 from .arguments import check_before_loading, check_datasets, count_embeddings
+from .checks.training_arguments import asks_for_fsdp
 from .config import PPOConfig
 from .critic_learning import CriticLearner, CriticOptions, CriticPretraining
 from .experience.collector import Collector
@@ -112,6 +112,8 @@ def assemble(
     set_seed(args.seed)  # adapters and heads are initialised at random
     init_kwargs = {"trust_remote_code": args.trust_remote_code, **mapping(args.model_init_kwargs)}
     template_kwargs = mapping(args.chat_template_kwargs)
+    if asks_for_fsdp(args):
+        check_not_quantized(model, quantization_config, init_kwargs)
     tokenizer = processing_class or policy_tokenizer(model, init_kwargs)
     CONSOLE.now("loading the policy and its reference", long=True)
     actor_critic = build_actor_critic(
@@ -184,6 +186,21 @@ def assemble(
     )
 
 
+def check_not_quantized(model: Any, quantization_config: Any, init_kwargs: dict[str, Any]) -> None:
+    """Refuse a quantized policy with FSDP, before it is loaded.
+
+    Raises:
+        ValueError: when the policy is, or will be, quantized.
+    """
+    config = find_policy(model, init_kwargs).config if isinstance(model, str) else getattr(model, "config", None)
+    given = quantization_config or init_kwargs.get("quantization_config")
+    if given is not None or getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            "A quantized `model` is not supported with FSDP, which would leave its weights whole on every GPU; leave "
+            "FSDP out (one copy of a 4-bit model for each GPU), or the quantization."
+        )
+
+
 def build_collector(
     args: PPOConfig, parts: Parts, micro_batches: MicroBatches, accelerator: Accelerator, reduce: Reduce
 ) -> Collector:
@@ -250,7 +267,7 @@ def mapping(value: dict[str, Any] | str | None) -> dict[str, Any]:
 
 def loading_device(args: PPOConfig) -> torch.device | None:
     """Return the device that models by name are loaded onto: this process's, or None where FSDP shards them."""
-    return None if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else args.device
+    return None if asks_for_fsdp(args) else args.device
 
 
 def policy_tokenizer(model: Any, init_kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -359,14 +376,15 @@ def without_liger(args: PPOConfig) -> Iterator[None]:
         args.use_liger_kernel = chosen
 
 
-def find_unused_parameters(accelerator: Accelerator, config: Any, args: PPOConfig) -> None:
-    """Make DDP search for parameters that a backward pass leaves out, where there may be some and the user is silent.
+def configure_processes(accelerator: Accelerator, config: Any, args: PPOConfig) -> None:
+    """Set what PPO needs of FSDP, and make DDP search for parameters that a backward pass leaves out, if some may be.
 
     Args:
         accelerator: The Trainer's.
         config: Configuration of the policy.
         args: The settings.
     """
+    sharding.configure(accelerator)
     ddp = accelerator.ddp_handler
     if ddp is not None and args.ddp_find_unused_parameters is None:
         ddp.find_unused_parameters = leaves_parameters_unused(config, args)
@@ -392,6 +410,7 @@ def run_configuration(args: PPOConfig, model: ActorCritic, kl_controller: KLCont
     return {
         "per-process rollout size": args.local_batch_size,
         "number of processes": args.world_size,
+        "FSDP": asks_for_fsdp(args),
         "num_ppo_epochs": args.num_ppo_epochs,
         "num_mini_batches": args.num_mini_batches,
         "micro-batch size": args.micro_batch_size,

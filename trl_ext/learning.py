@@ -20,6 +20,7 @@ from .micro_batches import MicroBatches
 from .monitoring import TokenMeans
 from .objectives import approx_kl, kl_loss, outside_range, policy_loss, value_loss
 from .processes import Reduce
+from .sharding import local
 
 logger = logging.get_logger(__name__)
 
@@ -342,7 +343,7 @@ def drop_gradients(parameters: Iterable[nn.Parameter], *, keep_one: bool = False
 @torch.no_grad()
 def gradients_are_finite(parameters: Iterable[nn.Parameter], reduce: Reduce) -> bool:
     """Return whether the norm of all gradients is finite on every process."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = [local(p.grad) for p in parameters if p.grad is not None]
     if not gradients:
         return True
     norm = torch.nn.utils.get_total_norm(gradients)

@@ -19,10 +19,12 @@ from . import checkpoint
 from .actor_critic import ActorCritic
 from .checkpoint import STATE
 from .experience.stream import StreamRows
+from .files import write_json
 from .processes import ProcessFailureError, together
 from .rewards import RewardRunner
 from .rewards.base import iter_parts
 from .rewards.scoring import SequenceScorer
+from .sharding import local
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +120,17 @@ def loading(folder: Path) -> Iterator[None]:
 def state_file(folder: Path, process: int) -> Path:
     """Return the file that holds the state of process number `process`."""
     return folder / (STATE if process == 0 else f"ppo_state_{process}.json")
+
+
+def write_state(folder: Path, process: int, state: dict[str, Any]) -> None:
+    """Write the state of a process, the last of its files of a checkpoint.
+
+    The main process also drops the copy of the weights that accelerate adds to the optimizer's state under FSDP: the
+    checkpoint has them already, as `save_pretrained` leaves them.
+    """
+    write_json(state_file(folder, process), state)
+    if process == 0:
+        (folder / "pytorch_model_fsdp.bin").unlink(missing_ok=True)
 
 
 def read_state(folder: Path, process: int) -> dict[str, Any]:
@@ -261,7 +274,7 @@ def check_finite(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) 
     for parameter, kept in optimizer.state.items():
         name = f"the optimizer's state of {names.get(id(parameter), 'a weight')}"
         tensors += [(name, value) for value in kept.values() if isinstance(value, Tensor)]
-    finite = [torch.isfinite(t.detach()).all() for _, t in tensors]
+    finite = [torch.isfinite(local(t.detach())).all() for _, t in tensors]
     if not finite or bool(torch.stack([f.to(finite[0].device) for f in finite]).all()):
         return
     bad = [name for (name, _), is_finite in zip(tensors, finite, strict=True) if not is_finite]

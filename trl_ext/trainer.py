@@ -127,7 +127,7 @@ class PPOTrainer(BaseTrainer):
                 # transformers before 5.19 reads this in place of `loss_is_scaled_for_ga`.
                 compute_loss_func=_identity,
             )
-        assembly.find_unused_parameters(self.accelerator, parts.actor_critic.config, args)
+        assembly.configure_processes(self.accelerator, parts.actor_critic.config, args)
         checkpoint.set_aside_incomplete(Path(args.output_dir), leader=args.should_save)
         self._reduce = reduction(self.accelerator)
         several = self.accelerator.num_processes > 1
@@ -365,12 +365,13 @@ class PPOTrainer(BaseTrainer):
     # ---- checkpoints ----
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        average = self.policy_average.gathered()
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with self.progress.phase("write"):
-            self.policy_average.save_both(folder, self.processing_class)
+            self.policy_average.save_both(folder, self.processing_class, state_dict, average)
             self.processing_class.save_pretrained(folder)
             write_json(folder / "ppo_config.json", self.args.to_dict())
             write_model_card(folder, self)
@@ -393,7 +394,7 @@ class PPOTrainer(BaseTrainer):
                 self._rollout.save(folder / f"rollout_{self.args.process_index}.safetensors")
                 if self.critic_learner is not None and self.args.should_save:
                     self.critic_learner.save(folder)
-            write_json(resuming.state_file(folder, self.args.process_index), self._ppo_state())
+            resuming.write_state(folder, self.args.process_index, self._ppo_state())
         if self.args.should_save:
             checkpoint.rotate(folder, limit, self.state.best_model_checkpoint)
 

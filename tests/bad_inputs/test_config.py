@@ -13,6 +13,7 @@ from transformers.training_args import ParallelMode
 
 from tests.bad_inputs.case import Case, check, table
 from trl_ext import PPOConfig
+from trl_ext.checks import training_arguments
 
 
 def config(**settings: Any) -> Callable[[], PPOConfig]:
@@ -168,10 +169,6 @@ UNKNOWN = [
 ]
 
 
-FSDP = (
-    "FSDP would gather the whole model at once: name the class of the model's layers as "
-    "`transformer_layer_cls_to_wrap` in `fsdp_config`, for instance 'Qwen2DecoderLayer'."
-)
 ENGINES = [
     case(
         ValueError,
@@ -442,13 +439,51 @@ def test_engines_of_the_launcher_are_refused(engine: str, monkeypatch: pytest.Mo
     check(Case(engine, config(), ValueError, LAUNCHED[engine]))
 
 
-def test_fsdp_needs_the_class_of_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+# A setting of FSDP, the settings of PPOConfig beside it, and the message.
+SHARDED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"version": 1}, {}, "`version=1`, which is not supported: FSDP1 flattens parameters"),
+    ({"auto_wrap_policy": "NO_WRAP"}, {}, "`auto_wrap_policy=no_wrap`, which is not supported: only layers"),
+    ({"cpu_ram_efficient_loading": True}, {}, "`cpu_ram_efficient_loading=true`, which is not supported: all"),
+    ({"activation_checkpointing": True}, {}, "`activation_checkpointing=true`, .*set `gradient_checkpointing`"),
+    ({"cpu_offload": True}, {}, "`cpu_offload=true`, which is not supported: PPO reads"),
+    ({}, {"bf16_full_eval": True}, "`bf16_full_eval` is not supported with FSDP; use `bf16` or float32."),
+    ({}, {"critic_epochs": 2}, "`critic_epochs` 2 trains the critic outside of FSDP"),
+]
+
+
+@pytest.mark.parametrize(("setting", "others", "message"), SHARDED)
+def test_what_fsdp_cannot_do(
+    setting: dict[str, Any], others: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(PPOConfig, "parallel_mode", ParallelMode.DISTRIBUTED)
-    check(Case("fsdp", config(fsdp=True), ValueError, FSDP))
-    assert config(fsdp=True, fsdp_config={"transformer_layer_cls_to_wrap": "Qwen2DecoderLayer"})().fsdp
+    monkeypatch.setattr(training_arguments, "FSDP_DEVICES", ("cpu",))
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # transformers sets it, and would leave it set
+    with pytest.raises(ValueError, match=message):
+        config(fsdp=True, fsdp_config=setting, **others)()
+
+
+def test_fsdp_needs_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PPOConfig, "parallel_mode", ParallelMode.DISTRIBUTED)
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")
+    message = (
+        "FSDP needs GPUs: with `use_cpu`, or where no GPU is visible, accelerate would not shard the model; leave FSDP "
+        "out."
+    )
+    check(Case("fsdp", config(fsdp=True), ValueError, message))
+    monkeypatch.setattr(training_arguments, "FSDP_DEVICES", ("cpu",))
+    assert config(fsdp=True)().fsdp
+
+
+def test_the_launcher_is_asked_for_fsdp_as_the_settings_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PPOConfig, "parallel_mode", ParallelMode.DISTRIBUTED)
+    monkeypatch.setattr(training_arguments, "FSDP_DEVICES", ("cpu",))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    check(Case("fsdp", config(), ValueError, FSDP.replace("`fsdp_config`", "the launcher's FSDP configuration")))
-    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "Qwen2DecoderLayer")
+    old = (
+        "The launcher sets `fsdp_version: 1`, which is not supported: FSDP1 flattens parameters, from which PPO cannot "
+        "tell the critic's; set 2."
+    )
+    check(Case("fsdp", config(), ValueError, old))
+    monkeypatch.setenv("FSDP_VERSION", "2")
     assert config()().fsdp is None
 
 

@@ -22,11 +22,12 @@ from peft import (
 from peft.functional import set_requires_grad
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trl_ext.messages.printable import first_line
+from trl_ext.sharding import is_sharded, load_state
 
 from .precision import copies_round_less
 from .trunk import causal_lm, modules_beside_text
@@ -273,9 +274,16 @@ def load_adapter(name: str, base: PreTrainedModel, *, quantized: bool, **options
     return policy
 
 
-def save_adapter(policy: PeftModel, folder: Path, name: str) -> None:
-    """Write one of the policy's adapters into a folder, as PEFT reads it."""
-    policy.save_pretrained(folder, selected_adapters=[name])
+def save_adapter(policy: PeftModel, folder: Path, name: str, state: dict[str, Tensor] | None = None) -> None:
+    """Write one of the policy's adapters into a folder, as PEFT reads it.
+
+    Args:
+        policy: The policy.
+        folder: The folder.
+        name: Name of the adapter.
+        state: Whole state dict of the policy, where this process has but a part of the weights.
+    """
+    policy.save_pretrained(folder, selected_adapters=[name], state_dict=state)
     # PEFT puts every adapter but the one called "default" into a folder of its own.
     own = folder / name
     if own.is_dir() and name != "default":
@@ -288,7 +296,17 @@ def save_adapter(policy: PeftModel, folder: Path, name: str) -> None:
 
 def load_adapter_weights(policy: PeftModel, folder: Path, name: str) -> None:
     """Read what `save_adapter` wrote into the adapter of that name."""
-    set_peft_model_state_dict(policy, load_file(folder / ADAPTER_WEIGHTS), adapter_name=name)
+    if not is_sharded(policy):
+        set_peft_model_state_dict(policy, load_file(folder / ADAPTER_WEIGHTS), adapter_name=name)
+        return
+    # PEFT renames keys as it saves them; given names in place of tensors, it says which becomes which.
+    names: Any = {key: key for key in policy.state_dict()}
+    renamed = get_peft_model_state_dict(policy, names, adapter_name=name, save_embedding_layers=False)
+
+    def read() -> dict[str, Tensor]:
+        return {renamed[key]: value for key, value in load_file(folder / ADAPTER_WEIGHTS).items()}
+
+    load_state(policy, read, strict=False)
 
 
 def saved_quantization(folder: Path) -> BitsAndBytesConfig | None:

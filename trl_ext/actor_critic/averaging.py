@@ -4,13 +4,16 @@
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+from trl_ext.sharding import gathered_state, is_sharded, like, local, resharded
 
 from .model import ActorCritic
 
@@ -46,14 +49,21 @@ class PolicyAverage(TrainerCallback):
     def __init__(self, model: ActorCritic, decay: float | None, steps: Steps):
         self.model, self.steps = model, steps
         self.is_on, self.is_in_place = decay is not None, False
-        self._weights = [parameter for _, parameter in model.actor_parameters()] if self.is_on else []
-        self._averages = [parameter.detach().clone() for parameter in self._weights]
+        self._averages = [p.detach().clone() for _, p in model.actor_parameters()] if self.is_on else []
         self._average_into = get_ema_multi_avg_fn(0.0 if decay is None else decay)
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Return this process's part of every weight, and of its average."""
+        # FSDP replaces the parameters when training begins.
+        weights = [parameter for _, parameter in resharded(self.model).actor_parameters()] if self.is_on else []
+        self._averages = [like(average, weight) for average, weight in zip(self._averages, weights, strict=True)]
+        return [(local(w.detach()), local(average)) for w, average in zip(weights, self._averages, strict=True)]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the weights of a step into the average."""
         if self.is_on and self.steps.stepped:
-            self._average_into(self._averages, [p.detach() for p in self._weights], None)
+            weights, averages = zip(*self._pairs(), strict=True)
+            self._average_into(averages, weights, None)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -68,17 +78,41 @@ class PolicyAverage(TrainerCallback):
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        for parameter, average in zip(self._weights, self._averages, strict=True):
-            trained = parameter.clone()
-            parameter.copy_(average)
+        for weight, average in self._pairs():
+            trained = weight.clone()
+            weight.copy_(average)
             average.copy_(trained)
 
-    def save_both(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Save the actor-critic, and in the subfolder `ema` the average with the tokenizer as a policy of its own."""
-        self.model.save_pretrained(folder)
+    def gathered(self) -> dict[str, Tensor] | None:
+        """Return the whole state dict with the average for the policy's weights; a collective.
+
+        Returns:
+            None without an average, and where every process has all weights.
+        """
+        if not (self.is_on and is_sharded(resharded(self.model))):
+            return None
+        with self.in_place():
+            return gathered_state(self.model)
+
+    def save_both(
+        self,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        state_dict: dict[str, Tensor] | None = None,
+        average: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Save the actor-critic, and in the subfolder `ema` the average with the tokenizer as a policy of its own.
+
+        Args:
+            folder: The folder.
+            tokenizer: The tokenizer.
+            state_dict: Whole state dict of the actor-critic, where this process has but a part of the weights.
+            average: What `gathered` returned.
+        """
+        self.model.save_pretrained(folder, state_dict)
         if self.is_on:
-            with self.in_place():
-                self.model.save_policy(folder / AVERAGE_FOLDER)
+            with self.in_place() if average is None else nullcontext():
+                self.model.save_policy(folder / AVERAGE_FOLDER, average)
             tokenizer.save_pretrained(folder / AVERAGE_FOLDER)
 
     def load_both(self, folder: Path) -> None:
@@ -94,8 +128,8 @@ class PolicyAverage(TrainerCallback):
                 self.model.load_policy(folder / AVERAGE_FOLDER)
             return
         logger.warning(f"'{folder}' has no average of the policy; `policy_ema_decay` begins at its weights.")
-        for parameter, average in zip(self._weights, self._averages, strict=True):
-            average.copy_(parameter.detach())
+        for weight, average in self._pairs():
+            average.copy_(weight)
 
 
 def evaluated_too(evaluation_loop: Callable[..., Any]) -> Callable[..., Any]:

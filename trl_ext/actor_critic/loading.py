@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -20,6 +21,7 @@ from transformers import (
 
 from trl_ext.critic_modes import CRITIC_MODES
 from trl_ext.messages.printable import first_line
+from trl_ext.sharding import load_state
 
 from .adapters import load_adapter
 from .names import check_quantization_library, find_critic, find_policy, hub_options
@@ -303,5 +305,14 @@ def _critic_by_name(name: str, device: torch.device | None, init_kwargs: dict[st
 
 def load_weights(model: PreTrainedModel, folder: Path) -> None:
     """Copy the weights saved in `folder` into `model`."""
-    saved = load_whole(type(model), str(folder), f"The checkpoint '{folder}'", {"dtype": model.dtype})
-    model.load_state_dict(saved.state_dict())
+
+    def read() -> dict[str, Tensor]:
+        options = {"dtype": model.dtype}
+        return load_whole(_own_class(model), str(folder), f"The checkpoint '{folder}'", options).state_dict()
+
+    load_state(model, read)
+
+
+def _own_class(model: PreTrainedModel) -> type[PreTrainedModel]:
+    """Return the class of a model, which FSDP hides behind a class of its own."""
+    return next(c for c in type(model).__mro__ if issubclass(c, PreTrainedModel) and not issubclass(c, FSDPModule))

@@ -18,6 +18,7 @@ from transformers.integrations.liger import apply_liger_kernel
 from trl_ext._compat import AdapterSwitch
 from trl_ext.critic_modes import CRITIC_FOLDER
 from trl_ext.objectives.logprobs import EntropyMode
+from trl_ext.sharding import is_sharded, part_of
 
 from .adapters import (
     CRITIC_ADAPTERS,
@@ -329,33 +330,39 @@ class ActorCritic(nn.Module):
 
     # ---- saving ----
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
+    def save_pretrained(self, folder: str | os.PathLike, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save the policy for `AutoModelForCausalLM` or `AutoPeftModelForCausalLM`, and the critic in a subfolder.
 
         Args:
             folder: Folder for the policy (or its adapter, and the quantization of its base), and the name of the model
                 that training began from; its subfolder `critic` gets the value head and the critic's own weights.
+            state_dict: Whole state dict of this module, where FSDP has left this process a part of the weights alone.
+
+        Raises:
+            ValueError: without it in such a process.
         """
         folder = Path(folder)
+        if state_dict is None and is_sharded(self):
+            raise ValueError("FSDP has left this process a part of the weights: save with `PPOTrainer.save_model`.")
         critic_folder = folder / CRITIC_FOLDER
         critic_folder.mkdir(parents=True, exist_ok=True)
-        self.save_policy(folder)
-        save_critic(critic_folder, self.policy, self._critic_adapters, self.critic, self.value_head)
+        self.save_policy(folder, state_dict)
+        save_critic(critic_folder, self.policy, self._critic_adapters, self.critic, self.value_head, state_dict)
         self.return_scale.save(critic_folder)
 
-    def save_policy(self, folder: str | os.PathLike) -> None:
+    def save_policy(self, folder: str | os.PathLike, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save the policy alone; an adapter that training started from goes into the subfolder `reference`."""
-        folder = Path(folder)
+        folder, state = Path(folder), part_of(state_dict, "policy")
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.policy, PeftModel):
-            save_adapter(self.policy, folder, self.actor_adapter)
+            save_adapter(self.policy, folder, self.actor_adapter, state)
             if self.reference_adapter is not None:
-                save_adapter(self.policy, folder / REFERENCE_FOLDER, self.reference_adapter)
+                save_adapter(self.policy, folder / REFERENCE_FOLDER, self.reference_adapter, state)
             if compute_dtype(self.causal_lm) is not None:
                 quantization = self.config.quantization_config.to_json_string()
                 (folder / QUANTIZATION_FILE).write_text(quantization)
         else:
-            self.policy.save_pretrained(folder)
+            self.policy.save_pretrained(folder, state_dict=state)
         record_base(folder, self.config.name_or_path)
 
     def load_policy(self, folder: str | os.PathLike) -> None:
@@ -400,6 +407,13 @@ class ActorCritic(nn.Module):
     def causal_lm(self) -> PreTrainedModel:
         """The policy as a transformers model, its adapter injected; completions are sampled from this model."""
         return causal_lm(self.policy)
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Names of the classes of layers, which FSDP shards and gathers one at a time."""
+        models = [model for model in (self.causal_lm, self.critic) if model is not None]
+        names = {name for model in models for name in model._no_split_modules or ()}
+        return sorted(names & {type(module).__name__ for module in self.modules()})
 
     @property
     def config(self):

@@ -9,10 +9,17 @@ from torch import Tensor, nn
 
 from trl_ext.objectives import global_moments
 from trl_ext.processes import Reduce
+from trl_ext.sharding import local
 
 SCALE_FILE = "return_scale.safetensors"
 # Weight of the past at each update: the moments are those of about the last ten rollouts.
 _DECAY = 0.9
+
+
+def has_learned(head: nn.Linear, reduce: Reduce) -> bool:
+    """Return whether any weight of a value head, of which this process may hold but a part, is not zero."""
+    weights, bias = local(head.weight), local(head.bias)
+    return bool(reduce((weights.any() | bias.any()).float()))
 
 
 class ReturnScale(nn.Module):
@@ -64,9 +71,10 @@ class ReturnScale(nn.Module):
         new_std = ((1 - share) * old_std**2 + share * variance + between) ** 0.5
         if new_std <= 1e-6 * abs(new_mean):  # equal returns, whose spread is rounding noise
             new_std = old_std
-        if head.weight.any() or head.bias.any():
-            head.bias.copy_((head.bias * self.std + self.mean - new_mean) / new_std)
-            head.weight.mul_(self.std / new_std)
+        if has_learned(head, reduce):
+            weights, bias = local(head.weight), local(head.bias)
+            bias.copy_((bias * self.std + self.mean - new_mean) / new_std)
+            weights.mul_(self.std / new_std)
         self.mean.fill_(new_mean)
         self.std.fill_(new_std)
         self.weight.fill_(weight)

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from trl_ext.critic_modes import CRITIC_FOLDER, CRITIC_MODES, CRITIC_RECORD, saved_critic_folder
 from trl_ext.messages.printable import first_line
+from trl_ext.sharding import load_state, part_of
 
 from .adapters import ADAPTER_WEIGHTS, CRITIC_ADAPTERS, save_adapter
 from .names import ADAPTER_CONFIG
@@ -54,6 +55,7 @@ def save_critic(
     adapters: Sequence[str],
     critic: PreTrainedModel | None,
     value_head: ValueHead,
+    state: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a critic, and the record by which `find_saved_critic` knows it.
 
@@ -63,12 +65,13 @@ def save_critic(
         adapters: Names of its adapters that are critics.
         critic: A separate critic's trunk.
         value_head: The value head.
+        state: Whole state dict of the actor-critic, where this process has but a part of the weights.
     """
     for place, name in adapter_folders(folder, adapters).items():
-        save_adapter(policy, place, name)  # type: ignore[arg-type]
+        save_adapter(policy, place, name, part_of(state, "policy"))  # type: ignore[arg-type]
     if critic is not None:
-        critic.save_pretrained(folder)
-    save_file(value_head.state_dict(), folder / VALUE_HEAD)
+        critic.save_pretrained(folder, state_dict=part_of(state, "critic"))
+    save_file(part_of(state, "value_head") or value_head.state_dict(), folder / VALUE_HEAD)
     config = causal_lm(policy).config
     text, kind = config.get_text_config(), "adapter" if adapters else "head" if critic is None else "model"
     base = {"name": config.name_or_path} | {name: getattr(text, name, None) for name in _SIZES}
@@ -257,7 +260,7 @@ def load_value_head(value_head: nn.Module, folder: Path, subject: str) -> None:
         ValueError: when it belongs to hidden states of another width, or cannot be read.
     """
     try:
-        value_head.load_state_dict(load_file(folder / VALUE_HEAD))
+        load_state(value_head, lambda: load_file(folder / VALUE_HEAD))
     except (RuntimeError, SafetensorError) as error:
         problem = str(error).splitlines()[-1].strip()
         raise ValueError(f"{subject} has a value head that does not fit ({problem}); save the critic again.") from None

@@ -3,7 +3,6 @@
 
 import dataclasses
 import inspect
-import os
 import warnings
 from collections.abc import Callable, Container
 from typing import Any
@@ -15,6 +14,8 @@ from trl_ext.critic_modes import CRITIC_MODES
 from trl_ext.kl_control import all_settings, make_controller, parse_constraints, settings_of
 from trl_ext.messages.printable import brief
 from trl_ext.messages.suggestion import suggestion
+
+from .training_arguments import asks_for_fsdp
 
 # Arguments of `generate` that PPO sets itself: learning relies on the sampled log-probabilities and lengths.
 _OWN_GENERATION = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
@@ -113,7 +114,7 @@ def _check_critic(args: Any) -> None:
     used = [f"`{n}` {getattr(args, n)}" for n in ("critic_epochs", "critic_pretraining_episodes") if getattr(args, n)]
     if not used:
         return
-    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+    if asks_for_fsdp(args):
         raise ValueError(
             f"{' and '.join(used)} trains the critic outside of FSDP, which shards its weights; leave it out, or leave "
             "FSDP out."

@@ -98,6 +98,27 @@ _DATA_LOADING: dict[str, tuple[tuple[Any, ...], str]] = {
     "dispatch_batches": ((None, False), "every process reads its own prompts"),
     "even_batches": ((True,), "a process with fewer batches to evaluate would leave the others waiting"),
 }
+# Devices on which accelerate shards.
+FSDP_DEVICES: tuple[str, ...] = ("cuda", "xpu", "npu", "hpu", "mlu", "musa", "sdaa")
+_OFF = ("", "false", "0", "no")
+# Settings of FSDP that are refused, with the reason.
+_FSDP_ONLY: dict[str, tuple[tuple[str, ...], str]] = {
+    "version": (("", "2"), "FSDP1 flattens parameters, from which PPO cannot tell the critic's; set 2"),
+    "auto_wrap_policy": (
+        ("", "transformer_based_wrap"),
+        "only layers of the model are sharded one by one; set TRANSFORMER_BASED_WRAP",
+    ),
+    "cpu_ram_efficient_loading": (
+        _OFF,
+        "all processes check the model that they load, and this leaves it empty in all but one; set false",
+    ),
+    "activation_checkpointing": (
+        _OFF,
+        "it would recompute under the adapter that is active then; set `gradient_checkpointing` of PPOConfig instead",
+    ),
+    "cpu_offload": (_OFF, "PPO reads gradients and weights on the GPU; set false"),
+    "offload_params": (_OFF, "PPO reads gradients and weights on the GPU; set false"),
+}
 
 
 def has_bf16(*, use_cpu: bool) -> bool:
@@ -195,24 +216,41 @@ def warn_ignored(args: TrainingArguments) -> None:
             warnings.warn(f"`{name}` has no effect: {reason}.", stacklevel=6)
 
 
+def asks_for_fsdp(args: TrainingArguments) -> bool:
+    """Return whether the settings or the launcher ask for FSDP."""
+    return bool(args.fsdp) or _is_on("ACCELERATE_USE_FSDP")
+
+
 def _check_fsdp(args: TrainingArguments) -> None:
-    """Refuse FSDP that does not shard layer by layer, or that has one process."""
-    config: Any = args.fsdp_config or {}
-    if args.fsdp:
-        wraps = config.get("transformer_layer_cls_to_wrap") or config.get("min_num_params")
-        where = "`fsdp_config`"
-    elif _is_on("ACCELERATE_USE_FSDP"):
-        wraps = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP") or os.environ.get("FSDP_MIN_NUM_PARAMS", "0") != "0"
-        where = "the launcher's FSDP configuration"
-    else:
+    """Refuse FSDP where it cannot work, before anything is loaded.
+
+    Raises:
+        ValueError: naming the setting of `fsdp_config`, or of the launcher's configuration, and the way out.
+    """
+    if not asks_for_fsdp(args):
         return
     if args.parallel_mode != ParallelMode.DISTRIBUTED:
         raise ValueError("FSDP needs several processes; start with `accelerate launch` or `torchrun`.")
-    if not wraps:
+    if args.device.type not in FSDP_DEVICES:
         raise ValueError(
-            f"FSDP would gather the whole model at once: name the class of the model's layers as "
-            f"`transformer_layer_cls_to_wrap` in {where}, for instance 'Qwen2DecoderLayer'."
+            "FSDP needs GPUs: with `use_cpu`, or where no GPU is visible, accelerate would not shard the model; leave "
+            "FSDP out."
         )
+    for name, (accepted, reason) in _FSDP_ONLY.items():
+        if (value := _fsdp_setting(args, name)) not in accepted:
+            where = f"`fsdp_config` sets `{name}={value}`" if args.fsdp else f"The launcher sets `fsdp_{name}: {value}`"
+            raise ValueError(f"{where}, which is not supported: {reason}.")
+    for name in ("fp16", "fp16_full_eval", "bf16_full_eval"):
+        if getattr(args, name):
+            raise ValueError(f"`{name}` is not supported with FSDP; use `bf16` or float32.")
+
+
+def _fsdp_setting(args: TrainingArguments, name: str) -> str:
+    """Return a setting of FSDP in lower case, or ""; the launcher leaves its own in the environment."""
+    config: Any = args.fsdp_config or {}
+    missing = "1" if name == "version" else ""  # accelerate's own choice
+    value = config.get(name, "") if args.fsdp else os.environ.get(f"FSDP_{name.upper()}", missing)
+    return str(value).lower()
 
 
 def _is_on(variable: str) -> bool:

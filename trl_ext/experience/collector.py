@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from trl_ext.actor_critic import ActorCritic, ForwardOutput
+from trl_ext.actor_critic.return_scale import has_learned
 from trl_ext.kl_control import KLController
 from trl_ext.micro_batches import MicroBatches
 from trl_ext.monitoring import PhaseProgress, SampleTable, Speed, observe_rollout
@@ -18,6 +19,7 @@ from trl_ext.objectives import explained_variance, last_token_index, masked_mean
 from trl_ext.processes import Reduce, together
 from trl_ext.rewards import RewardRunner, Scores
 from trl_ext.rewards.base import Batch
+from trl_ext.sharding import resharded, whole
 from trl_ext.text.decoding import as_completions, decode_answers
 
 from .advantages import (
@@ -139,9 +141,10 @@ class Collector:
         progress.take_seconds()
         kl_coef = self.kl_controller.coef
         # 1. to 3. Prompts to tokens, generate, decode.
-        rollout, batch, sampled = self._sample(model, rows, progress)
-        # 4. Score.
-        scores = self._score(rollout, batch, progress, state, training)
+        with whole(model):
+            rollout, batch, sampled = self._sample(model, rows, progress)
+            # 4. Score; reward adapters read the policy's base.
+            scores = self._score(rollout, batch, progress, state, training)
         # 5. Log-probabilities, KL and values.
         order = rollout.first_pass(self.num_mini_batches if training else 1)
         entropy, last_values, padding = self._forward_passes(model, rollout, order, progress)
@@ -233,8 +236,9 @@ class Collector:
         returns, mask = monte_carlo_returns(rollout, last_values, **options), rollout.completion_mask
         if self.scale_returns:
             head, scale = model.value_head, model.return_scale
+            resharded(model)  # the head's weights, and not what the forward pass has gathered of them
             scale.update(head, returns, mask, self.reduce)
-            if not (head.weight.any() or head.bias.any()):  # an untrained critic predicts the mean at once
+            if not has_learned(head, self.reduce):  # an untrained critic predicts the mean at once
                 rollout.old_values = torch.where(mask, scale.mean, 0.0)
                 add_advantages(rollout, scale.mean.expand_as(last_values), **options)
         few = self.reduce((rollout.held_out & rollout.valid).sum()) < 2

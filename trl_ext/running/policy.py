@@ -2,12 +2,25 @@
 """The policy of a trainer, for measurements."""
 
 from trl_ext.assembly import mapping
+from trl_ext.checks.training_arguments import asks_for_fsdp
+from trl_ext.config import PPOConfig
 from trl_ext.evaluation.sampling import Policy
 from trl_ext.evaluation.scored import Scored, score_policy
 from trl_ext.monitoring.progress import PhaseProgress
+from trl_ext.sharding import whole
 from trl_ext.trainer import PPOTrainer
 
-__all__ = ["policy_of", "scored"]
+__all__ = ["policy_of", "refuse_fsdp", "scored"]
+
+
+def refuse_fsdp(args: PPOConfig, command: str) -> None:
+    """Refuse FSDP in a command whose main process measures and changes weights alone.
+
+    Raises:
+        ValueError: when the settings or the launcher ask for FSDP.
+    """
+    if asks_for_fsdp(args):
+        raise ValueError(f"`{command}` does not work with FSDP; use `trl_ext ppo`, or leave FSDP out.")
 
 
 def policy_of(trainer: PPOTrainer) -> Policy:
@@ -36,17 +49,18 @@ def scored(trainer: PPOTrainer, progress: PhaseProgress, time: str) -> Scored | 
         Completions, rewards and judges' scores in the main process; None in the others.
     """
     result, args = None, trainer.args
-    if trainer.is_world_process_zero():
-        with progress.phase(f"evaluate_{time}", len(trainer.eval_dataset)) as advance:
-            result = score_policy(
-                policy_of(trainer),
-                trainer.rewards,
-                trainer.eval_dataset[:],
-                trainer.judging.judges,
-                on_progress=advance,
-                seed=args.seed,
-                missing_eos_penalty=args.missing_eos_penalty,
-                prompt_column=args.prompt_column,
-            )
+    with whole(trainer.model):
+        if trainer.is_world_process_zero():
+            with progress.phase(f"evaluate_{time}", len(trainer.eval_dataset)) as advance:
+                result = score_policy(
+                    policy_of(trainer),
+                    trainer.rewards,
+                    trainer.eval_dataset[:],
+                    trainer.judging.judges,
+                    on_progress=advance,
+                    seed=args.seed,
+                    missing_eos_penalty=args.missing_eos_penalty,
+                    prompt_column=args.prompt_column,
+                )
     trainer.accelerator.wait_for_everyone()
     return result

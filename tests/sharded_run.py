@@ -1,0 +1,187 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Runs that FSDP2 shards over two processes. Started by `test_sharding.py` with `accelerate launch` or `torchrun`.
+
+Arguments: the folder to write into, and the runs, by name.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from torch.distributed.fsdp import FSDPModule
+from transformers import AutoModelForSequenceClassification, TrainerCallback
+
+from tests import scripted, sharded_on_cpu  # noqa: F401  the second one makes accelerate shard on a CPU
+from tests.tiny_models import tiny_causal_lm
+from trl_ext import PPOTrainer, sharding
+from trl_ext.monitoring import PhaseProgress
+from trl_ext.running.policy import scored
+
+LORA: dict[str, Any] = {"peft_config": LoraConfig(r=4, target_modules="all-linear"), "critic": "adapter"}
+# 8 optimizer steps on two rollouts of 16 completions, on however many processes.
+RUNS: dict[str, dict[str, Any]] = {
+    "head": {},
+    "copy": {"critic": "copy", "policy_ema_decay": 0.7, "scale_returns": True, "gradient_checkpointing": True},
+    "adapter": {**LORA, "gradient_checkpointing": True},
+    "tied": {"tie_word_embeddings": True, "kl_estimator": "exact"},
+}
+
+
+class EndsAt(TrainerCallback):
+    """Ends a run after a step: kills its processes, or stops it."""
+
+    def __init__(self, step: int, *, kills: bool):
+        self.step, self.kills = step, kills
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step and self.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+        control.should_training_stop |= state.global_step == self.step
+
+
+def save_reward_adapter(folder: Path) -> str:
+    """Save a LoRA reward adapter for the tiny policy, with weights that do something."""
+    torch.manual_seed(0)
+    classifier = AutoModelForSequenceClassification.from_config(tiny_causal_lm().config, num_labels=1)
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
+    adapted = get_peft_model(classifier, config)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(folder)
+    return str(folder)
+
+
+def settings_of(name: str, out: Path) -> dict[str, Any]:
+    """The settings of a run; that with adapters has a reward adapter too, in a folder beside it."""
+    return RUNS[name] | ({"reward_adapters": [str(out / "reward-adapter")]} if name == "adapter" else {})
+
+
+def trainer(folder: Path, **settings: Any) -> PPOTrainer:
+    """A trainer whose processes share rollouts of 16 completions."""
+    AcceleratorState._reset_state(True)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and os.environ.get("ACCELERATE_USE_FSDP") != "true":
+        settings |= {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
+    defaults = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4 // world, "num_ppo_epochs": 4}
+    defaults |= {"total_episodes": 32, "max_grad_norm": 0.5, "whiten_rewards": True}
+    sizes = {"tie_word_embeddings": settings.pop("tie_word_embeddings", False)}
+    model = settings.pop("model", None) or tiny_causal_lm(**sizes)
+    made = scripted.trainer(folder, model=model, **defaults | settings)
+    assert world == 1 or made.accelerator.distributed_type == DistributedType.FSDP
+    return made
+
+
+def trained(folder: Path, *, resume: bool = False, **settings: Any) -> PPOTrainer:
+    """A trainer that has trained, with the model saved in `final`; it was sharded where there are two processes."""
+    made = trainer(folder, **settings)
+    made.train(resume_from_checkpoint=resume or None)
+    assert isinstance(made.model, FSDPModule) == (made.args.world_size > 1) == sharding.is_sharded(made.model)
+    made.save_model(str(folder / "final"))
+    if made.is_world_process_zero():
+        (folder / "logs.json").write_text(json.dumps(scripted.logs(made)))
+    return made
+
+
+def keep(made: PPOTrainer, file: Path) -> dict[str, torch.Tensor]:
+    """Gather all weights, write them on the main process, and return them."""
+    state = sharding.gathered_state(made.model)
+    if made.is_world_process_zero():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.clone() for name, value in state.items()}, file)
+    return state
+
+
+@contextmanager
+def broken_gradient(made: PPOTrainer, step: int) -> Iterator[None]:
+    """Put NaN into the second process's part of a gradient, after the backward pass of a step."""
+    decide = made._gate.decide
+
+    def broken(model, *args, **kwargs):
+        if made.state.global_step == step and os.environ["RANK"] == "1":
+            sharding.local(next(p.grad for p in model.parameters() if p.grad is not None)).fill_(torch.nan)
+        return decide(model, *args, **kwargs)
+
+    made._gate.decide = broken
+    yield
+
+
+def guards(out: Path) -> None:
+    """A step whose gradient is NaN in one process, and steps with too large a loss, are skipped by both."""
+    kept: list[list[torch.Tensor]] = []
+
+    class Weights(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            kept.append([sharding.local(p.detach()).clone() for p in sharding.resharded(made.model).parameters()])
+
+    def unmoved() -> list[bool]:
+        """Whether the weights of each step are those of the step before."""
+        pairs = zip(kept, kept[1:], strict=False)
+        return [all(map(torch.equal, before, now)) for before, now in pairs]
+
+    made = trainer(out / "guards", callbacks=[Weights()], save_strategy="steps", save_steps=1, save_total_limit=1)
+    with broken_gradient(made, 2):
+        made.train()
+    assert unmoved() == [False, True, False, False, False, False, False], unmoved()
+    assert all(torch.isfinite(p).all() for p in kept[-1])
+    kept.clear()
+    settings: dict[str, Any] = {"max_loss": 1e-9, "save_strategy": "steps", "save_steps": 4}
+    made = trainer(out / "loss", callbacks=[Weights()], **settings)
+    made.train()
+    assert unmoved() == [True] * 7
+    # Nothing was ever learned, and the optimizer has no state yet.
+    trained(out / "loss", resume=True, **settings)
+
+
+def half_precision(out: Path) -> None:
+    """bf16: the KL is 0 and the ratio 1 before the first update, and log-probabilities are no bf16 numbers."""
+    made = trained(out / "bf16", model=tiny_causal_lm().bfloat16(), bf16=True, gradient_checkpointing=True, **LORA)
+    first = scripted.logs(made)[0]
+    assert first["kl"] == 0 and first["ratio/max"] == 1
+    logps = made._rollout.old_logps
+    assert not torch.equal(logps, logps.bfloat16().float())
+    full = trained(out / "bf16-full", critic="copy", bf16=True, scripted=False, eval_dataset=scripted.prompts(5))
+    assert all(p.dtype == torch.float32 for p in full.model.parameters())
+    assert full.evaluate()["eval_kl"] > 0
+    after = scored(full, PhaseProgress(False), "after")
+    assert (after is not None) == full.is_world_process_zero()
+
+
+SAVES: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3, "scripted": False}
+STOPPED = {**SAVES, **LORA, "gradient_checkpointing": True, "critic_warmup_rollouts": 1}
+KILLED = {**SAVES, **RUNS["copy"]}
+
+
+def main(out: Path, names: list[str]) -> None:
+    """Make the runs of these names."""
+    for name in names:
+        if name in RUNS:
+            keep(trained(out / name, **settings_of(name, out)), out / name / "weights.safetensors")
+        elif name == "guards":
+            guards(out)
+        elif name == "half":
+            half_precision(out)
+        elif name == "stopped":
+            trained(out / "whole-adapter", **STOPPED)
+            trainer(out / "stopped", callbacks=[EndsAt(4, kills=False)], **STOPPED).train()
+            trained(out / "stopped", resume=True, **STOPPED)
+        elif name == "killed":
+            trained(out / "whole", **KILLED)
+            trainer(out / "killed", callbacks=[EndsAt(5, kills=True)], **KILLED).train()
+        elif name == "resumed":
+            trained(out / "killed", resume=True, **KILLED)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), sys.argv[2:])

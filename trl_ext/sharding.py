@@ -1,0 +1,141 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""Models whose parameters FSDP2 shards over the processes of a run: gathered for a block, saved and loaded.
+
+On a model that is not sharded every function does the plain thing, so that its callers need not ask.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from .processes import together
+
+__all__ = ["configure", "gathered_state", "is_sharded", "like", "load_state", "local", "part_of", "resharded", "whole"]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def configure(accelerator: Accelerator) -> None:
+    """Set what PPO needs of FSDP, before accelerate shards the model.
+
+    Log-probabilities and values leave the model in float32, and gradients are summed in float32: accelerate would
+    round both to bf16, whose 8 bits are as coarse as PPO's clip range. Checkpoints hold whole weights, which any number
+    of processes can load.
+
+    Raises:
+        RuntimeError: when accelerate has chosen another way to train than the FSDP that was asked for.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None:
+        return
+    if not accelerator.is_fsdp2:
+        raise RuntimeError(f"accelerate trains with {accelerator.distributed_type.value} and not with FSDP2.")
+    plugin.set_state_dict_type("FULL_STATE_DICT")
+    policy = plugin.mixed_precision_policy
+    if policy is not None:
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=policy.param_dtype, reduce_dtype=torch.float32, output_dtype=None
+        )
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Return whether a process holds but a part of some parameters of a module."""
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+@contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """Gather all parameters of the sharded root module for the length of a block; a collective at its beginning.
+
+    In the block every process may run as many forward passes as it likes, of any part of the model: completions have
+    different lengths in different processes, which would otherwise wait for each other's shards. A gathered model takes
+    the memory of all its parameters in the dtype of the forward pass.
+    """
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    _make_root(model)
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        if part is not model:  # the root's own parameters stay gathered after a forward pass anyway
+            part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            if part is not model:
+                keeps = AcceleratorState().fsdp_plugin.reshard_after_forward
+                part.set_reshard_after_forward(bool(keeps), recurse=False)
+            part.reshard()
+
+
+def _make_root(model: nn.Module) -> None:
+    """Have FSDP take `model` for the root: it takes the module that is the first to run a forward pass."""
+    model.begin = lambda: None  # type: ignore[assignment]
+    register_fsdp_forward_method(model, "begin")
+    model.begin()  # type: ignore[operator]
+    del model.begin
+
+
+def resharded(model: ModuleT) -> ModuleT:
+    """Return the model with nothing gathered but this process's shards, which its parameters are then."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    return model
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor, which shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """Return a whole tensor, the same in every process, sharded as another one of its shape is."""
+    if not isinstance(other, DTensor) or isinstance(tensor, DTensor):
+        return tensor
+    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
+
+
+def gathered_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the whole state dict of a model, on the CPU of the main process where it is sharded; a collective."""
+    if not is_sharded(resharded(model)):
+        return model.state_dict()
+    state: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return state
+
+
+def part_of(state: dict[str, Tensor] | None, name: str) -> dict[str, Tensor] | None:
+    """Return the state dict of the submodule `name` in that of its module; None where there is none."""
+    if state is None:
+        return None
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+
+
+def load_state(module: nn.Module, read: Callable[[], dict[str, Tensor]], *, strict: bool = True) -> None:
+    """Load a state dict into a module; a collective where it is sharded.
+
+    Args:
+        module: The module.
+        read: Reads the state dict; where the module is sharded, only the main process does.
+        strict: Whether every key must be there; keys that the module lacks are refused in any case.
+
+    Raises:
+        ProcessFailureError: on the other processes, when `read` fails on the main one.
+    """
+    if not is_sharded(resharded(module)):
+        module.load_state_dict(read(), strict=strict)
+        return
+    with together("Reading weights"):
+        state: Any = read() if torch.distributed.get_rank() == 0 else {}
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=strict)
+    set_model_state_dict(module, state, options=options)
