@@ -69,7 +69,7 @@ def test_a_policy_and_its_critic_of_two_processes_start_a_run_of_one(sharded: Pa
 
 @pytest.mark.parametrize(("whole", "ended"), [("whole", "killed"), ("whole-adapter", "stopped")])
 def test_a_run_that_ended_early_goes_on_as_if_it_had_not(whole: str, ended: str, sharded: Path) -> None:
-    """With full weights, a separate critic and an average, killed; and with adapters during the critic's warm-up."""
+    """With full weights, a separate critic and an average, killed; and with adapters, stopped between checkpoints."""
     if ended == "killed":
         run_whole(SCRIPT, sharded, "resumed")
     assert difference(sharded / whole / "final", sharded / ended / "final") == 0

@@ -111,6 +111,11 @@ def _check_keys(name: str, given: dict[str, Any], known: list[str]) -> None:
 
 def _check_critic(args: Any) -> None:
     """Refuse an optimizer of the critic's own where the critic's parameters or gradients are not its to step on."""
+    if asks_for_fsdp(args) and args.critic_warmup_rollouts:
+        raise ValueError(
+            f"`critic_warmup_rollouts` {args.critic_warmup_rollouts} is not supported with FSDP, whose checkpoints "
+            "need the optimizer's state of every weight; leave it out."
+        )
     used = [f"`{n}` {getattr(args, n)}" for n in ("critic_epochs", "critic_pretraining_episodes") if getattr(args, n)]
     if not used:
         return
