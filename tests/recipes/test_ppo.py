@@ -183,8 +183,8 @@ def test_after_ctrl_c_it_goes_on_to_the_same_model(
 
 
 def test_two_processes_by_accelerate(folder: Path) -> None:
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    config = Path(ppo.__file__).parent / "configs" / "accelerate" / "ddp.yaml"
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0"]
     changes = {"per_device_train_batch_size": 4, "num_report_samples": 0}
     done = run_command([*launch, "-m", "trl_ext", "ppo", *flags("my_rewards.py:right", "preference", **changes)])
     assert done.returncode == 0, done.stderr[-3000:]
