@@ -307,7 +307,9 @@ def find_config(name: str) -> Path:
     if given.exists():
         return given
     configs = RECIPES / "configs"
+    # `accelerate launch` reads those in the folder of its name.
     files = [path for path in sorted(configs.rglob("*.yaml")) if path.stem not in LAYERS]
+    files = [path for path in files if path.parent.name != "accelerate"]
     known = {path.relative_to(configs).with_suffix("").as_posix(): path for path in files}
     short = name.removesuffix(".yaml")
     found = [path for place, path in known.items() if f"/{place}".endswith(f"/{short}")]
