@@ -33,7 +33,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "head": {},
     "copy": {"critic": "copy", "policy_ema_decay": 0.7, "scale_returns": True, "gradient_checkpointing": True},
     "adapter": {**LORA, "gradient_checkpointing": True},
-    "tied": {"tie_word_embeddings": True, "kl_estimator": "exact"},
+    "tied": {"arch": "gpt2", "kl_estimator": "exact"},
 }
 
 
@@ -77,8 +77,8 @@ def trainer(folder: Path, **settings: Any) -> PPOTrainer:
         settings |= {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
     defaults = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4 // world, "num_ppo_epochs": 4}
     defaults |= {"total_episodes": 32, "max_grad_norm": 0.5, "whiten_rewards": True}
-    sizes = {"tie_word_embeddings": settings.pop("tie_word_embeddings", False)}
-    model = settings.pop("model", None) or tiny_causal_lm(**sizes)
+    model = tiny_causal_lm(settings.pop("arch", "llama"))
+    model = settings.pop("model", model)
     made = scripted.trainer(folder, model=model, **defaults | settings)
     assert world == 1 or made.accelerator.distributed_type == DistributedType.FSDP
     return made
