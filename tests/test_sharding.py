@@ -98,4 +98,6 @@ def test_functions_leave_a_model_that_is_whole_as_it_is() -> None:
     assert sharding.local(weight) is weight is sharding.like(weight, weight)
     sharding.load_state(model, lambda: {"weight": torch.ones(1, 2), "bias": torch.zeros(1)})
     assert sharding.gathered_state(model)["weight"].sum() == 2
-    assert sharding.part_of({"a.b": weight, "ab.c": weight}, "a") == {"b": weight}
+    state = {"a.weight": weight, "a.bias": model.bias, "ab.c": weight}
+    assert sharding.part_of(state, "a", model) == {"weight": weight, "bias": model.bias}
+    assert sharding.part_of(state, "a", None) is None and sharding.part_of(None, "a", model) is None

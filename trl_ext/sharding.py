@@ -114,11 +114,19 @@ def gathered_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def part_of(state: dict[str, Tensor] | None, name: str) -> dict[str, Tensor] | None:
-    """Return the state dict of the submodule `name` in that of its module; None where there is none."""
-    if state is None:
+def part_of(state: dict[str, Tensor] | None, name: str, module: nn.Module | None) -> dict[str, Tensor] | None:
+    """Return the state dict of the submodule `name` in a gathered one; None without one or without the module.
+
+    Weights that are tied in the module are one tensor here too, though they were gathered one by one: transformers then
+    writes them once.
+    """
+    if state is None or module is None:
         return None
-    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+    part = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+    first: dict[int, str] = {}
+    for key, value in module.state_dict(keep_vars=True).items():
+        part[key] = part[first.setdefault(id(value), key)]
+    return part
 
 
 def load_state(module: nn.Module, read: Callable[[], dict[str, Tensor]], *, strict: bool = True) -> None:

@@ -352,7 +352,7 @@ class ActorCritic(nn.Module):
 
     def save_policy(self, folder: str | os.PathLike, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save the policy alone; an adapter that training started from goes into the subfolder `reference`."""
-        folder, state = Path(folder), part_of(state_dict, "policy")
+        folder, state = Path(folder), part_of(state_dict, "policy", self.policy)
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.policy, PeftModel):
             save_adapter(self.policy, folder, self.actor_adapter, state)

@@ -68,10 +68,10 @@ def save_critic(
         state: Whole state dict of the actor-critic, where this process has but a part of the weights.
     """
     for place, name in adapter_folders(folder, adapters).items():
-        save_adapter(policy, place, name, part_of(state, "policy"))  # type: ignore[arg-type]
+        save_adapter(policy, place, name, part_of(state, "policy", policy))  # type: ignore[arg-type]
     if critic is not None:
-        critic.save_pretrained(folder, state_dict=part_of(state, "critic"))
-    save_file(part_of(state, "value_head") or value_head.state_dict(), folder / VALUE_HEAD)
+        critic.save_pretrained(folder, state_dict=part_of(state, "critic", critic))
+    save_file(part_of(state, "value_head", value_head) or value_head.state_dict(), folder / VALUE_HEAD)
     config = causal_lm(policy).config
     text, kind = config.get_text_config(), "adapter" if adapters else "head" if critic is None else "model"
     base = {"name": config.name_or_path} | {name: getattr(text, name, None) for name in _SIZES}
