@@ -141,6 +141,7 @@ class TransformersEngine:
                     [*self.processors, *([recorder] if recorder else []), *([draw] if draw else [])]
                 ),
                 stopping_criteria=StoppingCriteriaList([ending]),
+                synced_gpus=False,  # under FSDP the model is gathered, and no process needs the steps of another
             )
         if draw:
             draw.check()
