@@ -447,7 +447,8 @@ SHARDED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"activation_checkpointing": True}, {}, "`activation_checkpointing=true`, .*set `gradient_checkpointing`"),
     ({"cpu_offload": True}, {}, "`cpu_offload=true`, which is not supported: PPO reads"),
     ({}, {"bf16_full_eval": True}, "`bf16_full_eval` is not supported with FSDP; use `bf16` or float32."),
-    ({}, {"critic_warmup_rollouts": 2}, "`critic_warmup_rollouts` 2 is not supported with FSDP, whose checkpoints"),
+    ({}, {"critic_warmup_rollouts": 2}, "`critic_warmup_rollouts` 2 is not supported with FSDP: its checkpoints"),
+    ({}, {"use_transformers_continuous_batching": True}, "is not supported with FSDP: it was never run"),
     ({}, {"critic_epochs": 2}, "`critic_epochs` 2 trains the critic outside of FSDP"),
 ]
 

@@ -21,6 +21,11 @@ from .training_arguments import asks_for_fsdp
 _OWN_GENERATION = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
 _OWN_GENERATION |= {"num_beams", "num_return_sequences", "use_cache", "stop_strings"}
 _OWN_GENERATION |= {"pad_token_id", "bos_token_id", "eos_token_id"}
+# Settings that FSDP excludes, with the reason.
+_NOT_SHARDED = {
+    "critic_warmup_rollouts": "its checkpoints need the optimizer's state of every weight",
+    "use_transformers_continuous_batching": "it was never run on a gathered model",
+}
 MAPPINGS = (
     *("model_init_kwargs", "chat_template_kwargs", "generation_kwargs"),
     "transformers_continuous_batching_config",
@@ -64,6 +69,10 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
     if (args.activation_checkpointing_kwargs or {}).get("use_reentrant") and args.critic == "adapter":
         raise ValueError("`critic='adapter'` needs checkpointing with `use_reentrant=False`.")
     _check_critic(args)
+    if asks_for_fsdp(args):
+        for name, reason in _NOT_SHARDED.items():
+            if value := getattr(args, name):
+                raise ValueError(f"`{name}` {value} is not supported with FSDP: {reason}; leave it out.")
     if args.max_steps == 0:
         raise ValueError("`max_steps` must be at least 1, or -1 to count by `num_train_epochs`, got 0.")
     _check_sizes(args)
@@ -111,11 +120,6 @@ def _check_keys(name: str, given: dict[str, Any], known: list[str]) -> None:
 
 def _check_critic(args: Any) -> None:
     """Refuse an optimizer of the critic's own where the critic's parameters or gradients are not its to step on."""
-    if asks_for_fsdp(args) and args.critic_warmup_rollouts:
-        raise ValueError(
-            f"`critic_warmup_rollouts` {args.critic_warmup_rollouts} is not supported with FSDP, whose checkpoints "
-            "need the optimizer's state of every weight; leave it out."
-        )
     used = [f"`{n}` {getattr(args, n)}" for n in ("critic_epochs", "critic_pretraining_episodes") if getattr(args, n)]
     if not used:
         return
