@@ -38,6 +38,8 @@ def configure(accelerator: Accelerator) -> None:
         return
     if not accelerator.is_fsdp2:
         raise RuntimeError(f"accelerate trains with {accelerator.distributed_type.value} and not with FSDP2.")
+    # Made for the type that was asked for; those of sharded states would leave all processes but one without a state.
+    plugin.state_dict_config = plugin.optim_state_dict_config = None
     plugin.set_state_dict_type("FULL_STATE_DICT")
     policy = plugin.mixed_precision_policy
     if policy is not None:
