@@ -2,6 +2,7 @@
 """FSDP2 on two processes of a CPU does what one process does."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,18 @@ import torch
 from safetensors.torch import load_file
 
 from tests import sharded_run
-from tests.launching import run_command, run_whole, torchrun
+from tests.launching import run_command, torchrun
 from trl_ext import ActorCritic, sharding
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(sharded_run.__file__)
+
+
+def launched(out: Path, *runs: str) -> subprocess.CompletedProcess[str]:
+    """Make runs in two processes, with the configuration that users are given."""
+    config = ROOT / "recipes/configs/accelerate/fsdp2.yaml"
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0"]
+    return run_command([*launch, str(SCRIPT), str(out), *runs])
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +29,7 @@ def sharded(tmp_path_factory) -> Path:
     """The runs of two processes, started with the configuration that users are given; the last one was killed."""
     out = tmp_path_factory.mktemp("sharded")
     sharded_run.save_reward_adapter(out / "reward-adapter")
-    config = ROOT / "recipes/configs/accelerate/fsdp2.yaml"
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0"]
-    done = run_command([*launch, str(SCRIPT), str(out), *sharded_run.RUNS, "guards", "half", "stopped", "killed"])
+    done = launched(out, *sharded_run.RUNS, "guards", "half", "stopped", "killed")
     assert "SIGKILL" in done.stderr and (out / "whole" / "final").is_dir(), done.stderr[-6000:]
     return out
 
@@ -67,15 +73,20 @@ def test_a_policy_and_its_critic_of_two_processes_start_a_run_of_one(sharded: Pa
         assert torch.equal(value, gathered[f"critic.{name}"]), name
 
 
-@pytest.mark.parametrize(("whole", "ended"), [("whole", "killed"), ("whole-adapter", "stopped")])
-def test_a_run_that_ended_early_goes_on_as_if_it_had_not(whole: str, ended: str, sharded: Path) -> None:
-    """With full weights, a separate critic and an average, killed; and with adapters, stopped between checkpoints."""
+@pytest.mark.parametrize(("whole", "ended", "bound"), [("whole", "killed", 1e-6), ("whole-adapter", "stopped", 0.0)])
+def test_a_run_that_ended_early_goes_on_as_if_it_had_not(whole: str, ended: str, bound: float, sharded: Path) -> None:
+    """With full weights, a separate critic and an average, killed; and with adapters, stopped between checkpoints.
+
+    Within one start of the processes the weights are the same to the last bit; across two starts, gradients were seen
+    to differ in theirs.
+    """
     if ended == "killed":
-        run_whole(SCRIPT, sharded, "resumed")
-    assert difference(sharded / whole / "final", sharded / ended / "final") == 0
+        done = launched(sharded, "resumed")
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert difference(sharded / whole / "final", sharded / ended / "final") <= bound
     logs = [json.loads((sharded / name / "logs.json").read_text()) for name in (whole, ended)]
     for line, again in zip(logs[0][-4:], logs[1][-4:], strict=True):
-        assert line["reward"] == again["reward"] and line["loss"] == again["loss"]
+        assert line["reward"] == again["reward"] and line["loss"] == pytest.approx(again["loss"], abs=bound)
 
 
 def test_a_checkpoint_has_the_weights_once(sharded: Path) -> None:
