@@ -76,7 +76,9 @@ def test_every_yaml_file_parses(path, tmp_path):
     parsed = make_parser().parse_recipe(["--config", str(path), "--output_dir", str(tmp_path)])
     prompts, recipe, args, model_args = parsed
     assert args.output_dir == str(tmp_path)
-    if path.stem not in LAYERS:
+    if path.stem == "pretrained_critic":
+        assert args.critic == "copy" and args.critic_pretraining_episodes and args.critic_epochs
+    elif path.stem not in LAYERS:
         assert None not in (model_args.model_name_or_path, prompts.dataset_name, recipe.toxicity_model)
         assert recipe.judge_model not in (None, recipe.toxicity_model)
         assert "Not run by this project" in path.read_text()
