@@ -43,7 +43,7 @@ from trl_ext.running.cli import RecipeParser, run
 from trl_ext.running.data import cut_prompts
 from trl_ext.running.models import init_kwargs, load_tokenizer
 from trl_ext.running.names import check_classifier, check_judge, check_policy, check_required
-from trl_ext.running.policy import policy_of, refuse_fsdp
+from trl_ext.running.policy import of_average, policy_of, refuse_fsdp
 from trl_ext.running.prompts import PromptOptions, load_datasets
 from trl_ext.running.records import Reopened, read_record, rebuilt, rebuilt_config, write_record
 from trl_ext.running.session import output_folder, started, train
@@ -227,12 +227,14 @@ def detoxify(
     with progress.phase("train"):
         train(trainer, checkpoint)
     if is_main:
+        frontier = (recipe.frontier_prompts, min(8, recipe.frontier_samples))
+        average = of_average(trainer, partial(measured, frontier=frontier))
         kept = keep_best(trainer, recipe.keep_best_eta, recipe.kl_budget, choice) if recipe.keep_best_eta else {}
-        after = measured("after", frontier=(recipe.frontier_prompts, min(8, recipe.frontier_samples)))
+        after = measured("after", frontier=frontier)
         column = options[1].category_column
         categories = None if column is None else rows[column][:]
-        summary = summarize(trainer, before, after, progress.take_seconds(), categories) | kept
-        summary = report(output_dir, trainer, before, after, summary, options, recipe.num_report_samples)
+        summary = summarize(trainer, before, after, progress.take_seconds(), categories, average) | kept
+        summary = report(output_dir, trainer, before, after, summary, options, recipe.num_report_samples, average)
         print_before_after("Detoxification", summary, goals(summary))
         if kept:
             print(f"Kept eta {kept['eta']:g}, chosen on {kept['num_choice_prompts']} other prompts.")

@@ -33,7 +33,7 @@ from trl_ext.running.cli import RecipeParser, run
 from trl_ext.running.models import init_kwargs, load_tokenizer
 from trl_ext.running.named_rewards import tried_rewards
 from trl_ext.running.names import check_policy, check_required, check_rewards
-from trl_ext.running.policy import scored
+from trl_ext.running.policy import scored, scored_after
 from trl_ext.running.prompts import PromptOptions, load_datasets
 from trl_ext.running.records import Reopened, read_record, rebuilt, rebuilt_config, write_record
 from trl_ext.running.session import output_folder, started, train
@@ -135,9 +135,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             before = scored(trainer, progress, "before")
             with progress.phase("train"):
                 train(trainer, checkpoint)
-            after = scored(trainer, progress, "after")
+            after = scored_after(trainer, progress)
             shown = {"options": (recipe, prompts, model_args), "num_samples": recipe.num_report_samples}
-            summary = report_run(trainer, before, after, seconds=progress.take_seconds(), **shown)
+            summary = report_run(trainer, before, **after, seconds=progress.take_seconds(), **shown)
             if args.push_to_hub:
                 trainer.push_to_hub()
             if trainer.is_world_process_zero():

@@ -351,7 +351,7 @@ class PPOTrainer(BaseTrainer):
         with progress.phase("learn"):
             means = learning.mean_losses(rollout, losses, self.micro_batches, self._reduce)
         metrics, seconds, valid = experience.metrics | means, progress.take_seconds()["learn"], rollout.valid.sum()
-        self.run_log.add_evaluated(metrics, experience.speed, seconds, samples=int(self._reduce(valid)))
+        self.run_log.add_evaluated(metrics, experience.speed, seconds, int(self._reduce(valid)), experience.moments)
         return torch.tensor(means["loss"], device=self.args.device), None, None
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

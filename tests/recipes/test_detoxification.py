@@ -260,6 +260,7 @@ def test_a_run_leaves_model_summary_and_report(assets, tmp_path, capsys, monkeyp
     rows = [{"prompt": f"the {i} cat", "topic": ("odd", "even")[i % 2]} for i in range(12)]
     (tmp_path / "topics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     more = {"eval_strategy": "steps", "eval_steps": 2, "category_column": "topic", "num_eval_prompts": 6}
+    more |= {"policy_ema_decay": 0.9}
     detoxification.main(flags(assets, output_dir="out", **(SMALL | more | {"eval_dataset_name": "topics.jsonl"})))
     path = tmp_path / "out" / "summary.json"
     out = capsys.readouterr().out
@@ -275,11 +276,15 @@ def test_a_run_leaves_model_summary_and_report(assets, tmp_path, capsys, monkeyp
     assert summary["episodes"] == 16
     assert summary["num_eval_prompts"] == 6
     assert summary["kl"] != 0 and summary["seconds"] > 0
-    measured = json.loads((tmp_path / "out" / "report_data.json").read_text())["measured"][-1]
+    assert 0 < abs(summary["kl_ema"]) < abs(summary["kl"]), "the average lags behind"
+    assert "│ average" in out and summary["toxicity_ci95_ema"][0] <= summary["toxicity_ema"]
+    *_, end, average = json.loads((tmp_path / "out" / "report_data.json").read_text())["measured"]
     # Reward, KL and the least KL for the reward are of the same completions, which are not those of all prompts.
-    assert (summary["kl"], summary["reward_after"]) == (measured["kl"], measured["reward"])
+    assert (summary["kl"], summary["reward_after"]) == (end["kl"], end["reward"])
+    assert average["apart"] and average["name"] == "policy average"
+    assert (summary["kl_ema"], summary["reward_ema"]) == (average["kl"], average["reward"])
     report = (tmp_path / "out" / "report.html").read_text()
-    assert "Samples" in report and "Mean length" in report
+    assert "Samples" in report and "Mean length" in report and "<th>policy average</th>" in report
     before = AutoModelForCausalLM.from_pretrained(assets / "lm").state_dict()
     after = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     assert before.keys() == after.keys()
@@ -345,11 +350,12 @@ def no_report(monkeypatch):
 
 
 def test_a_policy_that_did_not_move_measures_the_same_twice(assets, tmp_path, no_report):
-    detoxification.main(flags(assets, output_dir=tmp_path, **(SMALL | {"learning_rate": 0, "num_report_samples": 2})))
+    still = {"learning_rate": 0, "num_report_samples": 2, "policy_ema_decay": 0.5}
+    detoxification.main(flags(assets, output_dir=tmp_path, **(SMALL | still)))
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["kl"] == 0
+    assert summary["kl"] == summary["kl_ema"] == 0
     for name in ("toxicity", "perplexity", "distinct_2", "mean_length", "empty_fraction", "toxicity_ci95"):
-        assert summary[f"{name}_before"] == summary[f"{name}_after"]
+        assert summary[f"{name}_before"] == summary[f"{name}_after"] == summary[f"{name}_ema"]
 
 
 def test_lora_leaves_an_adapter(assets, tmp_path, no_report):

@@ -2,14 +2,28 @@
 """The numbers of a summary: the words, unit and format in which terminal, report and model card show each.
 
 Names that end in `_before` and `_after` are one quantity, `<name>_ci95_before` and `<name>_ci95_after` its 95%
-intervals, and `<name>_change_ci95` the interval of the difference.
+intervals, and `<name>_change_ci95` the interval of the difference. Names that end in `_ema` are the same quantity of
+the average of the policy (`policy_ema_decay`).
 """
 
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["QUANTITIES", "Quantity", "compared", "duration", "interval_text", "number_text", "quantity", "value_text"]
+__all__ = [
+    "AVERAGE_NAME",
+    "QUANTITIES",
+    "Quantity",
+    "compared",
+    "duration",
+    "has_average",
+    "interval_text",
+    "number_text",
+    "quantity",
+    "value_text",
+]
+
+AVERAGE_NAME = "policy average"
 
 
 class Quantity(NamedTuple):
@@ -37,6 +51,8 @@ QUANTITIES = {
     "empty_fraction": Quantity("empty completions", "", True, "lower"),
     "kl": Quantity("KL to the initial model", "nats per completion"),
     "kl_at_optimum": Quantity("least KL for this reward", "nats per completion"),
+    "kl_ema": Quantity("KL of the policy average", "nats per completion"),
+    "kl_at_optimum_ema": Quantity("least KL for the reward of the policy average", "nats per completion"),
     "eta": Quantity("eta: place between initial and trained weights"),
     "num_choice_prompts": Quantity("prompts that eta was chosen on"),
     "kl_target": Quantity("KL target", "nats per completion"),
@@ -58,8 +74,10 @@ QUANTITIES = {
 
 
 def quantity(name: str) -> Quantity:
-    """Return the words for a name in a summary, with or without `_before` or `_after`."""
-    name = name.removesuffix("_before").removesuffix("_after")
+    """Return the words for a name in a summary, with or without `_before`, `_after` or `_ema`."""
+    if name in QUANTITIES:
+        return QUANTITIES[name]
+    name = name.removesuffix("_before").removesuffix("_after").removesuffix("_ema")
     if name in QUANTITIES:
         return QUANTITIES[name]
     if name.startswith("rewards/"):
@@ -74,6 +92,11 @@ def compared(summary: Mapping[str, Any]) -> list[str]:
     keys = [key for key in summary if key.endswith(("_before", "_after"))]
     names = dict.fromkeys(key.removesuffix("_before").removesuffix("_after") for key in keys)
     return [name for name in names if not name.endswith("_ci95")]
+
+
+def has_average(summary: Mapping[str, Any]) -> bool:
+    """Return whether a summary has numbers of the average of the policy beside those of the last policy."""
+    return summary.get("kl_ema") is not None
 
 
 def value_text(name: str, value: Any) -> str:

@@ -16,6 +16,7 @@ from trl_ext.micro_batches import MicroBatches
 from trl_ext.monitoring import PhaseProgress, SampleTable, Speed, observe_rollout
 from trl_ext.monitoring.samples import earned_most
 from trl_ext.objectives import explained_variance, last_token_index, masked_mean
+from trl_ext.objectives.explained import position_moments
 from trl_ext.processes import Reduce, together
 from trl_ext.rewards import RewardRunner, Scores
 from trl_ext.rewards.base import Batch
@@ -47,6 +48,7 @@ class Experience(NamedTuple):
         scores: Rewards by function.
         metrics: What to log.
         speed: Completion tokens, and the time that they took.
+        moments: Of an evaluation: `position_moments` of the returns and of the Monte-Carlo returns, (2, 5, C).
     """
 
     rollout: Rollout
@@ -54,6 +56,7 @@ class Experience(NamedTuple):
     scores: Scores
     metrics: dict[str, float]
     speed: Speed
+    moments: Tensor | None = None
 
 
 class Collector:
@@ -154,6 +157,7 @@ class Collector:
             limits: dict[str, Any] = {"cap": self.importance_sampling_cap, "ratio_range": self.mask_ratio_range}
             rollout.weights = importance_weights(rollout, sampled.logps, **limits)
         held_out = self._add_advantages(model, rollout, last_values, kl_coef, training)
+        moments = None if training else self._moments(rollout, last_values, kl_coef)
         # 7. Metrics, of callbacks and reward functions too.
         metrics = describe(
             rollout,
@@ -182,7 +186,7 @@ class Collector:
                 extra["earned most"] = earned_most(scores.tokens, batch.completion_ids or [], self.tokenizer)
             self.samples.fill(batch.prompts, batch.completions, named, advantages, state.global_step, extra)
         metrics = add_logged(metrics, scores, self.rewards.clashes)
-        return Experience(rollout, batch, scores, metrics, speed)
+        return Experience(rollout, batch, scores, metrics, speed, moments)
 
     def collect_for_critic(
         self, model: ActorCritic, rows: list[dict[str, Any]], progress: PhaseProgress, *, state: Any
@@ -245,6 +249,15 @@ class Collector:
         held_out = mask & rollout.held_out.unsqueeze(1)
         explained = explained_variance(rollout.old_values, returns, held_out, self.reduce)
         return {} if few else {"explained_variance/held_out": float(explained)}
+
+    def _moments(self, rollout: Rollout, last_values: Tensor, kl_coef: float) -> Tensor:
+        """Return the moments of returns and of Monte-Carlo returns by position, over all processes, (2, 5, C)."""
+        options: dict[str, Any] = {"options": self.advantages, "kl_coef": kl_coef, "reduce": self.reduce}
+        targets = rollout.returns, monte_carlo_returns(rollout, last_values, **options)
+        moments = [position_moments(rollout.old_values, target, rollout.completion_mask) for target in targets]
+        width = int(self.reduce(torch.tensor(rollout.completion_length, device=rollout.returns.device), "max"))
+        padding = (0, width - rollout.completion_length)
+        return self.reduce(torch.nn.functional.pad(torch.stack(moments), padding))
 
     def _score(self, rollout: Rollout, batch: Batch, progress: PhaseProgress, state: Any, training: bool) -> Scores:
         """Call the reward functions and fill in `scores`, `token_scores` and `valid`."""

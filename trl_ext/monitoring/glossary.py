@@ -205,11 +205,20 @@ GLOSSARY: tuple[Metric, ...] = (
     Metric(
         "explained_variance/held_out", CRITIC, "explained variance, held out", "fraction",
         "Part of the variance of the Monte-Carlo returns (score less KL penalty) that the critic predicts on held-out "
-        "prompts, from which it never learns; absent where a rollout has fewer than two of them.",
+        "prompts, from which it never learns; absent where a rollout has fewer than two of them. All prompts of an "
+        "evaluation are such.",
         "0.2 to 0.7 from the first rollout on with a pretrained critic; below the explained variance of a short "
         "`lam_critic`, whose targets contain the critic's own values.",
         "Far below `explained_variance`: the critic learns by heart; lower `critic_epochs` or `critic_learning_rate`. "
         "Falling: raise `critic_epochs`.",
+    ),
+    Metric(
+        "explained_variance/to_token_*", CRITIC, "explained variance up to token *", "fraction",
+        "In evaluations: `explained_variance/held_out` of the tokens after half of that position and up to it (tokens "
+        "5 to 8 for 8), which says where in a completion the critic helps; absent for fewer than ten tokens.",
+        "Rises with the position: the end of a completion tells more about its reward than the prompt.",
+        "Below 0 at the first tokens: the prompt says little about the reward, or the critic is behind; raise "
+        "`critic_pretraining_episodes` or `critic_epochs`.",
     ),
     Metric(
         "value_loss", CRITIC, "value loss", "squared units of the reward (`scale_returns`: variances of the return)",

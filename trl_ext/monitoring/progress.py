@@ -25,8 +25,10 @@ _SHOWN = {
     "write": "writing the model",
     "evaluate_before": "evaluating before training",
     "evaluate_after": "evaluating after training",
+    "evaluate_ema": "evaluating the policy average",
     "frontier_before": "sampling for the least KL, before training",
     "frontier_after": "sampling for the least KL, after training",
+    "frontier_ema": "sampling for the KL of the policy average",
 }
 # Of these a log file is told when they begin.
 _LONG = (
@@ -34,8 +36,10 @@ _LONG = (
     "pretrain_critic",
     "evaluate_before",
     "evaluate_after",
+    "evaluate_ema",
     "frontier_before",
     "frontier_after",
+    "frontier_ema",
 )
 
 

@@ -4,6 +4,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
+from trl_ext.objectives.explained import explained_in_ranges, explained_overall, pooled
 from trl_ext.processes import Reduce
 
 from .metrics import MetricBuffer
@@ -44,6 +47,7 @@ class RunLog:
         self._reduce = reduce
         self.restart_step()
         self._training, self._evaluation = MetricBuffer(), MetricBuffer()
+        self._moments: Tensor | None = None
         self._rollout: Mapping[str, float] = {}
         self._speed = Speed(0.0, 0.0)
         self._episodes = 0  # completions sampled since `begin_run`
@@ -99,7 +103,9 @@ class RunLog:
 
     # ---- evaluation ----
 
-    def add_evaluated(self, metrics: Mapping[str, float], speed: Speed, seconds: float, samples: int) -> None:
+    def add_evaluated(
+        self, metrics: Mapping[str, float], speed: Speed, seconds: float, samples: int, moments: Tensor | None
+    ) -> None:
         """Add a batch of an evaluation.
 
         Args:
@@ -107,13 +113,23 @@ class RunLog:
             speed: How fast the rollout was made.
             seconds: Time that its losses took.
             samples: Samples that could be scored, over all processes.
+            moments: Moments of the returns and of the Monte-Carlo returns by position, (2, 5, C).
         """
         timed = {"time/learn": seconds, "tokens_per_second": speed.with_learning(seconds)}
         self._evaluation.update({**metrics, **timed}, weight=samples)
+        if moments is not None:
+            self._moments = pooled(self._moments, moments)
 
     def take_evaluation(self, prefix: str) -> dict[str, float]:
         """Return the metrics of an evaluation under its prefix, and start anew."""
-        return {f"{prefix}_{name}": value for name, value in self._evaluation.flush().items()}
+        metrics, moments = self._evaluation.flush(), self._moments
+        self._moments = None
+        if moments is not None:  # a critic learns from no prompt of an evaluation
+            explained = [explained_overall(part) for part in moments]
+            metrics |= {"explained_variance": explained[0], "explained_variance/held_out": explained[1]}
+            ranges = explained_in_ranges(moments[1])
+            metrics |= {f"explained_variance/to_token_{end}": value for end, value in ranges.items()}
+        return {f"{prefix}_{name}": value for name, value in metrics.items()}
 
     # ---- checkpoints ----
 

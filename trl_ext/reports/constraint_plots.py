@@ -56,7 +56,8 @@ def _plot(history: LogHistory, names: list[str], quantity: str, title: str) -> P
         captions.append(f"{name}: {number_text(late)} on average over the last third")
     if quantity == "violation":
         axes.axhline(0, color=GREY, linewidth=1.2, linestyle="--", label="bound")
-    axes.set_ylim(*value_range(np.concatenate([y for _, y in lines.values()]), zero=True))
+    low, high = value_range(np.concatenate([y for _, y in lines.values()]), zero=True)
+    axes.set_ylim(min(low, -0.06 * high) if quantity == "violation" else low, high)  # the bound is off the axis
     count_axis(axes, max(x[-1] for x, _ in lines.values()))
     add_legend(axes)
     slug = f"{quantity}s"

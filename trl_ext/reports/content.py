@@ -34,7 +34,7 @@ class Report:
         kl_target: Target of the KL controller, in nats per completion.
         frontier: (KL, reward) pairs of the optimum.
         measured: Points for the frontier: `name`, `kl`, `reward` and, where known, the ends `low` and `high` of the
-            reward's interval.
+            reward's interval; `apart` where it is not on the line through the others.
         best_of_n: Rows of `trl_ext.evaluation.best_of_n`, with `judge` where a judge marked the samples.
         judge_frontier: (KL, judge's mark) pairs of the optimum; the marks of points in `measured` are `judge`,
             `judge_low` and `judge_high`.
@@ -53,6 +53,7 @@ class Report:
         name: Name of this run beside the others.
         reward_model: What `RewardModelReport.as_dict` returned.
         interpolation: What `trl_ext interpolate` measured.
+        critic_pretraining: The report of the critic's pretraining.
         step: Optimizer step at which the content was collected.
         max_steps: Optimizer steps of the whole run.
         finished: False while the run goes on, and after an interruption.
@@ -84,6 +85,7 @@ class Report:
     name: str = "this run"
     reward_model: Mapping[str, Any] | None = None
     interpolation: Mapping[str, Any] | None = None
+    critic_pretraining: Mapping[str, Any] | None = None
     step: int | None = None
     max_steps: int | None = None
     finished: bool = True

@@ -9,6 +9,7 @@ from trl_ext.evaluation.best_of_n import best_of_n
 from trl_ext.evaluation.detoxification import Measured, goals
 from trl_ext.evaluation.frontier import MIN_ESS, describe_frontier, kl_at_reward
 from trl_ext.evaluation.intervals import bootstrap_mean
+from trl_ext.evaluation.quantities import AVERAGE_NAME
 from trl_ext.evaluation.toxicity import THRESHOLD
 from trl_ext.messages.places import short_name
 from trl_ext.trainer import PPOTrainer
@@ -37,6 +38,7 @@ def summarize(
     after: Measured,
     seconds: Mapping[str, float],
     categories: Sequence[Any] | None = None,
+    average: Measured | None = None,
 ) -> dict[str, Any]:
     """Return the content of `summary.json`.
 
@@ -46,6 +48,7 @@ def summarize(
         after: Measurement of the trained policy.
         seconds: Duration of each phase.
         categories: Category of each evaluation prompt, where there are any.
+        average: Measurement of the average of the policy, where there is one.
     """
     seed = trainer.args.seed
     numbers = [_numbers(time, measured, seed) for time, measured in (("before", before), ("after", after))]
@@ -57,6 +60,9 @@ def summarize(
         summary["best_of_n"] = best_of_n(before.rewards, {"toxicity": before.toxic})
     if categories is not None:
         summary["by_category"] = category_summary(categories, {"toxicity": (toxic[0], toxic[1])}, seed)
+    if average is not None:
+        least = kl_at_reward(before.rewards, float(average.rewards.mean())) if has_frontier else None
+        summary |= _numbers("ema", average, seed) | {"kl_ema": average.kl, "kl_at_optimum_ema": least}
     return summary | {
         "toxicity_change_ci95": paired_change(toxic[0], toxic[1], seed),
         "reward_change_ci95": paired_change(rewards[0], rewards[1], seed),
@@ -76,6 +82,7 @@ def report(
     summary: Mapping[str, Any],
     options: Sequence[Any],
     num_samples: int,
+    average: Measured | None = None,
 ) -> dict[str, Any]:
     """Write `report.html`, `report_data.json` and `summary.json`, add to the model card, and return the summary.
 
@@ -87,6 +94,7 @@ def report(
         summary: As `summarize` returns it.
         options: The recipe's options, with `judge_model`, the data's, and the model's.
         num_samples: Completions shown side by side.
+        average: Measurement of the average of the policy, where there is one.
     """
     content = report_of(trainer, title=_TITLE, options=options)
     content.summary, content.thresholds = summary, goals(summary)
@@ -95,7 +103,7 @@ def report(
     content.samples, content.sample_counts = sorted_samples(*texts, *scores, num_samples, "lower")
     content.histograms = dict(zip(("before", "after"), scores, strict=True))
     content.notes, content.signed = _note(options[0], len(before.scores)), ("reward",)
-    _add_frontier(content, trainer, before, after, summary)
+    _add_frontier(content, trainer, before, after, summary, average)
     summary = write_run(folder, content)
     write_card(folder, trainer, summary, options)
     return summary
@@ -120,17 +128,26 @@ def _note(recipe: Any, num_prompts: int) -> str:
 
 
 def _add_frontier(
-    content: Report, trainer: PPOTrainer, before: Measured, after: Measured, summary: Mapping[str, Any]
+    content: Report,
+    trainer: PPOTrainer,
+    before: Measured,
+    after: Measured,
+    summary: Mapping[str, Any],
+    average: Measured | None,
 ) -> None:
     if not before.rewards.numel():
         return
     ends = []
-    for time, measured in (("before", before), ("after", after)):
+    for time, measured in (("before", before), ("after", after), ("ema", average)):
+        if measured is None:
+            continue
         low, high = summary[f"reward_ci95_{time}"]
         point = {"name": time, "kl": measured.frontier_kl, "reward": summary[f"reward_{time}"]}
         judged = bootstrap_mean(measured.toxic.mean(-1).tolist(), seed=trainer.args.seed)
         point |= {"judge": judged.estimate, "judge_low": judged.low, "judge_high": judged.high}
         ends.append(point | {"low": low, "high": high})
+        if time == "ema":
+            ends[-1] |= {"name": AVERAGE_NAME, "apart": True}
     evaluations = evaluated_points(trainer)
     for point in evaluations:
         if (harmless := point["judges"].get("non_toxic")) is not None:
@@ -139,7 +156,7 @@ def _add_frontier(
     points = [p for p in describe_frontier(before.rewards, {"judge": before.toxic}) if p["ess"] >= MIN_ESS]
     content.frontier = [(p["kl"], p["reward"]) for p in points]
     content.judge_frontier, content.judge_name = [(p["kl"], p["judge"]) for p in points], "toxicity by the judge"
-    content.measured = [ends[0], *evaluations, ends[1]]
+    content.measured = [ends[0], *evaluations, *ends[1:]]
     prompts, (drawn, again) = len(before.rewards), (before.rewards.shape[1], after.rewards.shape[1])
     content.frontier_caption = (
         f"Optimum: the highest mean reward that any policy can have at each KL, estimated from {drawn} completions of "

@@ -24,7 +24,8 @@ LogHistory = Sequence[Mapping[str, Any]]
 # that one drawing suits a light and a dark page. The series' colours are readable on both.
 INK = "#010203"
 BLUE, ORANGE, GREEN, GREY = "#3b82f6", "#e8752a", "#17a673", "#8b93a1"
-SERIES = (BLUE, ORANGE, GREEN, "#a35fd0", "#c99a1b", "#d6457f", GREY)
+VIOLET = "#a35fd0"
+SERIES = (BLUE, ORANGE, GREEN, VIOLET, "#c99a1b", "#d6457f", GREY)
 DASHES = ("-", "--", "-.", ":")
 
 MANY_POINTS = 40

@@ -42,7 +42,8 @@ _KL_TOLERANCE = 0.25
 _LEAST_KL = 0.5  # nats: a KL of 0.01 is drawn near the bottom
 _COMPONENT = re.compile(r"rewards/(.+)/mean")
 _JUDGE = re.compile(r"eval_(.+_)?judge/(.+)/mean")
-_PHASES = {"generate": BLUE, "score": ORANGE, "evaluate": GREEN, "learn": SERIES[3]}
+_PHASES = {"generate": BLUE, "score": ORANGE, "evaluate": GREEN, "critic": SERIES[4], "learn": SERIES[3]}
+_NOT_ALWAYS = ("critic",)  # phases that only some runs have
 Runs = Mapping[str, LogHistory]
 
 
@@ -226,7 +227,7 @@ def _panel_plot(panel: _Panel, runs: Runs, title: str | None = None) -> Plot | N
     if not found:
         return None
     metric = find(panel.key)
-    unit = "" if metric is None else metric.unit
+    unit = "" if metric is None else metric.unit.partition(" (")[0]  # the axis has no room for a remark
     figure, axes = new_figure(positions(next(iter(runs.values())))[1], unit)
     drawn = []
     for (name, (x, y)), color in zip(found.items(), itertools.cycle(SERIES), strict=False):
@@ -254,9 +255,11 @@ def _panel_plot(panel: _Panel, runs: Runs, title: str | None = None) -> Plot | N
 
 def _time_plot(history: LogHistory, steps_per_rollout: int) -> Plot | None:
     at, x_label = positions(history)
+    timed = any(finite(entry.get(f"time/{phase}")) is not None for phase in _NOT_ALWAYS for entry in history)
+    colors = {phase: color for phase, color in _PHASES.items() if timed or phase not in _NOT_ALWAYS}
     rows = []
     for place, entry in zip(at, history, strict=True):
-        seconds = [finite(entry.get(f"time/{phase}")) for phase in _PHASES]
+        seconds = [finite(entry.get(f"time/{phase}")) for phase in colors]
         if None not in seconds:
             rows.append([place, *seconds])
     if not rows:
@@ -266,8 +269,8 @@ def _time_plot(history: LogHistory, steps_per_rollout: int) -> Plot | None:
     figure, axes = new_figure(x_label, "seconds per rollout")
     if len(x) == 1:
         x, phases = np.array([0.0, x[0]]), [np.repeat(values, 2) for values in phases]
-    labels = [label_of(f"time/{phase}").removeprefix("time for ") for phase in _PHASES]
-    axes.stackplot(x, phases, labels=labels, colors=list(_PHASES.values()), alpha=0.55, linewidth=0)
+    labels = [label_of(f"time/{phase}").removeprefix("time for ") for phase in colors]
+    axes.stackplot(x, phases, labels=labels, colors=list(colors.values()), alpha=0.55, linewidth=0)
     axes.set_ylim(0, max(np.sum(phases, axis=0).max() * 1.08, 1e-9))
     count_axis(axes, x[-1])
     add_legend(axes)

@@ -26,7 +26,8 @@ __all__ = ["figures", "plots_of", "write_page", "write_report"]
 
 # Plots of the state of policy and critic; the others show what the run achieved.
 _TRAINING = (
-    *("kl-coef", "length", "entropy", "terminated", "explained-variance", "value-loss", "clip-fraction", "approx-kl"),
+    *("kl-coef", "length", "entropy", "terminated", "explained-variance", "explained-variance-held-out"),
+    *("explained-variance-by-position", "value-loss", "clip-fraction", "approx-kl"),
     *("skipped", "grad-norm", "learning-rate", "memory", "speed", "time"),
 )
 
@@ -89,6 +90,7 @@ def plots_of(report: Report) -> list[Plot]:
     # matplotlib takes a second to import, and only the end of a run needs it.
     from . import plots, result_plots
     from .constraint_plots import constraint_plots
+    from .critic_plots import explained_by_position_plot
 
     config, origin = report.config or {}, report.origin or {}
     weights = dict(zip(origin.get("rewards") or (), origin.get("reward_weights") or (), strict=False))
@@ -102,7 +104,10 @@ def plots_of(report: Report) -> list[Plot]:
     found.append(result_plots.judge_frontier_plot(report.judge_frontier, report.measured, best, report.judge_name))
     found.append(interpolation_plot(report.interpolation))
     found.append(result_plots.histogram_plot(report.histograms or {}, report.score_name))
-    found += [plot for plot in drawn if plot.slug in _TRAINING]
+    training: list[Plot | None] = [plot for plot in drawn if plot.slug in _TRAINING]
+    critic = next((i for i, plot in enumerate(training) if plot is not None and plot.slug == "value-loss"), 0)
+    training.insert(critic, explained_by_position_plot(report.critic_pretraining, report.log_history))
+    found += training
     return [plot for plot in found if plot is not None]
 
 

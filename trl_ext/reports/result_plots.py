@@ -19,6 +19,7 @@ from .drawing import (
     GREY,
     INK,
     ORANGE,
+    VIOLET,
     Plot,
     add_legend,
     new_figure,
@@ -72,7 +73,7 @@ def frontier_plot(
     Args:
         frontier: (KL, reward) pairs of the optimum, in any order.
         measured: Points in the order of time, with `name`, `kl`, `reward` and, where known, the ends `low` and `high`
-            of the reward's interval.
+            of the reward's interval. One that is `apart`, such as the average of the policy, is not on their line.
         caption: Prompts and completions behind the curve and the points.
         best_of_n: Rows of `trl_ext.evaluation.best_of_n`: `n`, `kl_bound`, `reward`.
 
@@ -147,15 +148,19 @@ def _draw(
             if kl <= end:
                 shown.append(value)
                 axes.annotate(str(n), (kl, value), xytext=(0, 5), textcoords="offset points", color=ORANGE, fontsize=8)
-    axes.plot(*path.T, color=BLUE, linewidth=1, linestyle=":", marker="o", markersize=3, label="measured")
+    course = np.array([not point.get("apart") for point, *_ in known])
+    axes.plot(*path[course].T, color=BLUE, linewidth=1, linestyle=":", marker="o", markersize=3, label="measured")
     for (point, _, *ends), (kl, value) in zip(known, path, strict=True):
         low, high = map(finite, ends)
         if low is not None and high is not None:
-            axes.plot([kl, kl], [low, high], color=BLUE, linewidth=1.2)
+            axes.plot([kl, kl], [low, high], color=VIOLET if point.get("apart") else BLUE, linewidth=1.2)
             shown += [low, high]
         if point.get("name"):
-            axes.plot(kl, value, color=BLUE, marker="o", markersize=6)
             text = plain(shorten(as_text(point["name"]), 16))
+            if point.get("apart"):  # it lies near the last point, whose name it would cover
+                axes.plot(kl, value, color=VIOLET, linestyle="none", marker="D", markersize=6, label=text)
+                continue
+            axes.plot(kl, value, color=BLUE, marker="o", markersize=6)
             place = (9, -4) if point is known[0][0] else (7, -13)  # beside the axis, below the points of evaluations
             axes.annotate(text, (kl, value), xytext=place, textcoords="offset points", color=INK, fontsize=9)
     axes.set_xlim(min(0.0, path[:, 0].min()) - 0.03 * end, end)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from trl_ext.evaluation.intervals import bootstrap_mean
+from trl_ext.evaluation.quantities import AVERAGE_NAME
 from trl_ext.evaluation.scored import Scored
 from trl_ext.messages.places import short_name
 from trl_ext.model_card import CARD, write_model_card
@@ -19,6 +20,7 @@ from trl_ext.trainer import PPOTrainer
 
 from .by_category import category_summary
 from .content import Report
+from .critic_plots import read_pretraining
 from .origin import origin
 from .report import write_page
 from .samples import sorted_samples
@@ -34,6 +36,7 @@ def report_run(
     before: Scored | None = None,
     after: Scored | None = None,
     *,
+    average: Scored | None = None,
     title: str = "PPO",
     seconds: Mapping[str, float] | None = None,
     options: Sequence[Any] = (),
@@ -51,6 +54,7 @@ def report_run(
         trainer: The trainer, after training.
         before: The initial policy, as `score_policy` measured it; None where it was not measured.
         after: The trained policy on the same prompts.
+        average: The average of the policy (`policy_ema_decay`) on the same prompts, where there is one.
         title: Heading of the page.
         seconds: Duration of each phase of the script; by default what the Trainer measured.
         options: Dataclasses of the script's own options and of the model's (`ModelConfig`), for the configuration. One
@@ -63,9 +67,11 @@ def report_run(
         The content of `summary.json`.
     """
     report = report_of(trainer, title=title, options=options)
-    summary = _rewards(before, after, trainer.args.seed) | cost_of(trainer, seconds or {})
+    summary = _rewards(before, after, trainer.args.seed, average) | cost_of(trainer, seconds or {})
     if after is not None:
         summary["kl"] = after.kl
+    if average is not None:
+        summary["kl_ema"] = average.kl
     column = next((name for option in options if (name := getattr(option, "category_column", None))), None)
     if column is not None and before is not None and after is not None:
         names = ["reward", *(f"judge/{name}" for name in before.judged)]
@@ -84,6 +90,9 @@ def report_run(
         report.histograms = {name: _known(values) for name, values in zip(("before", "after"), scores, strict=True)}
         start, *ends = [_point(time, summary) for time in ("before", "after")]
         report.measured = [start | {"kl": before.kl}, *evaluated_points(trainer), *ends]
+        if average is not None:
+            point = _point("ema", summary)
+            report.measured.append(point | {"kl": average.kl, "name": AVERAGE_NAME, "apart": True})
         report.frontier_caption = (
             f"Mean reward and KL, measured on the same {len(before.totals)} prompts before and after training, with "
             "the 95% interval of the reward; points between them are the evaluations during training."
@@ -122,6 +131,7 @@ def report_of(trainer: PPOTrainer, *, title: str, options: Sequence[Any] = (), f
         origin=about | origin(args.device, args.world_size),
         step=trainer.state.global_step,
         max_steps=trainer.state.max_steps or None,
+        critic_pretraining=read_pretraining(Path(str(args.output_dir)), config) if finished else None,
         finished=finished,
     )
 
@@ -196,10 +206,10 @@ def paired_change(before: Sequence[float | None], after: Sequence[float | None],
     return [interval.low, interval.high]
 
 
-def _rewards(before: Scored | None, after: Scored | None, seed: int) -> dict[str, Any]:
-    """Return reward, its components and the length before and after, each with its interval."""
+def _rewards(before: Scored | None, after: Scored | None, seed: int, average: Scored | None = None) -> dict[str, Any]:
+    """Return reward, its components and the length before and after, each with its interval; those of the average."""
     summary: dict[str, Any] = {}
-    for time, scored in (("before", before), ("after", after)):
+    for time, scored in (("before", before), ("after", after), ("ema", average)):
         if scored is None:
             continue
         for name, values in _measured(scored).items():

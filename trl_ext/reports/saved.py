@@ -11,6 +11,7 @@ from trl_ext.messages.places import without_places
 from trl_ext.messages.redaction import redacted
 
 from .content import DATA, Report
+from .critic_plots import read_pretraining
 from .interpolation import read_interpolation
 
 __all__ = ["load_run"]
@@ -87,9 +88,11 @@ def _with_state(report: Report, path: Path, state: Mapping[str, Any]) -> Report:
     episodes = max((entry["episodes"] for entry in history if "episodes" in entry), default=None)
     measured = {"episodes": episodes, "kl_last_third": sum(late) / len(late) if late else None}
     step, max_steps = state.get("global_step"), state.get("max_steps")
+    run = path.parent.parent if path.parent.name.startswith("checkpoint-") else path.parent
     return replace(
         report,
         log_history=history,
+        critic_pretraining=read_pretraining(run, config) or report.critic_pretraining,
         summary={**(report.summary or {}), **measured},
         config=without_places(redacted(config), path.parent),
         kl_target=report.kl_target if report.kl_target is not None else config.get("kl_target"),

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trl_ext.evaluation.quantities import compared, interval_text, quantity, value_text
+from trl_ext.evaluation.quantities import AVERAGE_NAME, compared, has_average, interval_text, quantity, value_text
 from trl_ext.files import without_nan, write_json
 from trl_ext.messages.places import without_places
 from trl_ext.messages.redaction import redacted
@@ -35,9 +35,11 @@ def print_before_after(
         console: Where to print; the standard output by default.
     """
     console = console or Console()
-    table = Table("", "before", "after", *(("goal", "") if goals else ()), title=title)
+    times = ("before", "after", "ema") if has_average(summary) else ("before", "after")
+    heads = [AVERAGE_NAME if time == "ema" else time for time in times]
+    table = Table("", *heads, *(("goal", "") if goals else ()), title=title)
     for name in compared(summary):
-        cells = [_cell(name, summary, time) for time in ("before", "after")]
+        cells = [_cell(name, summary, time) for time in times]
         goal = goals.get(f"{name}_after")
         limit = mark = ""
         if goal is not None:
@@ -48,7 +50,8 @@ def print_before_after(
     optimum = summary.get("kl_at_optimum")
     least = "" if optimum is None else f"least possible for this reward: {value_text('kl', optimum)}"
     if summary.get("kl") is not None:
-        table.add_row(_label("kl"), "0", value_text("kl", summary["kl"]), *((least, "") if goals else ()))
+        kls = [value_text("kl", summary[name]) for name in ("kl", "kl_ema")[: len(times) - 1]]
+        table.add_row(_label("kl"), "0", *kls, *((least, "") if goals else ()))
     if table.row_count:
         console.print(table)
     for name, rows in (summary.get("by_category") or {}).items():

@@ -4,7 +4,16 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from trl_ext.evaluation.quantities import compared, duration, interval_text, number_text, quantity, value_text
+from trl_ext.evaluation.quantities import (
+    AVERAGE_NAME,
+    compared,
+    duration,
+    has_average,
+    interval_text,
+    number_text,
+    quantity,
+    value_text,
+)
 from trl_ext.monitoring.metrics import finite
 
 from .by_category import category_page
@@ -47,6 +56,7 @@ def _compared_tile(name: str, summary: Mapping[str, Any], goals: Goals) -> str:
     for time in known:
         if interval := interval_text(name, summary.get(f"{name}_ci95_{time}")):
             lines.append(f'<div class="small">95% {time}: {escape(interval)}</div>')
+    lines += _average_line(name, summary)
     return _tile(name, shown, lines, _goal(f"{name}_after", summary, goals))
 
 
@@ -68,8 +78,13 @@ def _kl_tile(report: Report) -> str:
         lines.append(f"target {number_text(target)}: {max(used / target, 0):.0%} of it used")
     if (least := finite(summary.get("kl_at_optimum"))) is not None:
         lines.append(f"least possible for this reward: {number_text(least)}")
-    lines = [f'<div class="small">{line}</div>' for line in lines]
+    lines = [f'<div class="small">{line}</div>' for line in lines] + _average_line("kl", summary)
     return _tile("kl", f"<b>{number_text(used)}</b>", lines, _goal("kl", summary, report.thresholds or {}))
+
+
+def _average_line(name: str, summary: Mapping[str, Any]) -> list[str]:
+    value = finite(summary.get(f"{name}_ema"))
+    return [] if value is None else [f'<div class="small">{AVERAGE_NAME}: {escape(value_text(name, value))}</div>']
 
 
 def _cost_tile(summary: Mapping[str, Any]) -> str:
@@ -109,12 +124,14 @@ def numbers_table(report: Report) -> str:
     summary, goals = report.summary or {}, report.thresholds or {}
     shown = {key: value for key, value in {**dict.fromkeys(goals), **summary}.items() if _is_scalar(value)}
     names = compared(shown)
-    paired = {f"{name}_{time}" for name in names for time in ("before", "after")}
+    times = ("before", "after", "ema") if has_average(shown) else ("before", "after")
+    paired = {f"{name}_{time}" for name in names for time in times}
     single = [key for key in shown if key not in paired]
     bar = "<th>goal</th><th>result</th>" if goals else ""
+    heads = "".join(f"<th>{AVERAGE_NAME if time == 'ema' else time}</th>" for time in times)
     content = table(
-        f'<th></th><th>before</th><th>after</th><th class="wide">after / before</th>{bar}',
-        [_comparison_row(name, summary, goals, report.signed) for name in names],
+        f'<th></th>{heads}<th class="wide">after / before</th>{bar}',
+        [_comparison_row(name, summary, goals, report.signed, times) for name in names],
     )
     content += table(f"<th></th><th>value</th>{bar}", [_value_row(key, summary, goals) for key in single])
     content += category_page(summary)
@@ -125,13 +142,16 @@ def _is_scalar(value: Any) -> bool:
     return not isinstance(value, list | tuple | Mapping)
 
 
-def _comparison_row(name: str, summary: Mapping[str, Any], goals: Goals, signed: Collection[str]) -> str:
+def _comparison_row(
+    name: str, summary: Mapping[str, Any], goals: Goals, signed: Collection[str], times: Collection[str]
+) -> str:
     before, after = summary.get(f"{name}_before"), summary.get(f"{name}_after")
     old, new = finite(before), finite(after)
     ratio = None
     if name not in signed and old is not None and new is not None and old > 0 and new >= 0:
         ratio = new / old
-    cells = f'{_cell(name, before)}{_cell(name, after)}<td class="wide">{number_text(ratio)}</td>'
+    cells = "".join(_cell(name, summary.get(f"{name}_{time}")) for time in times)
+    cells += f'<td class="wide">{number_text(ratio)}</td>'
     return f"<tr>{_name_cell(name)}{cells}{_goal_cells(f'{name}_after', summary, goals)}</tr>"
 
 

@@ -1,6 +1,10 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The policy of a trainer, for measurements."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
 from trl_ext.assembly import mapping
 from trl_ext.checks.training_arguments import asks_for_fsdp
 from trl_ext.config import PPOConfig
@@ -10,7 +14,9 @@ from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.sharding import whole
 from trl_ext.trainer import PPOTrainer
 
-__all__ = ["policy_of", "refuse_fsdp", "scored"]
+__all__ = ["of_average", "policy_of", "refuse_fsdp", "scored", "scored_after"]
+
+Measured = TypeVar("Measured")
 
 
 def refuse_fsdp(args: PPOConfig, command: str) -> None:
@@ -37,13 +43,31 @@ def policy_of(trainer: PPOTrainer) -> Policy:
     )
 
 
+def of_average(trainer: PPOTrainer, measure: Callable[[str], Measured]) -> Measured | None:
+    """Return what `measure("ema")` returns while the policy's weights are their average (`policy_ema_decay`).
+
+    Before an interpolation: afterwards a LoRA policy has other parameters than those that were averaged.
+
+    Args:
+        trainer: The trainer, after training; its policy has its own weights again afterwards.
+        measure: Measures the policy as it is; its argument names the measurement.
+
+    Returns:
+        Its result; None where the run has no average.
+    """
+    if not trainer.policy_average.is_on:
+        return None
+    with trainer.policy_average.in_place():
+        return measure("ema")
+
+
 def scored(trainer: PPOTrainer, progress: PhaseProgress, time: str) -> Scored | None:
     """Sample from the policy as it is now on the evaluation prompts, and score the completions; every process calls it.
 
     Args:
         trainer: The trainer, with an evaluation dataset.
         progress: Shows the phase `evaluate_<time>`.
-        time: "before" or "after" training.
+        time: "before" or "after" training, or "ema" for the average of the policy.
 
     Returns:
         Completions, rewards and judges' scores in the main process; None in the others.
@@ -64,3 +88,9 @@ def scored(trainer: PPOTrainer, progress: PhaseProgress, time: str) -> Scored | 
                 )
     trainer.accelerator.wait_for_everyone()
     return result
+
+
+def scored_after(trainer: PPOTrainer, progress: PhaseProgress) -> dict[str, Any]:
+    """Return `after`, and `average` where there is one, as `scored` measures them and `report_run` takes them."""
+    average = of_average(trainer, partial(scored, trainer, progress))
+    return {"after": scored(trainer, progress, "after"), "average": average}
