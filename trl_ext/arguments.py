@@ -22,7 +22,7 @@ from .experience.judging import check_best_metric, check_compute_metrics
 from .experience.prompt_checks import check_prompt_column, check_prompts
 from .experience.stream import check_stream
 from .experience.supervised import text_columns
-from .kl_control import KLController, all_settings, check_names, parse_constraints
+from .kl_control import KLController, all_settings, check_names, function_bounds, kl_bound, parse_constraints
 from .rewards import check_reward_models, reward_names
 from .text.prompt_column import PROMPT, find_prompt_column
 from .text.rows import is_conversation
@@ -104,7 +104,13 @@ def check_before_loading(
     check_reward_models(reward_funcs, reward_processing_classes)
     check_reward_models(eval_reward_funcs)
     if args.reward_constraints and not args.reward_adapters:  # adapters have their names once they are loaded
-        check_names(parse_constraints(args.reward_constraints), reward_names(reward_funcs))
+        names, bound = reward_names(reward_funcs), kl_bound(args.reward_constraints)
+        check_names(parse_constraints(function_bounds(args.reward_constraints)), names)
+        if bound is not None and bound.name in names:
+            raise ValueError(
+                f"`reward_constraints` has '{bound}', which bounds the KL to the reference, and a reward function has "
+                "that name too: give the function another name."
+            )
     check_columns(train_dataset, eval_dataset, ptx_dataset, args.prompt_column)
 
 
@@ -292,6 +298,11 @@ def _check_controller(controller: Any, args: Any) -> None:
     if controller is None:
         return
     _check_kind("kl_controller", controller, KLController, "an object, for instance `AdaptiveKL(target=3.0)`")
+    if (bound := kl_bound(args.reward_constraints)) is not None:
+        raise ValueError(
+            f"`reward_constraints` has '{bound}', and PPOTrainer was given the controller {controller!r}, which holds "
+            "the KL in its own way: leave one of them out."
+        )
     fields = PPOConfig.__dataclass_fields__
     for name in ("kl_controller", *all_settings()):
         if getattr(args, name) != fields[name].default:

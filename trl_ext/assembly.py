@@ -31,12 +31,13 @@ from .experience.prompts import RolloutSampler
 from .experience.rollout import forward
 from .experience.stream import StreamRows, check_stream
 from .experience.supervised import SupervisedData
-from .kl_control import KLController, make_controller
+from .kl_control import KLController, function_bounds, make_controller
 from .micro_batches import MicroBatches
 from .monitoring import SampleTable
 from .monitoring.console import CONSOLE
 from .processes import Reduce
 from .rewards import PreferenceReward, RewardRunner, reward_names
+from .rewards.base import JUDGE
 from .text.tokens import set_padding
 
 
@@ -153,11 +154,11 @@ def assemble(
     rewards = runner(
         reward_funcs,
         weights=args.reward_weights,
-        constraints=args.reward_constraints,
+        constraints=function_bounds(args.reward_constraints),
         processing_classes=reward_processing_classes,
         clip_range=(args.reward_clip_range[0], args.reward_clip_range[1]) if args.reward_clip_range else None,
     )
-    judges = runner(eval_reward_funcs) if reward_names(eval_reward_funcs) else None
+    judges = runner(eval_reward_funcs, kind=JUDGE) if reward_names(eval_reward_funcs) else None
     episodes = count_episodes(args, train_dataset)
     kl_controller = kl_controller or make_controller(args.kl_controller, vars(args), episodes)
     CONSOLE.now("comparing models and data with earlier checkpoints")

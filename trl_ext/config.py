@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from ._compat import DICT_FIELDS, BaseConfig
 from .checks.combinations import MAPPINGS, check_combinations, warn_where_doubtful, warn_without_effect
 from .checks.fields import AboveOne, Coefficient, Count, CountOrZero, Fraction, Limits, Positive, check_fields
+from .checks.kl_bound import follow_kl_bound
 from .checks.options import documented, option
 from .checks.training_arguments import (
     INHERITED_LIMITS,
@@ -255,7 +256,8 @@ class PPOConfig(BaseConfig):
     reward_constraints: list[str] | None = option(
         None,
         "Bounds on the means of reward functions, such as 'toxicity <= 0.05': a multiplier that a controller moves "
-        "takes the place of the function's weight, and begins at it. The others are maximized.",
+        "takes the place of the function's weight, and begins at it. The others are maximized. 'kl <= 1' is the same as "
+        "`kl_controller` pid and `kl_target` 1.",
     )
     reward_clip_range: list[Annotated[float, Limits(infinite=True)]] | None = option(
         None, "Lower and upper bound of the summed reward."
@@ -279,6 +281,7 @@ class PPOConfig(BaseConfig):
             # TRL turns bf16 on everywhere; emulated bf16 is slower than float32 and less exact.
             self.bf16 = not self.fp16 and has_bf16(use_cpu=self.use_cpu)
         choose_best_metric(self)
+        follow_kl_bound(self)
         check_engine(self)
         with warnings.catch_warnings():
             # TRL's own default sets a field that transformers has renamed, which no user can change.
@@ -296,6 +299,7 @@ class PPOConfig(BaseConfig):
             TypeError, ValueError: as the constructor.
         """
         check_fields(self, get_type_hints(PPOConfig, include_extras=True), INHERITED_LIMITS)
+        follow_kl_bound(self)
         check_supported(self)
         check_combinations(self, ENGINES[self.engine])
 

@@ -157,6 +157,25 @@ def test_failures_are_retried_and_a_judge_that_fails_on_every_sample_is_named(tm
     assert made.evaluate()["eval_judge/flaky/mean"] == 1.0  # nothing is left of the evaluation that failed
 
 
+def test_what_a_judge_does_wrong_is_said_of_a_judge(tmp_path):
+    def broken(completions, **columns):
+        raise ConnectionError("gone")
+
+    def short(completions, **columns):
+        return [1.0]
+
+    def sometimes(completions, **columns):
+        return [ConnectionError("busy"), *[1.0] * (len(completions) - 1)]
+
+    settings = {"eval_dataset": scripted.prompts(4), "reward_retries": 0, "per_device_eval_batch_size": 4}
+    with pytest.raises(RuntimeError, match="^Judge 'broken' failed on at least"):
+        scripted.trainer(tmp_path, eval_reward_funcs=broken, **settings).evaluate()
+    with pytest.raises(ValueError, match="^Judge 'short' returned 1 rewards for 4 completions"):
+        scripted.trainer(tmp_path, eval_reward_funcs=short, **settings).evaluate()
+    with pytest.warns(UserWarning, match="^Judge 'sometimes' failed on 1 of 4 samples"):
+        scripted.trainer(tmp_path, eval_reward_funcs=sometimes, max_reward_failures=0.5, **settings).evaluate()
+
+
 def test_a_reward_model_by_name_judges_conversations(tmp_path):
     judge = save_tiny(tmp_path / "judge", tiny_classifier(labels=["reward"], arch="llama"))
     rows = [[{"role": "user", "content": f"hello {i}"}] for i in range(3)]

@@ -3,7 +3,7 @@
 
 import pytest
 
-from trl_ext.kl_control import Constraint, check_names, parse_constraints
+from trl_ext.kl_control import Constraint, check_names, function_bounds, kl_bound, parse_constraints
 
 
 @pytest.mark.parametrize(
@@ -39,5 +39,12 @@ def test_names_are_checked():
         check_names(parse_constraints(["toxicty <= 1"]), ["length", "toxicity"])
     with pytest.raises(ValueError, match="the functions are 'length', 'toxicity'"):
         check_names(parse_constraints(["quality >= 1"]), ["length", "toxicity"])
-    with pytest.raises(ValueError, match=r"`kl_controller='pid'` and `kl_target=0.9`"):
-        check_names(parse_constraints(["kl <= 0.9"]), ["length"])
+
+
+def test_the_bound_on_the_kl_is_none_of_a_function():
+    texts = ["length >= 1.00000001", "kl <= 0.9"]
+    assert kl_bound(texts) == ("kl", False, 0.9) and function_bounds(texts) == ["length >= 1.00000001"]
+    assert kl_bound(["length >= 1"]) is None and kl_bound(None) is None and function_bounds(None) == []
+    for text in ("kl >= 0.5", "kl <= 0", "kl <= -1"):
+        with pytest.raises(ValueError, match=r"'kl .*: bound the KL from above, by a number of nats .* above 0"):
+            kl_bound([text])

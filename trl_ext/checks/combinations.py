@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from transformers.generation import ContinuousBatchingConfig
 
 from trl_ext.critic_modes import CRITIC_MODES
-from trl_ext.kl_control import all_settings, make_controller, parse_constraints, settings_of
+from trl_ext.kl_control import all_settings, function_bounds, make_controller, parse_constraints, settings_of
 from trl_ext.messages.printable import brief
 from trl_ext.messages.suggestion import suggestion
 
@@ -162,7 +162,7 @@ def warn_where_doubtful(args: Any) -> None:
             f"{', '.join(f'`{n}`' for n in used)} changes the distribution that is sampled but not the one that is "
             "learned; leave it off or set `importance_sampling_correction=True`."
         )
-    if args.reward_constraints and args.metric_for_best_model in ("reward", "eval_reward"):
+    if function_bounds(args.reward_constraints) and args.metric_for_best_model in ("reward", "eval_reward"):
         _warn(
             f"`metric_for_best_model='{args.metric_for_best_model}'` knows nothing of `reward_constraints`, so a model "
             "out of bounds may be the best; keep the last model, or choose another metric."

@@ -2,7 +2,7 @@
 """Controllers of the KL coefficient and of other bounds; standard library only, so that any trainer can host them."""
 
 from .adaptive import AdaptiveKL
-from .constraint import Constraint, check_names, parse_constraints
+from .constraint import Constraint, check_names, function_bounds, kl_bound, parse_constraints
 from .fixed import FixedKL
 from .log_pid import LogPID
 from .pid import PIDKL
@@ -22,6 +22,8 @@ __all__ = [
     "ScheduledKL",
     "all_settings",
     "check_names",
+    "function_bounds",
+    "kl_bound",
     "make_controller",
     "parse_constraints",
     "settings_of",

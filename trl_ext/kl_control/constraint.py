@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from trl_ext.messages.suggestion import suggestion
 
+KL = "kl"  # nats per completion, to the reference; the name of no reward function with a bound
 _FORM = re.compile(r"\s*(?P<name>.*?\S)\s*(?P<sign><=|>=)\s*(?P<bound>[-+.\d][-+.\deE]*)\s*")
 
 
@@ -38,8 +39,8 @@ class Constraint(NamedTuple):
             bound = math.nan
         if match is None or not math.isfinite(bound):
             raise ValueError(
-                f"`reward_constraints` has {text!r:.100}: write the name of a reward function, <= or >=, and a number, "
-                "such as 'toxicity <= 0.05'."
+                f"`reward_constraints` has {text!r:.100}: write the name of a reward function (or kl), <= or >=, and a "
+                "number, such as 'toxicity <= 0.05'."
             )
         return cls(match["name"], match["sign"] == ">=", bound)
 
@@ -60,6 +61,26 @@ def parse_constraints(texts: Iterable[str]) -> list[Constraint]:
     return found
 
 
+def kl_bound(texts: Iterable[str] | None) -> Constraint | None:
+    """Return the bound on the KL to the reference, "kl <= 0.9", among constraints; None without one.
+
+    Raises:
+        ValueError: as `parse_constraints`, or the KL is bounded from below, or by no positive number.
+    """
+    found = next((constraint for constraint in parse_constraints(texts or ()) if constraint.name == KL), None)
+    if found is not None and (found.is_lower or found.bound <= 0):
+        raise ValueError(
+            f"`reward_constraints` has '{found}': bound the KL from above, by a number of nats per completion above 0, "
+            "such as 'kl <= 1'."
+        )
+    return found
+
+
+def function_bounds(texts: Iterable[str] | None) -> list[str]:
+    """Return the constraints that bound reward functions, in their order: all but that of the KL."""
+    return [text for text in texts or () if Constraint.parse(text).name != KL]
+
+
 def check_names(constraints: Iterable[Constraint], known: Sequence[str]) -> None:
     """Check that every constraint is of a reward function.
 
@@ -69,11 +90,6 @@ def check_names(constraints: Iterable[Constraint], known: Sequence[str]) -> None
     for constraint in constraints:
         if constraint.name in known:
             continue
-        if constraint.name == "kl" and not constraint.is_lower:
-            raise ValueError(
-                f"`reward_constraints` has '{constraint}', and the KL is no reward function: hold it with "
-                f"`kl_controller='pid'` and `kl_target={constraint.bound:g}`."
-            )
         names = ", ".join(f"'{name}'" for name in known)
         raise ValueError(
             f"`reward_constraints` has '{constraint}', but there is no reward function '{constraint.name}': "

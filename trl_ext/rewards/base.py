@@ -27,6 +27,7 @@ import math
 import numbers
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
@@ -121,6 +122,21 @@ def fresh(value: Any) -> Any:
 
 class ContractViolation(Exception):
     """A breach of the contract of reward functions. Never retried: the same call would breach it again."""
+
+
+REWARD, JUDGE = "Reward function", "Judge"
+
+
+@contextmanager
+def said_of(kind: str) -> Iterator[None]:
+    """Let what a function breaks in a block be said of another kind of function, such as a `JUDGE`."""
+    try:
+        yield
+    except Exception as error:
+        text = error.args[0] if error.args else None
+        if isinstance(text, str) and text.startswith(f"{REWARD} '"):
+            error.args = (kind + text.removeprefix(REWARD),)
+        raise
 
 
 class RewardValueError(ContractViolation, ValueError):

@@ -17,6 +17,7 @@ from trl_ext.text.rows import Text
 
 from .base import (
     OWN_COLUMNS,
+    REWARD,
     SILENT,
     Batch,
     ContractViolation,
@@ -25,6 +26,7 @@ from .base import (
     completion_text,
     iter_parts,
     reward_name,
+    said_of,
 )
 from .calling import attempt, call_reward
 from .tokens import sums
@@ -111,7 +113,7 @@ def check_reward(
 _MISTAKES = (NameError, AttributeError, TypeError, ImportError, SyntaxError)
 
 
-def try_reward(fn: Callable, prompts: Sequence[Text], columns: Mapping[str, list]) -> None:
+def try_reward(fn: Callable, prompts: Sequence[Text], columns: Mapping[str, list], kind: str = REWARD) -> None:
     """Call a reward function once on prompts of a data set with made-up completions, before a policy is loaded.
 
     A function with a model of its own is not called.
@@ -120,6 +122,7 @@ def try_reward(fn: Callable, prompts: Sequence[Text], columns: Mapping[str, list
         fn: the reward function.
         prompts: N prompts.
         columns: the other columns of the data set, N values each.
+        kind: what messages call it.
 
     Raises:
         ValueError: `fn` breaks its contract, asks for a column that is not there, or has a mistake in its code.
@@ -134,13 +137,14 @@ def try_reward(fn: Callable, prompts: Sequence[Text], columns: Mapping[str, list
     try:
         error = _try(fn, Batch(prompts, completions, ids, columns, {"trainer_state": None, **SILENT}))[1]
     except ContractViolation as violation:
-        raise ValueError(str(violation)) from violation
+        with said_of(kind):
+            raise ValueError(str(violation)) from violation
     if isinstance(error, _MISTAKES):
         name = reward_name(fn)
-        raise ValueError(f"Reward function '{name}' fails on a trial: {line_of(error)}{error_text(error)}.") from error
+        raise ValueError(f"{kind} '{name}' fails on a trial: {line_of(error)}{error_text(error)}.") from error
     if error is not None:
         warnings.warn(
-            f"Reward function '{reward_name(fn)}' fails on made-up completions ({line_of(error)}{error_text(error)}): "
+            f"{kind} '{reward_name(fn)}' fails on made-up completions ({line_of(error)}{error_text(error)}): "
             "samples on which it fails in the run are skipped.",
             stacklevel=2,
         )

@@ -18,7 +18,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl_ext.messages.printable import brief, error_text, one_line
 from trl_ext.text.rows import Text
 
-from .base import OWN_COLUMNS, Batch, Stateful, Synchronized, completion_text, iter_parts, prompt_text, reward_name
+from .base import (
+    OWN_COLUMNS,
+    REWARD,
+    Batch,
+    Stateful,
+    Synchronized,
+    completion_text,
+    iter_parts,
+    prompt_text,
+    reward_name,
+    said_of,
+)
 from .combine import check_weights
 from .constraints import Constraints
 from .logged import CallLog, combined
@@ -83,6 +94,7 @@ class RewardRunner:
         chat_template_kwargs: further variables for the models' chat templates.
         device: device of the models given here; by default that of a loaded model, the accelerator for a name.
         policy: model that is trained, to find the functions that share weights with it.
+        kind: what messages call a function: `REWARD` or `JUDGE`.
 
     Attributes:
         names: names of the functions in logs, made unique by `_2`, `_3`, ...
@@ -109,6 +121,7 @@ class RewardRunner:
         chat_template_kwargs: dict[str, Any] | None = None,
         device: str | torch.device | None = None,
         policy: Module | None = None,
+        kind: str = REWARD,
     ):
         sources = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
         if not sources:
@@ -124,7 +137,7 @@ class RewardRunner:
             scorer.load()  # a wrong name then fails now, not after the first generation
         self.names = _unique([reward_name(fn) for fn in self.reward_funcs])
         self.constraints = Constraints(constraints or (), self.names, self.weights.tolist())
-        self.retries, self.backoff, self.timeout = retries, backoff, timeout
+        self.retries, self.backoff, self.timeout, self.kind = retries, backoff, timeout, kind
         self.max_reward_failures = max_reward_failures
         self.clip_range = clip_range
         self._warned_not_applicable = False
@@ -171,7 +184,7 @@ class RewardRunner:
             raise ValueError(f"The batch to score has lists of different lengths, {lengths}: give one value a sample.")
         state = None if update_state else self.state_dict()
         batch = Batch(prompts, completions, completion_ids, columns, {"trainer_state": trainer_state})
-        with together("Scoring"):
+        with together("Scoring"), said_of(self.kind):
             results = self._call_all(batch, on_progress or (lambda n: None)) if prompts else []
             for name, result in zip(self.names, results, strict=False):
                 self._report_failures(name, result.failures, batch)
@@ -192,7 +205,7 @@ class RewardRunner:
             if members:
                 inside = "" if members[0] is fn else f" (by its member '{reward_name(members[0])}')"
                 warnings.warn(
-                    f"`reward_timeout` does not apply to reward function '{name}', which runs the weights that the "
+                    f"`reward_timeout` does not apply to {self.kind.lower()} '{name}', which runs the weights that the "
                     f"policy is trained on{inside}: a late call could not be stopped and would disturb the policy.",
                     stacklevel=3,
                 )
@@ -220,13 +233,13 @@ class RewardRunner:
         what = error_text(error)
         if len(failures) > self._allowed_failures(len(batch)):
             raise RuntimeError(
-                f"Reward function '{name}' failed on at least {len(failures)} of {len(batch)} samples after "
+                f"{self.kind} '{name}' failed on at least {len(failures)} of {len(batch)} samples after "
                 f"{self.retries} retries, more than max_reward_failures={self.max_reward_failures:g} allows; sample "
                 f"{index} ({_shown(batch, index)}) gave {what}. Fix the function, let it return None where it does not "
                 f"apply, or raise `max_reward_failures` or `reward_timeout`."
             ) from error
         warnings.warn(
-            f"Reward function '{name}' failed on {len(failures)} of {len(batch)} samples, which are skipped; sample "
+            f"{self.kind} '{name}' failed on {len(failures)} of {len(batch)} samples, which are skipped; sample "
             f"{index} ({_shown(batch, index)}) gave {what}. Return None where the function does not apply.",
             stacklevel=3,
         )
@@ -248,7 +261,7 @@ class RewardRunner:
             self._warned_not_applicable = True
             index = int(not_applicable.nonzero()[0])
             warnings.warn(
-                f"All reward functions returned None for sample {index} ({_shown(batch, index)}), which is skipped: "
+                f"All {self.kind.lower()}s returned None for sample {index} ({_shown(batch, index)}), which is skipped: "
                 f"make sure that one applies to every sample. There is no warning for later samples.",
                 stacklevel=3,
             )

@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from trl_ext.experience.prompts import split_columns
 from trl_ext.rewards import RewardRunner, try_reward
+from trl_ext.rewards.base import JUDGE, REWARD
 from trl_ext.rewards.by_name import check_reward_name, reward_by_name
 
 from .names import named_by
@@ -63,8 +64,9 @@ def tried_rewards(
     Raises:
         ValueError, TypeError: as `reward_by_name` and `try_reward` raise, in words of `option`.
     """
+    kind = JUDGE if option == "--eval_reward" else REWARD
     with named_by(option):
         functions = [reward_by_name(spec) for spec in specs or ()]
         for function in functions:
-            try_reward(function, *split_columns(rows[:2], prompt_column))
+            try_reward(function, *split_columns(rows[:2], prompt_column), kind)
     return functions
