@@ -38,7 +38,7 @@ from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.reports.detoxification import begin, report, summarize
 from trl_ext.reports.summary import print_before_after
 from trl_ext.rewards import LengthReward, ToxicityReward
-from trl_ext.running.best_eta import keep_best
+from trl_ext.running.best_eta import BUDGET_HELP, ETAS_HELP, check_budget, keep_best
 from trl_ext.running.cli import RecipeParser, run
 from trl_ext.running.data import cut_prompts
 from trl_ext.running.models import init_kwargs, load_tokenizer
@@ -87,18 +87,13 @@ class DetoxArguments(CheckedOptions):
     num_report_samples: CountOrZero = option(24, "Completions shown before and after in the report, side by side.")
     frontier_prompts: CountOrZero = option(128, "Prompts on which the least KL for the reward is estimated; 0: none.")
     frontier_samples: Annotated[int, Limits(at_least=2)] = option(32, "Completions per such prompt; more at high KL.")
-    keep_best_eta: list[Annotated[float, Limits(above=0)]] | None = option(
-        None,
-        "Save the policy interpolated with the initial model at the best of these etas, such as 0.5 0.75 1, chosen on "
-        "half of the evaluation prompts and measured on the other half.",
-    )
-    kl_budget: Positive | None = option(None, "Most KL of the eta that `keep_best_eta` chooses, nats per completion.")
+    keep_best_eta: list[Annotated[float, Limits(above=0)]] | None = option(None, ETAS_HELP)
+    kl_budget: Positive | None = option(None, BUDGET_HELP)
     offline_cache_dir: str | None = option(None, "Folder of the embedded models. Default: $TRL_EXT_CACHE or ~/.cache.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kl_budget is not None and not self.keep_best_eta:
-            raise ValueError(f"`kl_budget` {self.kl_budget:g} needs `keep_best_eta`, the etas to choose from.")
+        check_budget(self.kl_budget, self.keep_best_eta)
 
 
 def make_parser() -> RecipeParser:

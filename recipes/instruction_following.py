@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ if find_spec("trl_ext") is None:
     sys.path.append(str(Path(__file__).resolve().parent.parent))  # a clone works without being installed
 
 from trl_ext.config import PPOConfig
+from trl_ext.evaluation.path import split_rows
 from trl_ext.instructions import comparison, policy, reward_stage, showing, training
 from trl_ext.instructions.comparison import gold_quality
 from trl_ext.instructions.data import StageData
@@ -42,6 +44,7 @@ from trl_ext.model_card import add_results
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
 from trl_ext.reports.runs import report_of
+from trl_ext.running.best_eta import KEPT
 from trl_ext.running.cli import RecipeParser, check_output_dir, run
 from trl_ext.running.folders import locked
 from trl_ext.running.interrupts import Interrupted
@@ -160,8 +163,8 @@ class Pipeline:
             return require(folder, "ppo", "eval", fingerprint(settings, upstream))
 
         def work(folder: Path) -> dict[str, Any]:
-            trainer, _, monitor = self.make_trainer(sft, reward, folder)
-            return policy.train(trainer, monitor, folder)
+            trainer, rows, monitor = self.make_trainer(sft, reward, folder)
+            return policy.train(trainer, monitor, folder, self.ppo_stage, self.halves(rows)[0])
 
         return run_stage("ppo", folder, settings, upstream, work)
 
@@ -172,16 +175,19 @@ class Pipeline:
         target = self.output_dir if folder.name == "ppo" else folder  # several runs, several summaries
         with progress.phase("eval"):
             trainer, rows, _ = self.make_trainer(sft, reward, folder)
-            column = self.run.category_column
+            rows, column = self.halves(rows)[1], self.run.category_column
             repeats = 1 if column is None else self.run.category_samples
             parts = (trainer.rewards, rows, self.gold, self.args.seed, repeats)
-            before = comparison.measure(policy_of(trainer), *parts)
-            trainer.model.load_pretrained(ppo.result["model"])
-            after = comparison.measure(policy_of(trainer), *parts)
+            measured = partial(comparison.measure, policy_of(trainer), *parts)
+            before = measured()
+            average = policy.load(trainer, ppo.result, measured)
+            after = measured()
         records = {"sft": sft, "reward": reward, "ppo": ppo}
         seconds = {name: record.seconds for name, record in records.items() if record is not None}
         categories = None if column is None else rows[column][:]
-        summary = comparison.summarize(before, after, categories, reward.result, seconds | progress.take_seconds())
+        seconds |= progress.take_seconds()
+        summary = comparison.summarize(before, after, categories, reward.result, seconds, average)
+        summary |= {name: ppo.result[name] for name in KEPT if name in ppo.result}
         summary |= {"alarms": ppo.result["alarms"], "train_seconds": ppo.seconds, **showing.course(ppo.result)}
         runs = {self.run.ppo_folder: ppo.result}
         if self.run.compare_with is not None:
@@ -201,6 +207,13 @@ class Pipeline:
         add_results(ppo.result["model"], summary)
         showing.print_summary(summary)
         return target / "summary.json"
+
+    def halves(self, rows: Dataset) -> tuple[Dataset | None, Dataset]:
+        """Return the evaluation prompts to choose eta on, and those to report on: all, where none is chosen."""
+        if not self.ppo_stage.keep_best_eta:
+            return None, rows
+        choosing, reported = split_rows(len(rows))
+        return rows.select(choosing), rows.select(reported)
 
     # ---- models ----
 
@@ -259,6 +272,7 @@ def reopen(folder: Path, **changes: Any) -> Reopened:
     pipeline.run.stages = ["eval"]
     sft = pipeline.sft()
     trainer, rows, _ = pipeline.make_trainer(sft, pipeline.reward(sft), folder / pipeline.run.ppo_folder)
+    rows = pipeline.halves(rows)[1]
     return Reopened(trainer, rows[:], None if pipeline.gold is None else gold_quality(pipeline.gold))
 
 

@@ -256,8 +256,8 @@ class PPOConfig(BaseConfig):
     reward_constraints: list[str] | None = option(
         None,
         "Bounds on the means of reward functions, such as 'toxicity <= 0.05': a multiplier that a controller moves "
-        "takes the place of the function's weight, and begins at it. The others are maximized. 'kl <= 1' is the same as "
-        "`kl_controller` pid and `kl_target` 1.",
+        "takes the place of the function's weight, and begins at it. The others are maximized. 'kl <= 1' is the same "
+        "as `kl_controller` pid and `kl_target` 1.",
     )
     reward_clip_range: list[Annotated[float, Limits(infinite=True)]] | None = option(
         None, "Lower and upper bound of the summed reward."

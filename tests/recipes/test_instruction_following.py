@@ -16,6 +16,7 @@ from tests.recipes.killed_recipe import SMALL, TINY
 from tests.tiny_models import save_tiny, tiny_causal_lm
 from trl_ext.instructions import names, training
 from trl_ext.instructions.comparison import Measured, gold_by_category
+from trl_ext.instructions.rewards import AskedOnce
 from trl_ext.instructions.stages import read_record, run_stage
 from trl_ext.running.cli import LAYERS, run
 from trl_ext.worlds.instructions_models import prepare_instructions
@@ -256,3 +257,47 @@ def test_a_stage_without_data_is_refused(recipe, tmp_path, capsys):
     assert "give `--preference_dataset`" in error_of(
         capsys, lambda: recipe(tmp_path / "out", model_name_or_path=folder)
     )
+
+
+def test_the_best_eta_is_kept_and_the_average_is_a_second_point(recipe, tmp_path, capsys):
+    out = tmp_path / "out"
+    recipe(out, "--keep_best_eta", "0.25", "1", kl_budget=1e-9, policy_ema_decay=0.5)
+    said, summary = capsys.readouterr().out, json.loads((out / "summary.json").read_text())
+    assert (summary["num_eval_prompts"], summary["num_choice_prompts"]) == (9, 8), "two halves of 17"
+    assert [point["eta"] for point in summary["eta_choices"]] == [0.25, 1]
+    eta = min(summary["eta_choices"], key=lambda point: point["kl"])["eta"]
+    assert summary["eta"] == eta and f"Kept eta {eta:g}, chosen on 8 other prompts." in said
+    assert "The policy average: gold reward" in said and {"gold_ema", "proxy_ema", "kl_ema"} <= summary.keys()
+    names = {"before": "sft/model", "trained": "ppo/model/unscaled", "kept": "ppo/model"}
+    found = {key: AutoModelForCausalLM.from_pretrained(out / name).state_dict() for key, name in names.items()}
+    for name, value in found["kept"].items():
+        expected = torch.lerp(found["before"][name].double(), found["trained"][name].double(), eta)
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-7)
+    # Again, the stage is skipped, and the policy that is compared is the one that was kept.
+    recipe(out, "--keep_best_eta", "0.25", "1", kl_budget=1e-9, policy_ema_decay=0.5)
+    again = json.loads((out / "summary.json").read_text())
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in summary.items() if k != "seconds"}
+    assert capsys.readouterr().out.count("; skipped.") == 3
+    message = error_of(capsys, lambda: recipe(tmp_path / "bad", kl_budget=1))
+    assert "`--kl_budget` 1 needs `--keep_best_eta`" in message
+
+
+def test_the_judge_is_asked_once_about_a_batch():
+    calls = []
+
+    def gold(completions, key, **columns):
+        calls.append(list(completions))
+        if "boom" in completions:
+            raise RuntimeError("no answer")
+        return [float(text == right) for text, right in zip(completions, key, strict=True)]
+
+    once = AskedOnce(gold)
+    batch = {"prompts": ["a", "b"], "completions": ["x", "y"], "completion_ids": [[1], [2]], "key": ["x", "x"]}
+    first = once(**batch, trainer_state=1)
+    first.append(7.0)  # a caller's list is its own
+    assert once(**batch, trainer_state=2) == [1.0, 0.0] and len(calls) == 1 and once.__name__ == "gold"
+    assert once(**batch | {"key": ["y", "y"]}) == [0.0, 1.0] and len(calls) == 2, "another column, another batch"
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no answer"):
+            once(**batch | {"completions": ["boom", "y"]})
+    assert len(calls) == 4, "a failure is no mark"

@@ -25,7 +25,7 @@ def follow_kl_bound(args: Any) -> None:
         )
     if target is not None and target != bound.bound:
         raise ValueError(
-            f"`reward_constraints` has '{bound}' and `kl_target` is {target:g}: give both the same number, or leave one "
-            "of them out."
+            f"`reward_constraints` has '{bound}' and `kl_target` is {target:g}: give both the same number, or leave "
+            "one of them out."
         )
     args.kl_controller, args.kl_target = "pid", bound.bound

@@ -91,8 +91,18 @@ def summarize(
     categories: Sequence[Any] | None,
     reward: dict[str, Any],
     seconds: dict[str, float],
+    average: Measured | None = None,
 ) -> dict[str, Any]:
-    """Return the content of `summary.json`; `categories` are those of the prompts, where there are any."""
+    """Return the content of `summary.json`.
+
+    Args:
+        before: The initial policy.
+        after: The trained policy.
+        categories: Categories of the prompts, where there are any.
+        reward: What the `reward` stage left.
+        seconds: Duration of each stage.
+        average: The average of the policy, where there is one.
+    """
     summary: dict[str, Any] = dict.fromkeys(
         (
             "gold_win_rate",
@@ -115,6 +125,10 @@ def summarize(
         }
         if categories is not None:
             summary["by_category"] = {"gold": gold_by_category(categories, before, after)}
+    if average is not None:
+        lengths, gold = average.samples.lengths, average.gold
+        summary |= {"kl_ema": average.kl, **_at("ema", "proxy", average.proxy), **_at("ema", "mean_length", lengths)}
+        summary |= {} if gold is None else _at("ema", "gold", gold)
     return summary | {
         "reward_model_accuracy": reward["accuracy"]["estimate"] if "accuracy" in reward else None,
         "reward_model": reward,
@@ -130,9 +144,14 @@ def _compared(name: str, before: Sequence[float], after: Sequence[float]) -> dic
     """Return the means before and after on the same prompts, with their 95% intervals and that of the change."""
     numbers: dict[str, Any] = {}
     for time, values in (("before", before), ("after", after)):
-        found = bootstrap_mean(values)
-        numbers |= {f"{name}_{time}": found.estimate, f"{name}_ci95_{time}": [found.low, found.high]}
+        numbers |= _at(time, name, values)
     return numbers | {f"{name}_change_ci95": paired_change(before, after, seed=0)}
+
+
+def _at(time: str, name: str, values: Sequence[float]) -> dict[str, Any]:
+    """Return the mean of a quantity at one time, and its 95% interval."""
+    found = bootstrap_mean(values)
+    return {f"{name}_{time}": found.estimate, f"{name}_ci95_{time}": [found.low, found.high]}
 
 
 def gold_by_category(categories: Sequence[Any], before: Measured, after: Measured) -> dict[str, dict[str, Any]]:

@@ -4,10 +4,11 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from trl_ext.checks.fields import Count, CountOrZero, Limits
+from trl_ext.checks.fields import Count, CountOrZero, Limits, Positive
 from trl_ext.checks.options import CheckedOptions, option
 from trl_ext.messages.printable import is_plain_name, one_line
 from trl_ext.rewards.combine import AGGREGATIONS
+from trl_ext.running.best_eta import BUDGET_HELP, ETAS_HELP, check_budget
 
 __all__ = ["STAGES", "PPOStage", "PreferenceData", "RewardStage", "RunOptions", "SupervisedStage"]
 
@@ -143,4 +144,10 @@ class PPOStage(CheckedOptions):
     gold_kl_budget: float | None = option(
         None, "Keep the checkpoint with the best gold reward among those below this KL, in nats."
     )
+    keep_best_eta: list[Annotated[float, Limits(above=0)]] | None = option(None, ETAS_HELP)
+    kl_budget: Positive | None = option(None, BUDGET_HELP)
     stop_on_alarm: bool = option(False, "End PPO when the monitor raises an alarm.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_budget(self.kl_budget, self.keep_best_eta)

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The PPO stage: rewards, calibration, monitor and training."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,21 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
+from trl_ext.actor_critic.interpolation import WeightPath
 from trl_ext.checkpoint import newest_whole
 from trl_ext.config import PPOConfig
 from trl_ext.folders import is_whole_model, remove, whole_folder
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
 from trl_ext.rewards import PreferenceReward
 from trl_ext.rewards.warm import average_reward_models
+from trl_ext.running.best_eta import UNSCALED, keep_best
 from trl_ext.running.data import rename_prompts
 from trl_ext.running.interrupts import OrderlyStop
+from trl_ext.running.policy import of_average
 from trl_ext.text.decoding import as_completions
 from trl_ext.trainer import PPOTrainer
 
+from .comparison import Measured
 from .options import RUNS_REWARD, PPOStage
 from .rewards import calibrate, combine, is_adapter, load_rewards, with_reward_adapters
 from .sampling import sample_answers
@@ -144,11 +149,21 @@ def _calibrate(
     return train.add_column(name, completions), held_out.add_column(name, answers(held_out["prompt"][:]))
 
 
-def train(trainer: PPOTrainer, monitor: RewardHackingMonitor, folder: Path) -> dict[str, Any]:
+def train(
+    trainer: PPOTrainer, monitor: RewardHackingMonitor, folder: Path, stage: PPOStage, choice: Dataset | None
+) -> dict[str, Any]:
     """Train from the newest whole checkpoint in `folder`, if there is one, and save the policy in `folder/model`.
 
+    Args:
+        trainer: The trainer.
+        monitor: Its monitor.
+        folder: Folder of the PPO run.
+        stage: Says whether the best of several etas is kept.
+        choice: Evaluation prompts to choose eta on; None where it is not chosen.
+
     Returns:
-        `model` (folder), `alarms`, and `log_history`, which begins with an evaluation of the initial policy.
+        `model` (folder), `alarms`, and `log_history`, which begins with an evaluation of the initial policy; and where
+        eta was chosen, what `keep_best` returns.
     """
     if trainer.args.eval_strategy != "no":
         trainer.evaluate()  # of the initial policy, also where training goes on: gains count from there
@@ -158,5 +173,31 @@ def train(trainer: PPOTrainer, monitor: RewardHackingMonitor, folder: Path) -> d
         trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     with whole_folder(folder / "model", replace=True) as target:
         trainer.save_model(str(target))
+        kept: dict[str, Any] = {}
+        if stage.keep_best_eta and choice is not None:
+            rows = rename_prompts(choice, trainer.args.prompt_column)[:]
+            kept = keep_best(trainer, stage.keep_best_eta, stage.kl_budget, rows, target)
     alarms = [alarm._asdict() for alarm in monitor.alarms]
-    return {"model": str(folder / "model"), "log_history": [*start, *trainer.state.log_history], "alarms": alarms}
+    history = [*start, *trainer.state.log_history]
+    return {"model": str(folder / "model"), "log_history": history, "alarms": alarms, **kept}
+
+
+def load(trainer: PPOTrainer, result: Mapping[str, Any], measure: Callable[[], Measured]) -> Measured | None:
+    """Put the policy that `train` has saved into a fresh trainer, and measure its average on the way.
+
+    Args:
+        trainer: A trainer at the beginning of the run.
+        result: As `train` returned it.
+        measure: Measures the policy as it is.
+
+    Returns:
+        The measurement of the average of the policy; None without `policy_ema_decay`.
+    """
+    folder, eta = Path(result["model"]), result.get("eta")
+    trainer.model.load_policy(folder if eta is None else folder / UNSCALED)
+    if trainer.policy_average.is_on:
+        trainer.policy_average.load(folder)
+    average = of_average(trainer, lambda _: measure())
+    if eta is not None:
+        WeightPath(trainer.model).move_to(eta)
+    return average

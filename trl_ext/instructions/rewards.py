@@ -1,7 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The reward that PPO maximizes, made of the models of the `reward` stage."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from trl_ext.actor_critic import ActorCritic, build_actor_critic, load_reward_ensemble
 from trl_ext.config import PPOConfig
-from trl_ext.rewards import PAR, Ensemble, LengthDebiased, LogSigmoid, PreferenceReward
+from trl_ext.rewards import PAR, Ensemble, LengthDebiased, LogSigmoid, PreferenceReward, reward_name
+from trl_ext.rewards.base import SERVICES, accepted_arguments
 from trl_ext.text.rows import Text
 from trl_ext.worlds.instructions import InstructionJudge
 
@@ -127,7 +129,35 @@ def calibrate(members: Sequence[PreferenceReward], prompts: Sequence[Text], comp
 def make_gold(stage: PPOStage, args: PPOConfig, *, is_embedded: bool) -> Any | None:
     """Return the reward that watches and evaluates: the embedded judge, `judge_model`, or None without either."""
     if is_embedded:
-        return InstructionJudge()
+        return AskedOnce(InstructionJudge())
     if stage.judge_model is None:
         return None
-    return PreferenceReward(stage.judge_model, append_eos=True, name="gold", device=args.device)
+    return AskedOnce(PreferenceReward(stage.judge_model, append_eos=True, name="gold", device=args.device))
+
+
+class AskedOnce:
+    """A reward function that gives the batch it was given last the same marks, without being called again.
+
+    In an evaluation the monitor asks it about a batch, and then the judging of the evaluation about the same batch.
+
+    Args:
+        function: The reward function; the same batch always gets the same marks from it.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function, self.__name__ = function, reward_name(function)
+        self._batch: tuple[Any, ...] | None = None
+        self._marks: list[Any] = []
+
+    def __call__(
+        self, prompts: Sequence[Text], completions: Sequence[Text], completion_ids: list[list[int]], **columns: Any
+    ) -> list[Any]:
+        """Return N marks."""
+        data = {name: values for name, values in columns.items() if name not in SERVICES}
+        batch = (list(prompts), list(completions), data)
+        if batch != self._batch:
+            self._batch = None  # where the call fails
+            given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, **columns}
+            marks = list(self.function(**accepted_arguments(self.function, given)))
+            self._batch, self._marks = copy.deepcopy(batch), marks
+        return list(self._marks)

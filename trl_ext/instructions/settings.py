@@ -26,8 +26,9 @@ _INCIDENTAL = (
     "output_dir", "logging", "log_", "save_", "disable_tqdm", "report_to", "push_to_hub", "hub_", "run_name",
     "resume_from", "num_completions", "load_best", "metric_for", "greater_is", "project", "trackio",
 )  # fmt: skip
-# Fields that PPOConfig has gained, at the value that runs had before: the records of those runs still hold.
+# Fields that PPOConfig and the stage have gained, at the value that runs had before: records of those still hold.
 _GAINED = {"kl_schedule": "linear", "critic_target_modules": None, "num_critics": 1, "critic_agreement_share": 0.2}
+_GAINED |= {"keep_best_eta": None, "kl_budget": None}
 
 
 class StageSettings:
@@ -63,11 +64,13 @@ class StageSettings:
         settings = asdict(stage)
         if self._args.ptx_coef and stage.ptx_dataset is None:
             settings |= {"sft_dataset": demonstrations.sft_dataset, "sft_split": demonstrations.sft_split}
-        if embedded is None and stage.dataset_name is not None:
-            settings["num_eval_prompts"] = num_eval_prompts  # taken from those to train on
+        if (embedded is None and stage.dataset_name is not None) or stage.keep_best_eta:
+            settings["num_eval_prompts"] = (
+                num_eval_prompts  # taken from those to train on, or eta is chosen on half of them
+            )
         ppo = {name: value for name, value in self._args.to_dict().items() if not name.startswith(_INCIDENTAL)}
-        ppo = {name: value for name, value in ppo.items() if _GAINED.get(name, ...) != value}
-        return self._by_content(settings | ppo | self._model)
+        settings |= ppo | self._model
+        return self._by_content({name: value for name, value in settings.items() if _GAINED.get(name, ...) != value})
 
     def _by_content(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {

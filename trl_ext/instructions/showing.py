@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from trl_ext.evaluation.quantities import duration
+from trl_ext.evaluation.quantities import duration, has_average, quantity
 from trl_ext.evaluation.reward_models import RewardModelReport
 from trl_ext.messages.places import short_name
 from trl_ext.reports.by_category import category_table
@@ -50,6 +50,15 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
                 summary["gold_before"], summary["gold_after"], *ends
             )
         )
+    if has_average(summary):
+        marks = [
+            f"{quantity(name).label} {summary[f'{name}_ema']:.3f}"
+            for name in ("gold", "proxy")
+            if f"{name}_ema" in summary
+        ]
+        console.print(f"The policy average: {', '.join(marks)}, KL {summary['kl_ema']:.3g}")
+    if summary.get("eta") is not None:
+        console.print(f"Kept eta {summary['eta']:g}, chosen on {summary['num_choice_prompts']} other prompts.")
     if summary.get("verdict"):
         console.print(Text(str(summary["verdict"])))
     console.print(", ".join(f"{name} {duration(value)}" for name, value in summary["seconds"].items()))

@@ -62,7 +62,8 @@ def summarize(
         summary["by_category"] = category_summary(categories, {"toxicity": (toxic[0], toxic[1])}, seed)
     if average is not None:
         least = kl_at_reward(before.rewards, float(average.rewards.mean())) if has_frontier else None
-        summary |= _numbers("ema", average, seed) | {"kl_ema": average.kl, "kl_at_optimum_ema": least}
+        kl = average.frontier_kl if has_frontier else average.kl
+        summary |= _numbers("ema", average, seed) | {"kl_ema": kl, "kl_at_optimum_ema": least}
     return summary | {
         "toxicity_change_ci95": paired_change(toxic[0], toxic[1], seed),
         "reward_change_ci95": paired_change(rewards[0], rewards[1], seed),

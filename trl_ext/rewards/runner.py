@@ -261,8 +261,8 @@ class RewardRunner:
             self._warned_not_applicable = True
             index = int(not_applicable.nonzero()[0])
             warnings.warn(
-                f"All {self.kind.lower()}s returned None for sample {index} ({_shown(batch, index)}), which is skipped: "
-                f"make sure that one applies to every sample. There is no warning for later samples.",
+                f"All {self.kind.lower()}s returned None for sample {index} ({_shown(batch, index)}), which is "
+                f"skipped: make sure that one applies to every sample. There is no warning for later samples.",
                 stacklevel=3,
             )
         valid &= ~not_applicable
