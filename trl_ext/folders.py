@@ -22,8 +22,10 @@ __all__ = [
     "digest",
     "final_name",
     "find_damage",
+    "found_again",
     "is_complete",
     "is_whole_model",
+    "portable",
     "remove",
     "whole_folder",
 ]
@@ -189,3 +191,28 @@ def _is_whole_file(path: Path) -> bool:
             return True
     except (OSError, SafetensorError):
         return False
+
+
+def portable(name: str, folder: Path) -> tuple[str, str]:
+    """Return how a present file or folder is written down in another folder, which may be moved.
+
+    Returns:
+        The name as it was given, with ~ for the home folder; and the path from `folder` to it.
+    """
+    path = Path(name).expanduser()
+    in_home = path.is_absolute() and path.is_relative_to(Path.home())
+    given = f"~/{path.relative_to(Path.home()).as_posix()}" if in_home else name
+    return given, os.path.relpath(path.resolve(), folder.resolve())
+
+
+def found_again(name: str, place: str, folder: Path) -> str:
+    """Return where a file or folder is that `portable` wrote down in `folder`: its whole path if it is found.
+
+    A whole path is looked for first, which holds wherever `folder` is; then the same place from `folder`, which holds
+    where both were moved together; then the name from the current folder.
+    """
+    given, beside = Path(name).expanduser(), folder.resolve() / place
+    for path in ([given] if given.is_absolute() else []) + [beside, given]:
+        if path.exists():
+            return str(path.resolve())
+    return str(given) if name.startswith("~") else name

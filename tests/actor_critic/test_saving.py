@@ -118,6 +118,11 @@ def test_the_base_is_recorded_so_that_it_is_found_from_another_folder(make, tmp_
     monkeypatch.chdir(tmp_path)
     make(AutoModelForCausalLM.from_pretrained("base")).save_pretrained(tmp_path / "saved")
     assert recorded_base(tmp_path / "saved") == str(tmp_path / "base")
+    (tmp_path / "moved").mkdir()
+    for name in ("base", "saved"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    monkeypatch.chdir("/")
+    assert recorded_base(tmp_path / "moved" / "saved") == str(tmp_path / "moved" / "base")
 
 
 def test_a_model_without_a_name_leaves_no_record_of_its_base(tmp_path):

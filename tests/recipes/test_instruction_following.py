@@ -301,3 +301,13 @@ def test_the_judge_is_asked_once_about_a_batch():
         with pytest.raises(RuntimeError, match="no answer"):
             once(**batch | {"completions": ["boom", "y"]})
     assert len(calls) == 4, "a failure is no mark"
+
+
+def test_stages_are_found_again_where_the_output_was_moved(recipe, tmp_path, capsys):
+    recipe(tmp_path / "out")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "out").rename(tmp_path / "new" / "out")
+    capsys.readouterr()
+    recipe(tmp_path / "new" / "out")
+    assert capsys.readouterr().out.count("; skipped.") == 3
+    assert str(tmp_path / "out") not in (tmp_path / "new" / "out" / "ppo" / "stage.json").read_text()

@@ -1,30 +1,85 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The record of a recipe's options: files by their whole paths, and nothing else changed."""
+"""The record of a recipe's options: files and folders are found again, and nothing else changes."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from trl import ModelConfig
 
+from trl_ext.config import PPOConfig
+from trl_ext.folders import found_again, portable
 from trl_ext.instructions.options import RunOptions
 from trl_ext.running.prompts import PromptOptions
-from trl_ext.running.records import _absolute, read_record, rebuilt
+from trl_ext.running.records import read_record, rebuilt, write_record
+
+GIVEN = {"prompt_column": "lm", "eval_split": "eval", "dataset_name": "data.jsonl"}
+REWARDS = ["mine.py:brevity", "toxicity:lm", "org/name", "https://host:1/lm", "package.module:eval"]
 
 
-def test_only_names_of_files_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for folder in ("eval", "lm"):
-        Path(folder).mkdir()
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run beside what it refers to; the record was written from there."""
+    here = tmp_path / "project"
+    for folder in ("eval", "lm", "copy", "out"):
+        (here / folder).mkdir(parents=True)
     for file in ("data.jsonl", "mine.py"):
-        Path(file).touch()
-    given = {"stages": ["eval"], "model_name_or_path": "lm", "dataset_name": "data.jsonl", "eval_split": "eval"}
-    given["reward"] = ["mine.py:brevity", "toxicity:lm", "org/name", "https://host:1/lm"]
-    assert _absolute(given) == {
-        "stages": ["eval"],
-        "model_name_or_path": f"{tmp_path}/lm",
-        "dataset_name": f"{tmp_path}/data.jsonl",
-        "eval_split": "eval",
-        "reward": [f"{tmp_path}/mine.py:brevity", f"toxicity:{tmp_path}/lm", "org/name", "https://host:1/lm"],
+        (here / file).touch()
+    monkeypatch.chdir(here)
+    args = PPOConfig(output_dir="out", report_to="none", use_cpu=True, critic="copy", reward_adapters=["lm"])
+    model = ModelConfig(model_name_or_path=str(here / "lm"))
+    write_record(here / "out", "ppo", args, (PromptOptions(**GIVEN), Rewards(REWARDS), model))
+    return here / "out"
+
+
+@dataclass
+class Rewards:
+    reward: list[str]
+
+
+def places(out: Path) -> dict[str, Any]:
+    record = read_record(out)
+    assert record is not None
+    options = {name: value for part in record["options"].values() for name, value in part.items()}
+    return {name: options[name] for name in (*GIVEN, "reward", "model_name_or_path")} | {
+        name: record["args"][name] for name in ("critic", "reward_adapters")
     }
+
+
+def expected(root: Path, model: Path) -> dict[str, Any]:
+    return {
+        **GIVEN,
+        "dataset_name": f"{root}/data.jsonl",
+        "reward": [f"{root}/mine.py:brevity", f"toxicity:{root}/lm", *REWARDS[2:]],
+        "model_name_or_path": f"{model}/lm",
+        "critic": "copy",
+        "reward_adapters": [f"{root}/lm"],
+    }
+
+
+def test_files_are_found_from_anywhere_and_where_everything_was_moved(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = run.parent
+    monkeypatch.chdir("/")
+    assert places(run) == expected(here, here)
+    here.rename(tmp_path / "elsewhere")
+    assert places(tmp_path / "elsewhere" / "out") == expected(tmp_path / "elsewhere", tmp_path / "elsewhere")
+
+
+def test_files_are_found_where_the_run_alone_was_moved(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    run.rename(tmp_path / "far" / "away" / "out")
+    assert places(tmp_path / "far" / "away" / "out") == expected(run.parent, run.parent), "from the same folder"
+
+
+def test_no_folder_of_the_machine_is_written_that_was_not_typed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (run / "recipe.json").read_text()
+    assert text.count(str(run.parent)) == 1, "the model was named by its whole path"
+    monkeypatch.setenv("HOME", str(run.parent))
+    assert portable(str(run.parent / "lm"), run) == ("~/lm", "../lm")
+    assert found_again("~/lm", "../gone", run) == f"{run.parent}/lm"
 
 
 def test_options_come_back_as_they_were() -> None:

@@ -21,6 +21,7 @@ from transformers.utils import find_adapter_config_file
 
 from trl_ext.critic_modes import CRITIC_MODES
 from trl_ext.files import write_json
+from trl_ext.folders import found_again, portable
 from trl_ext.messages.printable import first_line
 from trl_ext.text.tokens import has_vocabulary
 
@@ -99,19 +100,25 @@ def find_policy(
 def record_base(folder: Path, name: str | None) -> None:
     """Write into the folder of a policy which model its training began from; nothing where the model has no name.
 
-    A folder is recorded with its whole path, so that it is found from anywhere.
+    A folder is recorded as it was named and by its place beside this one, so that it is found from anywhere, also where
+    both were moved together.
     """
-    if name:
-        place = str(Path(name).resolve()) if Path(name).is_dir() else name
-        write_json(folder / BASE_RECORD, {"base_model": place})
+    if name and Path(name).is_dir():
+        given, place = portable(name, folder)
+        write_json(folder / BASE_RECORD, {"base_model": given, "place": place})
+    elif name:
+        write_json(folder / BASE_RECORD, {"base_model": name})
 
 
 def recorded_base(folder: Path) -> str | None:
     """Return the model that the training of a policy began from, as `record_base` wrote it; None without a record."""
     try:
-        base = json.loads((folder / BASE_RECORD).read_text(encoding="utf-8"))["base_model"]
-    except (OSError, ValueError, KeyError, TypeError):
+        record = json.loads((folder / BASE_RECORD).read_text(encoding="utf-8"))
+        base, place = record["base_model"], record.get("place")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    if isinstance(base, str) and isinstance(place, str):
+        return found_again(base, place, folder)
     return base if isinstance(base, str) else None
 
 

@@ -51,9 +51,25 @@ def fingerprint(settings: Mapping[str, Any], upstream: Iterable[str] = ()) -> st
 def read_record(folder: Path) -> Record | None:
     """Return the record of a finished stage, if there is one."""
     try:
-        return Record(**json.loads((folder / _RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        record = Record(**json.loads((folder / _RECORD).read_text(encoding="utf-8")))
+        return record._replace(result=_with_models(record.result, lambda name: _found(name, folder)))
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _with_models(result: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """Return a result with other names of its models."""
+    changed = {"model": change(result["model"])} if "model" in result else {}
+    return {**result, **changed, **({"models": [*map(change, result["models"])]} if "models" in result else {})}
+
+
+def _inside(name: str, folder: Path) -> str:
+    """Return the path of a model from the folder of its stage, "./model", so that both can be moved; others stay."""
+    return f"./{Path(name).relative_to(folder).as_posix()}" if Path(name).is_relative_to(folder) else name
+
+
+def _found(name: str, folder: Path) -> str:
+    return str(folder / name) if name.startswith("./") else name
 
 
 def require(folder: Path, stage: str, needed_by: str, expected: str, remedy: str = "") -> Record:
@@ -122,7 +138,8 @@ def run_stage(
         spent += time.perf_counter() - start
         write_json(folder / _STARTED, {"fingerprint": key, "seconds": spent, "settings": kept})
     record = Record(key, kept, spent, result)
-    write_json(folder / _RECORD, record._asdict())
+    saved = record._replace(result=_with_models(result, lambda name: _inside(name, folder)))
+    write_json(folder / _RECORD, saved._asdict())
     print(f"Stage {name}: finished in {spent:.0f} s.")
     return record
 

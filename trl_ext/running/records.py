@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 from transformers import TrainingArguments
 
 from trl_ext.config import PPOConfig
+from trl_ext.critic_modes import CRITIC_MODES
 from trl_ext.files import write_json
+from trl_ext.folders import found_again, portable
 from trl_ext.messages.redaction import redacted
 from trl_ext.reports.settings import plain
 from trl_ext.trainer import PPOTrainer
@@ -27,7 +29,7 @@ _TRAINER = (
     *("per_device_train_batch_size", "gradient_accumulation_steps"),
 )
 # Ends of the options that may name a file or folder.
-_PLACES = ("_path", "_name", "_model", "_dataset", "_dir", "reward")
+_PLACES = ("_path", "_name", "_model", "_dataset", "_dir", "reward", "reward_adapters", "critic")
 
 
 class Reopened(NamedTuple):
@@ -45,7 +47,7 @@ class Reopened(NamedTuple):
 
 
 def write_record(folder: Path, recipe: str, args: PPOConfig, options: Sequence[Any], *, model: str = ".") -> None:
-    """Save the options of a recipe; names of files and folders become absolute, secrets are hidden.
+    """Save the options of a recipe, secrets hidden, with the places of files and folders beside the run's.
 
     Args:
         folder: Output directory of the run.
@@ -54,13 +56,23 @@ def write_record(folder: Path, recipe: str, args: PPOConfig, options: Sequence[A
         options: Dataclasses of the recipe's own options and of the model's, with the names that it has resolved.
         model: Folder of the trained policy in `folder`.
     """
-    parts = {type(part).__name__: _absolute(plain(asdict(part))) for part in options}
-    own = {name: value for name, value in args.to_dict().items() if name in _own()}
-    write_json(folder / RECORD, {"recipe": recipe, "model": model, "options": redacted(parts), "args": own})
+    places: dict[str, str] = {}
+
+    def noted(name: str) -> str:
+        if not Path(name).expanduser().exists():
+            return name
+        given, place = portable(name, folder)
+        places[given] = place
+        return given
+
+    parts = {type(part).__name__: _with_places(plain(asdict(part)), noted) for part in options}
+    own = {name: _with_places(value, noted, name) for name, value in args.to_dict().items() if name in _own()}
+    content = {"recipe": recipe, "model": model, "options": redacted(parts), "args": own, "places": places}
+    write_json(folder / RECORD, content)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return what `write_record` saved; None where there is none.
+    """Return what `write_record` saved, with whole paths of the files and folders that are found; None without any.
 
     Raises:
         ValueError: when it cannot be read.
@@ -71,9 +83,14 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         assert {"recipe", "model", "options", "args"} <= record.keys()
-    except (OSError, ValueError, AssertionError, AttributeError):
+        places = dict(record.get("places") or {})  # an earlier version wrote whole paths alone
+    except (OSError, ValueError, TypeError, AssertionError, AttributeError):
         raise ValueError(f"'{path}' cannot be read as a record of a recipe; move it away.") from None
-    return record
+
+    def found(name: str) -> str:
+        return found_again(name, places[name], folder) if name in places else name
+
+    return record | {part: _with_places(record[part], found) for part in ("options", "args")}
 
 
 def rebuilt(kind: type[Options], record: Mapping[str, Any]) -> Options:
@@ -103,20 +120,26 @@ def _own() -> set[str]:
     return {field.name for field in fields(PPOConfig) if field.init and field.name not in inherited} | set(_TRAINER)
 
 
-def _absolute(value: Any, key: str = "") -> Any:
-    """Return names of present files and folders with their whole path, also in FILE.py:function and KIND:MODEL.
+def _with_places(value: Any, change: Callable[[str], str], key: str = "") -> Any:
+    """Return a copy of options in which the names of files and folders are changed, also in FILE.py:function.
 
     Only under the options that name some: `--stages eval` is no folder, whatever the current folder holds.
+
+    Args:
+        value: Options by name, or the value of one.
+        change: Returns the new name for a whole value, or for a part of FILE.py:function or KIND:MODEL; the same name
+            where it is none of a file or folder.
+        key: Name of the option.
     """
     if isinstance(value, dict):
-        return {name: _absolute(entry, name) for name, entry in value.items()}
+        return {name: _with_places(entry, change, name) for name, entry in value.items()}
     if isinstance(value, list):
-        return [_absolute(entry, key) for entry in value]
-    if not isinstance(value, str) or not value.strip() or not key.endswith(_PLACES):
+        return [_with_places(entry, change, key) for entry in value]
+    if not isinstance(value, str) or not value.strip() or not key.endswith(_PLACES) or value in CRITIC_MODES:
         return value
-    if Path(value).expanduser().exists():
-        return str(Path(value).expanduser().resolve())
+    if (changed := change(value)) != value:
+        return changed
     head, colon, tail = value.partition(":")
-    if colon and head.endswith(".py") and Path(head).is_file():
-        return f"{Path(head).resolve()}:{tail}"
-    return f"{head}:{Path(tail).resolve()}" if colon and tail and Path(tail).is_dir() else value
+    if colon and head.endswith(".py"):
+        return f"{change(head)}:{tail}"
+    return f"{head}:{change(tail)}" if head in ("toxicity", "preference") and tail else value
