@@ -107,6 +107,27 @@ def against_hacking() -> dict:
     }
 
 
+def by_token(completion_ids: list[list[int]], **kwargs) -> list[list[float]]:
+    """A reward for each token."""
+    return [[(token % 7) / 7 for token in ids] for ids in completion_ids]
+
+
+def everything(points: Points) -> dict:
+    """All that a critic, a KL, a reward and an evaluation can have, at once."""
+    return {
+        "reward_funcs": [RunningNormalization(by_token), OwnMemory(points)],
+        "reward_constraints": ["own_memory >= 1", "kl <= 0.5"],
+        "eval_reward_funcs": short,
+        "critic_pretraining_episodes": 12,
+        "critic_pretraining_epochs": 2,
+        "critic_epochs": 2,
+        "critic_mini_batches": 2,
+        "critic_held_out": 0.3,
+        "kl_estimator": "exact",
+        "mask_ratio_range": [0.8, 1.25],
+    }
+
+
 def make_trainer(folder: Path, kind: str, points: Points) -> PPOTrainer:
     """Two epochs of two rollouts of four optimizer steps each, with state in every part that can have some."""
     settings: dict[str, Any] = {"reward_funcs": [RunningNormalization(scripted.reward), OwnMemory(points)]}
@@ -121,15 +142,17 @@ def make_trainer(folder: Path, kind: str, points: Points) -> PPOTrainer:
     if kind == "critic":
         settings |= {"critic_epochs": 2, "critic_mini_batches": 2, "critic_pretraining_episodes": 12}
         settings |= {"critic_pretraining_epochs": 2, "critic_held_out": 0.3}
+    if kind == "everything":
+        settings = everything(points)
+    else:
+        settings["kl_controller"] = AdaptiveKL(target=0.5, init_coef=0.1)
     trainer = scripted.trainer(
         folder,
         scripted=False,
-        critic={"full": "copy", "critic": "copy", "lora": "adapter"}.get(kind, "head"),
+        critic={"full": "copy", "critic": "copy", "everything": "copy", "lora": "adapter"}.get(kind, "head"),
         peft_config=LoraConfig(r=4, target_modules="all-linear") if kind == "lora" else None,
         num_critics=2 if kind == "lora" else 1,
-        **settings,
-        kl_estimator="exact" if kind == "lora" else "k1",
-        kl_controller=AdaptiveKL(target=0.5, init_coef=0.1),
+        **({"kl_estimator": "exact" if kind == "lora" else "k1"} | settings),
         # a rollout of 8 completions in all, whatever the number of processes
         per_device_train_batch_size=4 // int(os.environ.get("WORLD_SIZE", "1")),
         num_mini_batches=2,
@@ -232,7 +255,7 @@ def differences(whole: Path, resumed: Path, processes: int) -> list[str]:
     found += [] if same and moments[0].keys() == moments[1].keys() else ["optimizer"]
     for rank in range(processes):
         first, second = (json.loads((folder / f"left_{rank}.json").read_text()) for folder in (whole, resumed))
-        for name in ("kl", "rewards", "monitors"):
+        for name in ("kl", "rewards", "constraints", "monitors"):
             found += [] if first[name] == second[name] else [f"{name} of process {rank}"]
         if rank == 0 and without_timing(first["log"]) != without_timing(second["log"]):
             found.append("log")

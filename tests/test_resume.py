@@ -40,6 +40,8 @@ def killed_runs(folder: Path, kind: str, processes: int, kills: str) -> tuple[li
         ("full", 2, "score.2,save.60"),
         ("critic", 1, "sample.2,learn.9"),
         ("critic", 2, "step.9"),
+        ("everything", 1, "sample.3,learn.9,save.60"),
+        ("everything", 2, "step.9"),
         ("stream", 1, "learn.9"),
         ("stream", 2, "step.9"),
     ],
@@ -61,7 +63,12 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path, kind, processes, 
         memories = [left["rewards"]["own_memory"] for left in (whole, other)]
         assert memories[0] != memories[1], "each process has a memory of its own"
         assert whole["kl"] == other["kl"] and whole["constraints"] == other["constraints"]
-    if kind == "full":
+    if kind == "everything":
+        logged = {name for line in log for name in line}
+        parts = {"eval_judge/short/mean", "eval_ema_reward", "explained_variance/held_out", "critic_grad_norm"}
+        assert logged >= parts | {"constraints/own_memory/multiplier", "critic_pretraining/value_loss"}
+        assert whole["kl"]["controller"] == "PIDKL" and whole["rewards"].keys() == {"by_token", "own_memory"}
+    if kind in ("full", "everything"):
         assert whole["constraints"]["own_memory"]["multiplier"]["integral"] != 0
 
 
