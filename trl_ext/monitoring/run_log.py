@@ -104,7 +104,7 @@ class RunLog:
     # ---- evaluation ----
 
     def add_evaluated(
-        self, metrics: Mapping[str, float], speed: Speed, seconds: float, samples: int, moments: Tensor | None
+        self, metrics: Mapping[str, float], speed: Speed, seconds: float, samples: int, moments: Tensor | None = None
     ) -> None:
         """Add a batch of an evaluation.
 
