@@ -43,5 +43,5 @@ def test_moments_of_batches_of_any_width_give_the_explained_variance_of_all():
 
 def test_returns_that_do_not_vary_have_nothing_to_explain():
     ones = torch.ones(12, 1)
-    for level in (0.0, 1.0, 1e6):
+    for level in (0.0, 0.1, 1.0, 1e6):
         assert explained_at(position_moments(0 * ones, level * ones, ones.bool())) == [0.0]

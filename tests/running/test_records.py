@@ -14,7 +14,7 @@ from trl_ext.instructions.options import RunOptions
 from trl_ext.running.prompts import PromptOptions
 from trl_ext.running.records import read_record, rebuilt, write_record
 
-GIVEN = {"prompt_column": "lm", "eval_split": "eval", "dataset_name": "data.jsonl"}
+GIVEN = {"category_column": "lm", "eval_split": "eval", "dataset_name": "data.jsonl"}
 REWARDS = ["mine.py:brevity", "toxicity:lm", "org/name", "https://host:1/lm", "package.module:eval"]
 
 

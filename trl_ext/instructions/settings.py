@@ -65,9 +65,8 @@ class StageSettings:
         if self._args.ptx_coef and stage.ptx_dataset is None:
             settings |= {"sft_dataset": demonstrations.sft_dataset, "sft_split": demonstrations.sft_split}
         if (embedded is None and stage.dataset_name is not None) or stage.keep_best_eta:
-            settings["num_eval_prompts"] = (
-                num_eval_prompts  # taken from those to train on, or eta is chosen on half of them
-            )
+            # They are taken from those to train on, or eta is chosen on half of them.
+            settings["num_eval_prompts"] = num_eval_prompts
         ppo = {name: value for name, value in self._args.to_dict().items() if not name.startswith(_INCIDENTAL)}
         settings |= ppo | self._model
         return self._by_content({name: value for name, value in settings.items() if _GAINED.get(name, ...) != value})

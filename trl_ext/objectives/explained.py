@@ -24,8 +24,9 @@ def position_moments(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     Returns:
         Float64, shape (5, C).
     """
+    returns = returns.double()
     errors = returns - values
-    parts = torch.stack([torch.ones_like(returns), returns, returns**2, errors, errors**2]).double()
+    parts = torch.stack([torch.ones_like(returns), returns, returns**2, errors, errors**2])
     return torch.where(mask, parts, 0.0).sum(dim=1)
 
 

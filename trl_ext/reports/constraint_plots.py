@@ -56,8 +56,11 @@ def _plot(history: LogHistory, names: list[str], quantity: str, title: str) -> P
         captions.append(f"{name}: {number_text(late)} on average over the last third")
     if quantity == "violation":
         axes.axhline(0, color=GREY, linewidth=1.2, linestyle="--", label="bound")
-    low, high = value_range(np.concatenate([y for _, y in lines.values()]), zero=True)
-    axes.set_ylim(min(low, -0.06 * high) if quantity == "violation" else low, high)  # the bound is off the axis
+    drawn = np.concatenate([y for _, y in lines.values()])
+    if quantity == "violation":
+        axes.set_ylim(*value_range([*drawn, 0.0]))  # with room for the bound on either side
+    else:
+        axes.set_ylim(*value_range(drawn, zero=True))
     count_axis(axes, max(x[-1] for x, _ in lines.values()))
     add_legend(axes)
     slug = f"{quantity}s"

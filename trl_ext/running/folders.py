@@ -39,7 +39,7 @@ _RUN_FILES = (
     *_RUN_MARKS, "incomplete-checkpoint-*", "critic", "*.safetensors", "*.safetensors.index.json", "*config.json",
     "base_model.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*",
     "training_args.bin", "report.html", "README.md", "recipe.json", "interpolation.json", "ema", "reference",
-    "unscaled",
+    "unscaled", "critic_pretraining.json",
 )  # fmt: skip
 
 
