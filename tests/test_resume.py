@@ -67,7 +67,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path, kind, processes, 
         logged = {name for line in log for name in line}
         parts = {"eval_judge/short/mean", "eval_ema_reward", "explained_variance/held_out", "critic_grad_norm"}
         assert logged >= parts | {"constraints/own_memory/multiplier", "critic_pretraining/value_loss"}
-        assert whole["kl"]["controller"] == "PIDKL" and whole["rewards"].keys() == {"by_token", "own_memory"}
+        assert whole["kl"]["controller"] == "PIDKL" and whole["rewards"].keys() == {"normalized_by_token", "own_memory"}
     if kind in ("full", "everything"):
         assert whole["constraints"]["own_memory"]["multiplier"]["integral"] != 0
 

@@ -277,7 +277,7 @@ def test_a_run_leaves_model_summary_and_report(assets, tmp_path, capsys, monkeyp
     assert summary["num_eval_prompts"] == 6
     assert summary["kl"] != 0 and summary["seconds"] > 0
     assert 0 < abs(summary["kl_ema"]) < abs(summary["kl"]), "the average lags behind"
-    assert "│ average" in out and summary["toxicity_ci95_ema"][0] <= summary["toxicity_ema"]
+    assert "┃ average" in out and summary["toxicity_ci95_ema"][0] <= summary["toxicity_ema"]
     *_, end, average = json.loads((tmp_path / "out" / "report_data.json").read_text())["measured"]
     # Reward, KL and the least KL for the reward are of the same completions, which are not those of all prompts.
     assert (summary["kl"], summary["reward_after"]) == (end["kl"], end["reward"])

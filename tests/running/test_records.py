@@ -76,7 +76,7 @@ def test_files_are_found_where_the_run_alone_was_moved(run: Path, tmp_path: Path
 
 def test_no_folder_of_the_machine_is_written_that_was_not_typed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (run / "recipe.json").read_text()
-    assert text.count(str(run.parent)) == 1, "the model was named by its whole path"
+    assert str(run.parent) not in text.replace(f"{run.parent}/lm", ""), "the model was named by its whole path"
     monkeypatch.setenv("HOME", str(run.parent))
     assert portable(str(run.parent / "lm"), run) == ("~/lm", "../lm")
     assert found_again("~/lm", "../gone", run) == f"{run.parent}/lm"
