@@ -260,7 +260,7 @@ CASES = [
     row("`--eval_reward x` is given twice; give it once.", F, eval_reward="x x"),
     row(f"`--eval_reward brevity` is no model that can be loaded; give {FORMS}.", F, eval_reward="brevity"),
     row(
-        "Reward function 'short_list' returned 1 rewards for 2 completions: return exactly one per completion.",
+        "Judge 'short_list' returned 1 rewards for 2 completions: return exactly one per completion.",
         F, eval_reward="my_rewards.py:short_list",
     ),
     row(
