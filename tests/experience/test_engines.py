@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
+)
 
 from tests.tiny_models import EOS_ID, PAD_ID, VOCAB_SIZE, tiny_causal_lm, tiny_tokenizer
 from trl_ext.experience.engines import (
@@ -18,7 +27,7 @@ from trl_ext.experience.engines import (
     eos_token_ids,
     generate,
 )
-from trl_ext.experience.engines.generate import _Draw
+from trl_ext.experience.engines.generate import _Batch, _Draw
 
 PROMPTS = [[30, 31, 32, 33, 34, 35, 36], [40], [50, 51, 52], [60, 61], [70, 71, 72, 73, 74]]
 MANY_EOS = list(range(2, VOCAB_SIZE, 4))
@@ -218,7 +227,7 @@ def test_filters_are_those_of_transformers(options, monkeypatch):
 
 def test_tokens_are_drawn_as_often_as_they_are_likely():
     probs = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.15, 0.05, 0.0])
-    drawn = _Draw()(torch.zeros(20_000, 1), probs.log().repeat(20_000, 1))
+    drawn = _Draw(_Batch(20_000, 1, 1, torch.device("cpu")))(torch.zeros(20_000, 1), probs.log().repeat(20_000, 1))
     assert ((drawn == 0).sum(1) == 1).all() and ((drawn == -torch.inf).sum(1) == 6).all()
     often, spread = (drawn == 0).double().mean(0), (probs * (1 - probs) / 20_000).sqrt()
     assert ((often - probs).abs() <= 4 * spread).all()
@@ -227,7 +236,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely():
 def test_a_likely_token_does_not_hide_unlikely_ones_of_a_large_vocabulary():
     scores = torch.zeros(200, 150_000)
     scores[:, 0] = 12.0  # about half of the probability
-    drawn = _Draw()(torch.zeros(200, 1), scores).argmax(-1)
+    drawn = _Draw(_Batch(200, 1, 1, torch.device("cpu")))(torch.zeros(200, 1), scores).argmax(-1)
     others = drawn[drawn > 0]
     assert 60 <= len(others) <= 160 and others.min() < 30_000 and others.max() > 120_000
 
@@ -306,6 +315,78 @@ def test_further_generation_arguments_are_passed_on():
     model = tiny_causal_lm().eval()
     out = transformers_engine(generation_kwargs={"min_new_tokens": 4}, eos_token_ids=MANY_EOS)(model, PROMPTS * 4)
     assert {len(ids) for ids in out.ids} == {5, 6}
+
+
+# ---- finished completions leave the batch ----
+
+
+def small_mistral() -> PreTrainedModel:
+    """A model whose cache forgets what lies more than seven tokens back."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MistralConfig(vocab_size=VOCAB_SIZE, num_key_value_heads=2, sliding_window=7, **sizes)
+    return MistralForCausalLM(config).eval()
+
+
+def rows_by_token(model: PreTrainedModel) -> list[int]:
+    """The number of sequences in each call of the model, filled in from now on."""
+    seen: list[int] = []
+    model.get_input_embeddings().register_forward_hook(lambda module, args, out: seen.append(len(out)))
+    return seen
+
+
+COMPACTED: dict[str, dict[str, Any]] = {
+    "eos": {"temperature": 1.3, "top_k": 40},
+    "stop strings": {"stop_strings": ["a", "e"], "repetition_penalty": 1.5},
+    "greedy": {"temperature": 0.0, "repetition_penalty": 1.2},
+}
+
+
+@pytest.mark.parametrize("make", [lambda: tiny_causal_lm().eval(), small_mistral], ids=["llama", "mistral"])
+@pytest.mark.parametrize("options", COMPACTED.values(), ids=COMPACTED)
+def test_completions_are_the_same_whether_finished_ones_leave_the_batch_or_not(options, make):
+    model, results, calls = make(), [], []
+    for compacts in (False, True):
+        engine = transformers_engine(return_logps=True, eos_token_ids=MANY_EOS[:12], max_new_tokens=20, **options)
+        assert engine.compacts
+        engine.compacts = compacts
+        seen = rows_by_token(model)
+        results.append(seeded(engine, model, PROMPTS * 4))
+        calls.append(list(seen))
+    whole, compacted = results
+    assert compacted.ids == whole.ids and compacted.terminated == whole.terminated
+    assert sum(compacted.logps, []) == pytest.approx(sum(whole.logps, []), abs=1e-5)
+    assert set(calls[0]) == {20} and len(calls[1]) == len(calls[0]), "as many calls, none of them for nothing"
+    # More than half of the sequences in the batch are still sampled, at every token.
+    going = [sum(len(ids) > i for ids in whole.ids) for i in range(len(calls[1]))]
+    assert all(needed <= rows < 2 * needed for needed, rows in zip(going, calls[1], strict=True))
+    assert calls[1][-1] < 10
+
+
+@pytest.mark.parametrize(
+    "options", [{"generation_kwargs": {"min_new_tokens": 3}}, {"stopping_criteria": (lambda *a, **k: False,)}]
+)
+def test_options_that_count_from_where_generate_began_keep_all_in_the_batch(options):
+    assert not transformers_engine(**options).compacts
+
+
+def test_a_cache_with_other_states_than_keys_and_values_keeps_all_in_the_batch():
+    assert generate._selectable_cache(small_mistral()) is not None
+    sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    assert generate._selectable_cache(MambaForCausalLM(MambaConfig(**sizes))) is None
+    sizes |= {"num_hidden_layers": 2, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes |= {"linear_num_value_heads": 2, "linear_num_key_heads": 1, "head_dim": 8, "num_experts": 2}
+    config = Qwen3NextConfig(**sizes, layer_types=["linear_attention", "full_attention"])
+    with torch.device("meta"):
+        assert generate._selectable_cache(Qwen3NextForCausalLM(config)) is None
+
+
+def test_under_autocast_finished_completions_leave_the_batch_too():
+    model = tiny_causal_lm().eval()
+    seen = rows_by_token(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = seeded(transformers_engine(eos_token_ids=MANY_EOS, max_new_tokens=20), model, PROMPTS * 4)
+    assert seen[0] == 20 and seen[-1] < 10 and len(seen) == max(map(len, out.ids))
 
 
 # ---- what is left of the model ----

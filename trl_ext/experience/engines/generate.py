@@ -1,13 +1,16 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Sampling with transformers' `generate`."""
 
+import copy
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -21,6 +24,7 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import EosTokenCriteria, StopStringCriteria
 
 from trl_ext.micro_batches import MicroBatches
@@ -38,6 +42,10 @@ class TransformersEngine:
     The model's own generation configuration is not read: a `top_p` or `repetition_penalty` in it would sample from
     another distribution than the one whose log-probabilities are learned. Where a completion ends is recorded
     while it is sampled and not read off its ids, so a pad token that equals the EOS token does no harm.
+
+    Once half of the completions of a batch are finished they leave it, with their part of the KV cache, and `generate`
+    goes on with the others; the random numbers of a completion stay the same. That takes a cache of plain key-value
+    layers, and neither `generation_kwargs` nor `stopping_criteria`, which may count from where `generate` began.
 
     Args:
         tokenizer: Tokenizer of the model, with a pad token.
@@ -91,6 +99,7 @@ class TransformersEngine:
         if stop_strings:
             self.endings.append(StopStringCriteria(tokenizer, stop_strings))
         self.endings.extend(stopping_criteria)
+        self.compacts = not stopping_criteria and not generation_kwargs
         self.generation_config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=not (greedy or self.draws),
@@ -129,29 +138,95 @@ class TransformersEngine:
         pad = self.tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompt_ids], device=model.device)
         mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompt_ids], device=model.device)
-        ending = _Ending(self.endings, longest, count)
-        recorder = _SampledLogprobs() if self.return_logps else None
-        draw = _Draw() if self.draws else None
-        with own_generation_config(model, self.generation_config):
-            sequences = model.generate(
-                input_ids,
-                attention_mask=mask,
-                generation_config=self.generation_config,
-                logits_processor=LogitsProcessorList(
-                    [*self.processors, *([recorder] if recorder else []), *([draw] if draw else [])]
-                ),
-                stopping_criteria=StoppingCriteriaList([ending]),
-                synced_gpus=False,  # under FSDP the model is gathered, and no process needs the steps of another
-            )
+        batch = _Batch(len(prompt_ids), longest, self.generation_config.max_new_tokens, model.device)
+        cache = _selectable_cache(model) if self.compacts else None
+        ending = _Ending(self.endings, batch, count, compacts=cache is not None)
+        recorder = _SampledLogprobs(batch) if self.return_logps else None
+        draw = _Draw(batch) if self.draws else None
+        while True:
+            sequences = self._generate(model, input_ids, mask, cache, [recorder, draw], ending)
+            batch.keep(sequences)
+            if recorder:
+                recorder.collect(sequences)
+            going = ending.unfinished()
+            if cache is None or len(going) == 0 or batch.columns == batch.width:
+                break
+            cache.batch_select_indices(going)
+            input_ids, batch.rows = sequences[going], batch.rows[going]
+            mask = nn.functional.pad(mask[going], (0, batch.columns - mask.shape[1]), value=1)
         if draw:
             draw.check()
-        rows, (lengths, terminated) = sequences[:, longest:].tolist(), ending.result(sequences)
-        logps = recorder.result(sequences).tolist() if recorder else None
+        rows, (lengths, terminated) = batch.sequences[:, longest:].tolist(), ending.result()
+        logps = recorder.logps.tolist() if recorder else None
         return Completions(
             [row[:n] for row, n in zip(rows, lengths, strict=True)],
             terminated,
             [row[:n] for row, n in zip(logps, lengths, strict=True)] if logps is not None else None,
         )
+
+    def _generate(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        mask: Tensor,
+        cache: DynamicCache | None,
+        observers: list[LogitsProcessor | None],
+        ending: "_Ending",
+    ) -> Tensor:
+        """Return the sequences that one call of `generate` makes of `input_ids`."""
+        config = copy.copy(self.generation_config)
+        config.max_new_tokens = ending.batch.width - input_ids.shape[1]
+        with own_generation_config(model, config):
+            return model.generate(
+                input_ids,
+                attention_mask=mask,
+                generation_config=config,
+                logits_processor=LogitsProcessorList([*self.processors, *(o for o in observers if o is not None)]),
+                stopping_criteria=StoppingCriteriaList([ending]),
+                synced_gpus=False,  # under FSDP the model is gathered, and no process needs the steps of another
+                **({} if cache is None else {"past_key_values": cache}),
+            )
+
+
+def _selectable_cache(model: PreTrainedModel) -> DynamicCache | None:
+    """Return an empty cache from which rows can be taken out; None for a model that needs another kind.
+
+    Layers of linear attention keep a state that `batch_select_indices` leaves alone.
+    """
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        return None
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    plain = {type(layer) for layer in cache.layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
+    return cache if cache.layers and plain else None
+
+
+class _Batch:
+    """N sequences that are sampled together, and which of them still are.
+
+    Attributes:
+        prompt_length: Columns of the prompts.
+        rows: Numbers of the sequences that are still in the batch, int64.
+        columns: Columns of prompts and completions so far.
+        sequences: Prompts and completions so far, (N, prompt and completion columns).
+    """
+
+    def __init__(self, n: int, prompt_length: int, max_new_tokens: int, device: torch.device):
+        self.prompt_length = self.columns = prompt_length
+        self.rows = torch.arange(n, device=device)
+        self.sequences = torch.zeros(n, prompt_length + max_new_tokens, dtype=torch.long, device=device)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def width(self) -> int:
+        """Columns of prompts and of completions of the greatest length."""
+        return self.sequences.shape[1]
+
+    def keep(self, sequences: Tensor) -> None:
+        """Take over the sequences that are still in the batch."""
+        self.columns = sequences.shape[1]
+        self.sequences[self.rows, : self.columns] = sequences
 
 
 class _Count:
@@ -172,43 +247,49 @@ class _Count:
 
 
 class _Ending(StoppingCriteria):
-    """Remembers at which length each sequence first met one of the `criteria`, and keeps `count` up to date."""
+    """Remembers at which length each sequence first met one of the `criteria`, and keeps `count` up to date.
 
-    def __init__(self, criteria: list[StoppingCriteria], prompt_length: int, count: _Count):
-        self.criteria = criteria
-        self.prompt_length = prompt_length
-        self.count = count
-        self.lengths: Tensor | None = None
+    With `compacts` it also ends a call of `generate` in which half of the sequences are finished.
+    """
+
+    def __init__(self, criteria: list[StoppingCriteria], batch: _Batch, count: _Count, *, compacts: bool):
+        self.criteria, self.batch, self.count, self.compacts = criteria, batch, count, compacts
+        self.lengths = torch.zeros(len(batch), dtype=torch.long, device=batch.rows.device)
 
     def __call__(self, input_ids: Tensor, logits: Any, **kwargs: Any) -> Tensor:
-        if self.lengths is None:
-            self.lengths = torch.zeros(len(input_ids), dtype=torch.long, device=input_ids.device)
-        done = torch.zeros_like(self.lengths, dtype=torch.bool)
+        lengths = self.lengths[self.batch.rows]
+        done = torch.zeros_like(lengths, dtype=torch.bool)
         for criterion in self.criteria:
             done |= criterion(input_ids, logits, **kwargs)
-        first = done & (self.lengths == 0)
-        length = input_ids.shape[1] - self.prompt_length
-        self.lengths[first] = length
+        length = input_ids.shape[1] - self.batch.prompt_length
+        lengths = torch.where(done & (lengths == 0), length, lengths)
+        self.lengths[self.batch.rows] = lengths
         if self.count.is_due():
-            lengths = self.lengths.tolist()
-            self.count.to(sum(n > 0 for n in lengths), sum(n or length for n in lengths))
-        return self.lengths > 0
+            known = self.lengths.tolist()
+            self.count.to(sum(n > 0 for n in known), sum(n or length for n in known))
+        finished = lengths > 0
+        return finished | (2 * finished.sum() >= len(finished)) if self.compacts else finished
 
-    def result(self, sequences: Tensor) -> tuple[list[int], list[bool]]:
+    def unfinished(self) -> Tensor:
+        """Return the positions, among the sequences in the batch, of those that go on, int64."""
+        return torch.nonzero(self.lengths[self.batch.rows] == 0).squeeze(1)
+
+    def result(self) -> tuple[list[int], list[bool]]:
         """Return the length of each completion, and whether it ended by itself."""
-        assert self.lengths is not None
         terminated = self.lengths > 0
-        full = sequences.shape[1] - self.prompt_length
+        full = self.batch.columns - self.batch.prompt_length
         return self.lengths.masked_fill(~terminated, full).tolist(), terminated.tolist()
 
 
 class _Draw(LogitsProcessor):
     """Draws the next token, and sets the logits of all others to -inf, so that `generate` takes the drawn one.
 
-    `torch.multinomial` makes a random number for every token of the vocabulary; one for each sequence is enough.
+    `torch.multinomial` makes a random number for every token of the vocabulary; one for each sequence is enough, and
+    sequences that have left the batch are given theirs too, so that those of the others do not depend on it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch: _Batch) -> None:
+        self.batch = batch
         self._broken: Tensor | None = None  # sequences whose logits were not finite at some step
 
     def check(self) -> None:
@@ -228,31 +309,36 @@ class _Draw(LogitsProcessor):
         dtype = torch.float32 if logits.device.type == "mps" else torch.float64
         cumulative = torch.softmax(logits, dim=-1, dtype=torch.float32).cumsum(-1, dtype=dtype)
         # Collected on the device, since reading the flag at every token would wait for the device.
-        broken = ~torch.isfinite(cumulative[:, -1])
-        self._broken = broken if self._broken is None else self._broken | broken
-        point = torch.rand(len(logits), 1, dtype=dtype, device=logits.device) * cumulative[:, -1:]
+        if self._broken is None:
+            self._broken = torch.zeros(len(self.batch), dtype=torch.bool, device=logits.device)
+        self._broken[self.batch.rows] |= ~torch.isfinite(cumulative[:, -1])
+        numbers = torch.rand(len(self.batch), 1, dtype=dtype, device=logits.device)
+        point = numbers[self.batch.rows] * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, point, right=True).clamp(max=logits.shape[1] - 1)
         return torch.full_like(logits, -torch.inf).scatter_(1, token, 0.0)
 
 
 class _SampledLogprobs(LogitsProcessor):
-    """Collects the log-probability of every sampled token, holding one step's logits at a time."""
+    """Collects the log-probability of every sampled token, holding one step's logits at a time.
 
-    def __init__(self):
+    Attributes:
+        logps: The log-probabilities, (N, completion columns); 0 after the end of a completion.
+    """
+
+    def __init__(self, batch: _Batch):
+        self.batch = batch
         self.log_probs: Tensor | None = None
-        self.collected: list[Tensor] = []
+        shape = len(batch), batch.width - batch.prompt_length
+        self.logps = torch.zeros(shape, device=batch.rows.device)
 
     def __call__(self, input_ids: Tensor, logits: Tensor) -> Tensor:
-        self._collect(input_ids)
+        self.collect(input_ids)
         self.log_probs = torch.log_softmax(logits.float(), dim=-1)
         return logits
 
-    def _collect(self, sequences: Tensor) -> None:
+    def collect(self, sequences: Tensor) -> None:
+        """Take the log-probabilities of the last tokens of the sequences in the batch, unless that was done."""
         if self.log_probs is not None:
-            self.collected.append(self.log_probs.gather(-1, sequences[:, -1:]))
-
-    def result(self, sequences: Tensor) -> Tensor:
-        """Return the log-probabilities of all sampled tokens, shape (B, C)."""
-        self._collect(sequences)
-        self.log_probs = None
-        return torch.cat(self.collected, dim=1)
+            column = sequences.shape[1] - self.batch.prompt_length - 1
+            self.logps[self.batch.rows, column] = self.log_probs.gather(-1, sequences[:, -1:]).squeeze(1)
+            self.log_probs = None
