@@ -2,6 +2,7 @@
 """Models of a given architecture with random weights, quantized layer by layer: nothing is downloaded or read."""
 
 import importlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,25 @@ def _materialize(model: nn.Module, dtype: torch.dtype, device: Any) -> None:
                 value = _random(parameter.shape, dtype, device) if matrix else fill(parameter.shape, dtype=dtype)
                 made[id(parameter)] = nn.Parameter(value.to(device), requires_grad=False)
             setattr(module, name, made[id(parameter)])
+
+
+@torch.no_grad()
+def end_with_probability(model: PreTrainedModel, probability: float) -> None:
+    """Let a random Llama sample EOS with this probability at every token, so that lengths are geometric.
+
+    The first dimension of its hidden states becomes a constant, from which only the logit of EOS is read.
+    """
+    model.get_input_embeddings().weight[:, 0] = 1.0
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight[0] = 0.0
+        layer.mlp.down_proj.weight[0] = 0.0
+    head = model.get_output_embeddings().weight
+    head[:, 0], head[EOS_ID] = 0.0, 0.0
+    ids = torch.randint(len(SPECIAL), len(head), (4, 64), generator=torch.Generator().manual_seed(0)).to(model.device)
+    hidden = model.model(ids).last_hidden_state.float()
+    others = (hidden @ head.float().T).index_fill(-1, torch.tensor(EOS_ID, device=model.device), -torch.inf)
+    logit = others.logsumexp(-1).mean() + math.log(probability / (1 - probability))
+    head[EOS_ID, 0] = logit / hidden[..., 0].mean()
 
 
 def save_reward_adapter(config: PretrainedConfig, folder: Path, rank: int) -> Path:

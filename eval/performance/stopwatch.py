@@ -22,14 +22,16 @@ class Stopwatch(TrainerCallback):
 
     Args:
         device: "cuda" or "cpu".
+        clock: "wall", or "cpu" for the seconds that this process has had of the processor.
         steps: Steps of the Trainer's loop in an update.
 
     Attributes:
         updates: Seconds by phase, one mapping per update.
     """
 
-    def __init__(self, device: str, steps: int):
+    def __init__(self, device: str, steps: int, clock: str = "wall"):
         self.device, self.steps = device, steps
+        self._read = time.process_time if clock == "cpu" else time.perf_counter
         self.updates: list[dict[str, float]] = []
         self._phases: dict[str, float] = {}
         self._start = 0.0
@@ -38,7 +40,7 @@ class Stopwatch(TrainerCallback):
         """Return the time at which the device has finished its work."""
         if self.device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self._read()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

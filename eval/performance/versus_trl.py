@@ -32,7 +32,7 @@ from trl_ext.files import write_json
 from .memory import RESULTS, describe_device, installed_versions
 from .operations import Sizes, operations, peak_rate
 from .peaks import CudaMemory, ProcessMemory
-from .random_models import prompts, random_model, word_tokenizer
+from .random_models import end_with_probability, prompts, random_model, word_tokenizer
 from .stopwatch import PHASES, Stopwatch, TimedProgress, timed_functions
 from .versus_table import TRAINERS, results_table
 
@@ -67,6 +67,9 @@ class Run:
         batch, micro_batch: Completions of an update, and at a time in learning.
         epochs: Passes over them.
         updates: Rollouts.
+        lengths: "fixed": every completion has the most tokens; "geometric": an EOS token ends it, with a probability of
+            4 / `completion` at every token, so that the mean is about a quarter of the most.
+        clock: "wall", or "cpu" for processor seconds, on a machine that others use too.
         logits_chunk_size: As in our PPOConfig; TRL has no such thing.
         device: "cuda" or "cpu".
     """
@@ -83,6 +86,8 @@ class Run:
     epochs: int = 4
     updates: int = WARM_UP + 2
     logits_chunk_size: int = 512
+    lengths: str = "fixed"
+    clock: str = "wall"
     device: str = "cpu"
 
 
@@ -112,7 +117,10 @@ def model(run: Run, *, reward: bool = False) -> PreTrainedModel:
         tie_word_embeddings=False,
     )
     dtype = torch.bfloat16 if run.device == "cuda" else torch.float32
-    return random_model(config, dtype=dtype, device=run.device, reward=reward)
+    made = random_model(config, dtype=dtype, device=run.device, reward=reward)
+    if run.lengths == "geometric" and not reward:
+        end_with_probability(made, min(0.5, 4 / run.completion))
+    return made
 
 
 def settings(run: Run, folder: str) -> dict[str, Any]:
@@ -155,7 +163,12 @@ def train_trl(run: Run, folder: str, stopwatch: Stopwatch) -> None:
     reward_model = model(run, reward=True)
     policy = model(run).requires_grad_(True)
     trainer = ppo_trainer.PPOTrainer(
-        args=ppo_trainer.PPOConfig(response_length=run.completion, num_sample_generations=0, **settings(run, folder)),
+        args=ppo_trainer.PPOConfig(
+            response_length=run.completion,
+            stop_token="eos" if run.lengths == "geometric" else None,
+            num_sample_generations=0,
+            **settings(run, folder),
+        ),
         processing_class=tokenizer,
         model=policy,
         ref_model=None,
@@ -174,13 +187,15 @@ def train_trl(run: Run, folder: str, stopwatch: Stopwatch) -> None:
 def train_ours(run: Run, folder: str, stopwatch: Stopwatch) -> None:
     """Train with `trl_ext.PPOTrainer`."""
     tokenizer, policy = word_tokenizer(run.vocab_size), model(run)
-    tokenizer.eos_token = policy.generation_config.eos_token_id = None  # as in TRL's run nothing ends a completion
+    if run.lengths == "fixed":
+        tokenizer.eos_token = policy.generation_config.eos_token_id = None  # as in TRL's run nothing ends a completion
     reward_model = model(run, reward=True)
 
     @torch.no_grad()
     def score(prompts: list[str], completion_ids: list[list[int]], **columns: Any) -> list[float]:
         rows = [p + c for p, c in zip(tokenizer(prompts)["input_ids"], completion_ids, strict=True)]
-        return reward_model(input_ids=torch.tensor(rows, device=run.device)).logits.squeeze(1).tolist()
+        batch = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt").to(run.device)
+        return reward_model(**batch).logits.squeeze(1).tolist()
 
     trainer = PPOTrainer(
         policy,
@@ -216,7 +231,7 @@ def execute(run: Run, measure: str) -> dict[str, Any]:
     if measure == "memory":
         memory = CudaMemory() if run.device == "cuda" else ProcessMemory()
         memory.reset()
-    stopwatch = Stopwatch(run.device, steps=1 if run.trainer == "trl" else run.epochs)
+    stopwatch = Stopwatch(run.device, clock=run.clock, steps=1 if run.trainer == "trl" else run.epochs)
     with tempfile.TemporaryDirectory() as folder:
         {"trl": train_trl, "ours": train_ours}[run.trainer](run, folder, stopwatch)
     return {"updates": stopwatch.updates[WARM_UP:]} if memory is None else memory.read()
@@ -333,6 +348,8 @@ def parser() -> argparse.ArgumentParser:
         if field.type in (int, "int") and field.name not in ("vocab_size", "completion"):
             text = f"{field.name.replace('_', ' ')} ({field.default})"
             made.add_argument(f"--{field.name}", type=int, help=text)
+    made.add_argument("--lengths", default="fixed", choices=("fixed", "geometric"), help="of completions (fixed)")
+    made.add_argument("--clock", default="wall", choices=("wall", "cpu"), help="seconds that count (wall)")
     made.add_argument("--rounds", type=int, help="timed runs of each trainer in each cell (2)")
     made.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, the figures mean nothing")
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
@@ -360,8 +377,9 @@ def main(argv: list[str] | None = None) -> int:
     vocabularies, completions, rounds = arguments.vocab_size, arguments.completion, arguments.rounds or 2
     if arguments.quick:
         sizes, vocabularies, completions, rounds = QUICK | sizes, [256], [8], arguments.rounds or 1
+    kinds = {name: getattr(arguments, name) for name in ("device", "lengths", "clock")}
     cells = [
-        Run(setting=setting, vocab_size=vocab_size, completion=completion, device=arguments.device, **sizes)
+        Run(setting=setting, vocab_size=vocab_size, completion=completion, **kinds, **sizes)
         for setting in arguments.settings
         for vocab_size in vocabularies
         for completion in completions

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The benchmark against TRL's last PPOTrainer: what counts as what, and the command from end to end."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eval.performance import versus_trl
+from eval.performance import random_models, versus_trl
 from eval.performance.stopwatch import Stopwatch, TimedProgress, timed_functions
 
 QUICK = versus_trl.Run(**versus_trl.QUICK, vocab_size=64, completion=4)
@@ -73,6 +74,41 @@ def test_an_update_of_ours_ends_with_the_last_of_its_steps():
         clock.time += 1.0
         clock.on_step_end(None, SimpleNamespace(global_step=step), None)
     assert clock.updates == [{"generate": 3.0, "score": 0.0, "evaluate": 0.0, "learn": 2.0}]
+
+
+@pytest.mark.parametrize("probability", [0.02, 0.125])
+def test_completions_of_geometric_length_end_with_their_probability_at_every_token(probability):
+    run = dataclasses.replace(QUICK, vocab_size=300, hidden_size=64, layers=2)
+    made = versus_trl.model(run)
+    ids = torch.randint(3, 300, (8, 30), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = made(ids).logits.softmax(-1)
+        random_models.end_with_probability(made, probability)
+        after = made(ids).logits.softmax(-1)
+    eos = after[..., random_models.EOS_ID]
+    assert before[..., random_models.EOS_ID].max() < 0.02
+    assert eos.mean() == pytest.approx(probability, rel=0.03) and eos.std() < 0.1 * probability
+    assert after[..., 3:].mean() == pytest.approx((1 - probability) / 299, rel=0.05), "the others stay alike"
+
+
+@needs_trls_ppo
+def test_both_run_with_geometric_lengths_and_processor_seconds(tmp_path, monkeypatch):
+    seen = []
+
+    def in_this_process(run, measure):
+        seen.append((run.trainer, run.lengths, run.clock))
+        if measure == "memory":
+            return {"process": 2**30, "allocated": 0.0}
+        return versus_trl.execute(run, measure)
+
+    monkeypatch.setattr(versus_trl, "in_own_process", in_this_process)
+    monkeypatch.setattr(versus_trl, "machine_rate", lambda device: 1e13)
+    options = ["--settings", "c", "--lengths", "geometric", "--clock", "cpu", "--output", str(tmp_path)]
+    assert versus_trl.main(["--quick", "--device", "cpu", *options]) == 0
+    [path] = tmp_path.glob("*.json")
+    [cell] = json.loads(path.read_text())["cells"]
+    assert (cell["run"]["lengths"], cell["run"]["clock"]) == ("geometric", "cpu") and cell["speed"] > 0
+    assert set(seen) == {("trl", "geometric", "cpu"), ("ours", "geometric", "cpu")}
 
 
 @needs_trls_ppo
