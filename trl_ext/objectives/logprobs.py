@@ -46,13 +46,18 @@ class Scores(autograd.Function):
         log_probs = _log_softmax(logits)
         logps = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         entropy = torch.zeros_like(logps)
-        if mode != "none":
-            entropy = -log_probs.exp().mul_(log_probs).nansum(-1)  # 0 log 0 = 0, where a token is impossible
+        # The gradient of log-probabilities needs the softmax alone: kept here, it is not computed twice.
+        ctx.keeps_softmax = mode == "value" and ref_log_probs is None
+        if ctx.keeps_softmax:
+            probs = log_probs.exp()
+            entropy = -log_probs.mul_(probs).nansum(-1)  # 0 log 0 = 0, where a token is impossible
+        elif mode != "none":
+            entropy = -log_probs.exp().mul_(log_probs).nansum(-1)
         if mode != "gradient":
             ctx.mark_non_differentiable(entropy)
         ctx.mode, ctx.dtype = mode, logits.dtype
         if ref_log_probs is None:
-            ctx.save_for_backward(log_probs, targets, entropy)
+            ctx.save_for_backward(probs if ctx.keeps_softmax else log_probs, targets, entropy)
             return logps, entropy
         probs = log_probs.exp()
         difference = ref_log_probs.neg_().add_(log_probs).masked_fill_(probs == 0, 0.0)
@@ -64,15 +69,16 @@ class Scores(autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         """Return the gradient of the logits."""
-        log_probs, targets, entropy, *compared = ctx.saved_tensors
+        kept, targets, entropy, *compared = ctx.saved_tensors
         grad_logps, grad_entropy, *grad_kl = (grad.unsqueeze(-1) for grad in grads)
         factor = -grad_logps
         if ctx.mode == "gradient":
-            factor = factor - grad_entropy * (log_probs.nan_to_num(neginf=0.0) + entropy.unsqueeze(-1))
+            factor = factor - grad_entropy * (kept.nan_to_num(neginf=0.0) + entropy.unsqueeze(-1))
         if compared:
             difference, kl = compared
             factor = (difference - kl.unsqueeze(-1)).mul_(grad_kl[0]).add_(factor)
-        grad = log_probs.exp().mul_(factor).scatter_add_(-1, targets.unsqueeze(-1), grad_logps)
+        grad = kept * factor if ctx.keeps_softmax else kept.exp().mul_(factor)
+        grad.scatter_add_(-1, targets.unsqueeze(-1), grad_logps)
         return grad.to(ctx.dtype), None, None, None
 
 
