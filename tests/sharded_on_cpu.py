@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""FSDP2 on a CPU. Accelerate would train with DDP there without a word; imported, this module makes it shard."""
+"""FSDP2 on a CPU, where accelerate would train with DDP without a word."""
 
 from typing import Any
 
@@ -21,5 +21,7 @@ def _sharding(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwa
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
 
-AcceleratorState.__init__ = _sharding  # type: ignore[method-assign]
-training_arguments.FSDP_DEVICES = ("cpu",)
+def shard_on_cpu() -> None:
+    """Make accelerate shard on a CPU, for the rest of this process."""
+    AcceleratorState.__init__ = _sharding  # type: ignore[method-assign]
+    training_arguments.FSDP_DEVICES = ("cpu",)

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
-from tests import scripted, sharded_on_cpu  # noqa: F401  the second one makes accelerate shard on a CPU
+from tests import scripted
+from tests.sharded_on_cpu import shard_on_cpu
 from tests.tiny_models import tiny_causal_lm
 from trl_ext import PPOTrainer, sharding
 from trl_ext.monitoring import PhaseProgress
@@ -184,4 +185,5 @@ def main(out: Path, names: list[str]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    shard_on_cpu()
     main(Path(sys.argv[1]), sys.argv[2:])
