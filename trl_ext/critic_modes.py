@@ -53,11 +53,14 @@ def saved_critic_folder(name: str) -> Path | None:
     return next((place for place in places if (place / CRITIC_RECORD).is_file()), None)
 
 
-def is_value_head(critic: str) -> bool:
-    """Return whether a choice of `critic` is a value head on the policy's trunk, new or of an earlier run's folder."""
+def learns_fast(critic: str) -> bool:
+    """Return whether a choice of `critic` needs the learning rate of a value head: a head, or a new adapter.
+
+    At that rate a whole model, or an adapter that has been trained before, forgets what it knows.
+    """
     folder = saved_critic_folder(critic)
     if folder is None:
-        return critic == "head"
+        return critic in ("head", "adapter")
     try:
         return json.loads((folder / CRITIC_RECORD).read_text(encoding="utf-8")).get("critic") == "head"
     except (OSError, ValueError, AttributeError):

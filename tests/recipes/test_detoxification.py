@@ -100,15 +100,15 @@ def test_the_embedded_example_has_its_own_target_until_a_model_is_named(tmp_path
     assert targets == [0.9, 1.3, 1.3, 2.0, 0.9]
 
 
-def test_a_critic_with_weights_of_its_own_has_its_own_learning_rate(tmp_path):
+def test_whole_models_and_trained_critics_learn_slowly(tmp_path):
     saved = tmp_path / "run" / "critic"
     saved.mkdir(parents=True)
 
     def rate(*arguments):
         return make_parser().parse_recipe(list(arguments))[-2].critic_learning_rate
 
-    assert rate() == rate("--critic", "head") == 5e-3
-    for critic in ("copy", "adapter", "some/model"):
+    assert rate() == rate("--critic", "head") == rate("--use_peft", "--critic", "adapter") == 5e-3
+    for critic in ("copy", "some/model"):
         assert rate("--critic", critic) == 3e-4
     for kind, expected in {"head": 5e-3, "adapter": 3e-4, "model": 3e-4}.items():
         (saved / "critic_config.json").write_text(json.dumps({"critic": kind}))

@@ -22,7 +22,7 @@ from trl import ModelConfig, TrlParser
 from trl_ext.arguments import check_output_dir
 from trl_ext.checkpoint import newest_whole
 from trl_ext.config import PPOConfig
-from trl_ext.critic_modes import is_value_head
+from trl_ext.critic_modes import learns_fast
 from trl_ext.messages.advice import advice
 from trl_ext.messages.redaction import redacted_text
 from trl_ext.messages.refusal import refuse
@@ -65,14 +65,14 @@ class RecipeParser(TrlParser):
     """TRL's parser with the recipe's defaults below the YAML file, and help that can be read.
 
     Values by their strength, from weak to strong: the dataclasses' defaults, `default.yaml`, without a model's name
-    `embedded.yaml`, with a critic that is more than a value head `separate_critic.yaml`, with LoRA `lora.yaml`, the
-    file of `--config`, the command line.
+    `embedded.yaml`, with a critic that is a whole model or a trained one `separate_critic.yaml`, with LoRA `lora.yaml`,
+    the file of `--config`, the command line.
 
     Args:
         groups: Dataclasses by title in `--help`; their fields become options, beside those of `PPOConfig` and TRL's
             `ModelConfig`.
         configs: Folder with the recipe's own defaults, `default.yaml`; for `--use_peft`, `--load_in_4bit` and
-            `--load_in_8bit`, `lora.yaml`; for critics with a trunk or an adapter of their own `separate_critic.yaml`;
+            `--load_in_8bit`, `lora.yaml`; for critics that are a whole model or trained ones `separate_critic.yaml`;
             and, where the embedded example wants its own, `embedded.yaml`.
         description: Shown above the options.
         epilog: Shown below them, for instance examples.
@@ -91,7 +91,7 @@ class RecipeParser(TrlParser):
         command: str,
     ):
         embedded = configs / "embedded.yaml"
-        files = "default.yaml, with LoRA also lora.yaml, with a critic of its own separate_critic.yaml"
+        files = "default.yaml, with LoRA also lora.yaml, with a whole model or a trained critic separate_critic.yaml"
         files += ", without a model embedded.yaml" * embedded.exists()
         description = f"{description.strip()}\n\nDefaults, in {'/'.join(configs.parts[-3:])}: {files};\n"
         description += (
@@ -172,7 +172,7 @@ class RecipeParser(TrlParser):
         if unknown:
             raise ValueError(self._unknown("option", unknown[0]))
         without_model = embedded if given.model_name_or_path is None else {}
-        with_critic = {} if is_value_head(given.critic) else separate_critic
+        with_critic = {} if learns_fast(given.critic) else separate_critic
         with_lora = lora if any(getattr(given, name) for name in _NEEDS_LORA) else {}
         self.set_defaults_with_config(**default | without_model | with_critic | with_lora | own)
         os.environ.update(environment)
