@@ -34,6 +34,7 @@ from trl_ext.config import PPOConfig
 from trl_ext.evaluation.detoxification import goals, measure, toxicity_quality
 from trl_ext.evaluation.path import split_rows
 from trl_ext.evaluation.toxicity import NonToxic
+from trl_ext.kl_control import check_bounds
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.reports.detoxification import begin, report, summarize
 from trl_ext.reports.summary import print_before_after
@@ -181,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, prepare everything, and detoxify."""
     prompts, recipe, args, model_args = make_parser().parse_recipe(argv)
     refuse_fsdp(args, "trl_ext detox")
+    check_bounds(args.reward_constraints, ["non_toxicity", *(["length"] if recipe.length_weight else [])])
     with output_folder(args) as checkpoint:
         progress = PhaseProgress(args.process_index == 0, bars=not args.disable_tqdm)
         with progress.phase("prepare"):

@@ -37,9 +37,10 @@ from trl_ext.instructions.comparison import gold_quality
 from trl_ext.instructions.data import StageData
 from trl_ext.instructions.names import resolve_names
 from trl_ext.instructions.options import PPOStage, PreferenceData, RewardStage, RunOptions, SupervisedStage
-from trl_ext.instructions.rewards import make_gold
+from trl_ext.instructions.rewards import PROXY, make_gold
 from trl_ext.instructions.settings import StageSettings
 from trl_ext.instructions.stages import Record, fingerprint, read_record, require, run_stage
+from trl_ext.kl_control import check_bounds
 from trl_ext.model_card import add_results
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
@@ -281,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     *options, args, model_args = make_parser().parse_recipe(argv)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("This recipe runs in one process, because its stages hand over files; start it with `python`.")
+    check_bounds(args.reward_constraints, [PROXY])
     hf_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     with locked(folder := check_output_dir(args.output_dir)):

@@ -22,7 +22,7 @@ from .experience.judging import check_best_metric, check_compute_metrics
 from .experience.prompt_checks import check_prompt_column, check_prompts
 from .experience.stream import check_stream
 from .experience.supervised import text_columns
-from .kl_control import KLController, all_settings, check_names, function_bounds, kl_bound, parse_constraints
+from .kl_control import KLController, all_settings, check_bounds, kl_bound
 from .rewards import check_reward_models, reward_names
 from .text.prompt_column import PROMPT, find_prompt_column
 from .text.rows import is_conversation
@@ -104,13 +104,7 @@ def check_before_loading(
     check_reward_models(reward_funcs, reward_processing_classes)
     check_reward_models(eval_reward_funcs)
     if args.reward_constraints and not args.reward_adapters:  # adapters have their names once they are loaded
-        names, bound = reward_names(reward_funcs), kl_bound(args.reward_constraints)
-        check_names(parse_constraints(function_bounds(args.reward_constraints)), names)
-        if bound is not None and bound.name in names:
-            raise ValueError(
-                f"`reward_constraints` has '{bound}', which bounds the KL to the reference, and a reward function has "
-                "that name too: give the function another name."
-            )
+        check_bounds(args.reward_constraints, reward_names(reward_funcs))
     check_columns(train_dataset, eval_dataset, ptx_dataset, args.prompt_column)
 
 

@@ -95,6 +95,15 @@ CASES = [
         "`--output_dir` is also `--model_name_or_path lm`, which would be overwritten; choose another.",
         detoxification, output_dir="lm",
     ),
+    row(
+        "`reward_constraints` has 'toxicity <= 0.1', but there is no reward function 'toxicity': did you mean "
+        "`non_toxicity`?",
+        detoxification, model_name_or_path="not/looked/at", reward_constraints="toxicity <= 0.1",
+    ),
+    row(
+        "`reward_constraints` has 'reward <= 3', but there is no reward function 'reward': the functions are 'proxy'.",
+        reward_constraints="reward <= 3",
+    ),
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 
 import pytest
 
-from trl_ext.kl_control import Constraint, check_names, function_bounds, kl_bound, parse_constraints
+from trl_ext.kl_control import Constraint, check_bounds, check_names, function_bounds, kl_bound, parse_constraints
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,15 @@ def test_names_are_checked():
         check_names(parse_constraints(["toxicty <= 1"]), ["length", "toxicity"])
     with pytest.raises(ValueError, match="the functions are 'length', 'toxicity'"):
         check_names(parse_constraints(["quality >= 1"]), ["length", "toxicity"])
+
+
+def test_no_function_may_have_the_name_of_the_kl():
+    check_bounds(["length >= 1", "kl <= 1"], ["length"])
+    check_bounds(None, ["kl"])
+    with pytest.raises(ValueError, match="a reward function has that name too"):
+        check_bounds(["kl <= 1"], ["length", "kl"])
+    with pytest.raises(ValueError, match="there is no reward function 'lenght'"):
+        check_bounds(["lenght >= 1"], ["length", "kl"])
 
 
 def test_the_bound_on_the_kl_is_none_of_a_function():

@@ -18,6 +18,8 @@ from trl_ext.worlds.instructions import InstructionJudge
 
 from .options import PPOStage
 
+PROXY = "proxy"  # name of the reward that PPO maximizes
+
 
 def is_adapter(name: str) -> bool:
     """Return whether a reward model is a LoRA adapter that needs its base."""
@@ -113,10 +115,10 @@ def combine(members: Sequence[PreferenceReward], stage: PPOStage, tokenizer: Pre
     if stage.length_debias:
         reward = LengthDebiased(reward)
     if stage.shaping == "log_sigmoid":
-        return LogSigmoid(reward, name="proxy")
+        return LogSigmoid(reward, name=PROXY)
     if stage.shaping == "par":
-        return PAR(reward, tokenizer=tokenizer, name="proxy")
-    reward.__name__ = "proxy"
+        return PAR(reward, tokenizer=tokenizer, name=PROXY)
+    reward.__name__ = PROXY
     return reward
 
 

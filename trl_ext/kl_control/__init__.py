@@ -2,7 +2,7 @@
 """Controllers of the KL coefficient and of other bounds; standard library only, so that any trainer can host them."""
 
 from .adaptive import AdaptiveKL
-from .constraint import Constraint, check_names, function_bounds, kl_bound, parse_constraints
+from .constraint import Constraint, check_bounds, check_names, function_bounds, kl_bound, parse_constraints
 from .fixed import FixedKL
 from .log_pid import LogPID
 from .pid import PIDKL
@@ -21,6 +21,7 @@ __all__ = [
     "PIDKL",
     "ScheduledKL",
     "all_settings",
+    "check_bounds",
     "check_names",
     "function_bounds",
     "kl_bound",

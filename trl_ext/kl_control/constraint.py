@@ -95,3 +95,18 @@ def check_names(constraints: Iterable[Constraint], known: Sequence[str]) -> None
             f"`reward_constraints` has '{constraint}', but there is no reward function '{constraint.name}': "
             f"{suggestion(constraint.name, known) or f'the functions are {names}.'}"
         )
+
+
+def check_bounds(texts: Iterable[str] | None, known: Sequence[str]) -> None:
+    """Check constraints, "length >= 10", against the names of the reward functions, before any of them is loaded.
+
+    Raises:
+        ValueError: as `check_names`, or a function has the name that means the KL.
+    """
+    check_names(parse_constraints(function_bounds(texts)), known)
+    bound = kl_bound(texts)
+    if bound is not None and bound.name in known:
+        raise ValueError(
+            f"`reward_constraints` has '{bound}', which bounds the KL to the reference, and a reward function has "
+            "that name too: give the function another name."
+        )
