@@ -3,7 +3,7 @@
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -417,7 +417,7 @@ class PPOTrainer(BaseTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Run the Trainer's own loop; `resume_from_checkpoint=True` means the newest checkpoint that is whole."""
         found = resuming.find_checkpoint(resume_from_checkpoint, self.args.output_dir, leader=self.args.should_save)
-        with self.display.training(enabled=self.progress.enabled, bars=self.progress.bars):
+        with closing(self.collector), self.display.training(enabled=self.progress.enabled, bars=self.progress.bars):
             return super().train(found, *args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

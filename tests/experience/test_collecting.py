@@ -136,3 +136,50 @@ def test_an_evaluation_in_bf16_leaves_weights_and_buffers_as_they_were(tmp_path)
     assert math.isfinite(made.evaluate()["eval_loss"])
     for tensor, was in zip([*made.model.parameters(), *made.model.buffers()], before, strict=True):
         assert tensor.dtype == was.dtype and tensor.equal(was)
+
+
+class CopyingEngine(scripted.ScriptedEngine):
+    """An engine that holds a copy of the weights, and notes when it is told what."""
+
+    def __init__(self):
+        self.told = []
+
+    def __call__(self, *args):
+        self.told.append("sample")
+        return super().__call__(*args)
+
+    def weights_changed(self):
+        self.told.append("weights changed")
+
+    def close(self):
+        self.told.append("close")
+
+
+def test_an_engine_hears_of_new_weights_before_every_call_and_is_closed_after_training(tmp_path):
+    made = scripted.trainer(
+        tmp_path, total_episodes=16, eval_dataset=scripted.prompts(8), eval_strategy="steps", eval_steps=1
+    )
+    made.generation_engine = engine = CopyingEngine()
+    made.train()
+    calls = engine.told.count("sample")
+    assert calls > 2, "rollouts and evaluations"
+    assert engine.told == ["weights changed", "sample"] * calls + ["close"]
+
+
+def test_an_engine_is_closed_after_a_failure(tmp_path):
+    def broken(completions, **columns):
+        raise KeyboardInterrupt
+
+    made = scripted.trainer(tmp_path, reward_funcs=broken)
+    made.generation_engine = engine = CopyingEngine()
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    assert engine.told == ["weights changed", "sample", "close"]
+
+
+def test_a_function_is_an_engine(tmp_path):
+    made = scripted.trainer(tmp_path, total_episodes=8)
+    engine = scripted.ScriptedEngine()
+    made.generation_engine = lambda *args: engine(*args)
+    made.train()
+    assert scripted.logs(made)

@@ -33,7 +33,7 @@ from .advantages import (
     monte_carlo_returns,
     named_rewards,
 )
-from .engines import Completions, GenerationEngine
+from .engines import Completions, GenerationEngine, close, weights_changed
 from .prompt_hash import held_out_prompts
 from .prompts import split_columns, tokenize_prompts
 from .rollout import Rollout, collate
@@ -212,6 +212,10 @@ class Collector:
         rollout.returns = monte_carlo_returns(rollout, after_last, self.advantages, kl_coef=0.0, reduce=self.reduce)
         return rollout
 
+    def close(self) -> None:
+        """Close the engine; it starts again when a rollout asks for it."""
+        close(self.engine)
+
     def _sample(
         self, model: ActorCritic, rows: list[dict[str, Any]], progress: PhaseProgress
     ) -> tuple[Rollout, Batch, Completions]:
@@ -219,6 +223,7 @@ class Collector:
         prompts, columns = split_columns({key: [row[key] for row in rows] for key in rows[0]}, self.prompt_column)
         with together("Sampling"):
             prompt_ids = tokenize_prompts(prompts, self.tokenizer, self.chat_template_kwargs, columns)
+            weights_changed(self.engine)  # by a step, by an average in their place, or by loading: always say so
             with progress.phase("generate", total=len(rows)) as advance, self.accelerator.autocast(), model.hold():
                 sampled = self.engine(model.causal_lm, prompt_ids, advance)
             texts = decode_answers(self.tokenizer, prompts, prompt_ids, sampled.ids, self.chat_template_kwargs)

@@ -3,7 +3,7 @@
 
 from .continuous_batching import ContinuousBatchingEngine
 from .generate import TransformersEngine
-from .protocol import Completions, GenerationEngine, eos_token_ids
+from .protocol import Completions, GenerationEngine, close, eos_token_ids, weights_changed
 from .table import ENGINES
 
 __all__ = [
@@ -12,5 +12,7 @@ __all__ = [
     "ContinuousBatchingEngine",
     "GenerationEngine",
     "TransformersEngine",
+    "close",
     "eos_token_ids",
+    "weights_changed",
 ]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .protocol import Completions, own_generation_config
+from .protocol import Completions, GenerationEngine, own_generation_config
 
 
-class ContinuousBatchingEngine:
+class ContinuousBatchingEngine(GenerationEngine):
     """Sampling with transformers' continuous batching (`model.generate_batch`), with a paged KV cache.
 
     Finished completions make room for the next prompt.

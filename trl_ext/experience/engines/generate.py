@@ -29,14 +29,14 @@ from transformers.generation import EosTokenCriteria, StopStringCriteria
 
 from trl_ext.micro_batches import MicroBatches
 
-from .protocol import Completions, own_generation_config
+from .protocol import Completions, GenerationEngine, own_generation_config
 
 # Options of `generate` that shape the distribution after the caller's processors; with them `generate` draws itself.
 _APPLIED_LAST = {"typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "watermarking_config"}
 _REPORT_SECONDS = 0.2  # between two reports of progress
 
 
-class TransformersEngine:
+class TransformersEngine(GenerationEngine):
     """Sampling with `model.generate`.
 
     The model's own generation configuration is not read: a `top_p` or `repetition_penalty` in it would sample from

@@ -24,7 +24,11 @@ class Completions(NamedTuple):
 
 
 class GenerationEngine(Protocol):
-    """Samples one completion per prompt."""
+    """Samples one completion per prompt.
+
+    An engine that samples with the model itself needs no more than the call: a function is an engine too. One that
+    holds a copy of the weights also has `weights_changed` and `close`.
+    """
 
     def __call__(
         self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[..., Any] | None = None
@@ -39,6 +43,26 @@ class GenerationEngine(Protocol):
                 may leave them out.
         """
         ...
+
+    def weights_changed(self) -> None:
+        """Have the next call sample from the weights that the model has then; called before every rollout."""
+
+    def close(self) -> None:
+        """Give back memory and processes, at the end of training and after a failure; a later call begins anew."""
+
+
+def weights_changed(engine: Any) -> None:
+    """Tell an engine that the weights of the policy may have changed, if it wants to know."""
+    getattr(engine, "weights_changed", _nothing)()
+
+
+def close(engine: Any) -> None:
+    """Close an engine that has something to close."""
+    getattr(engine, "close", _nothing)()
+
+
+def _nothing() -> None:
+    """Stand in for a method that an engine lacks."""
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
