@@ -46,9 +46,11 @@ class GenerationEngine(Protocol):
 
     def weights_changed(self) -> None:
         """Have the next call sample from the weights that the model has then; called before every rollout."""
+        return None
 
     def close(self) -> None:
         """Give back memory and processes, at the end of training and after a failure; a later call begins anew."""
+        return None
 
 
 def weights_changed(engine: Any) -> None:
