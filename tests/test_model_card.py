@@ -26,6 +26,10 @@ RESULTS = {
     "toxicity_ci95_before": [0.4, 0.6],
     "toxicity_after": 0.125,
     "toxicity_ci95_after": [0.1, 0.2],
+    "toxicity_ema": 0.11,
+    "toxicity_ci95_ema": [0.09, 0.14],
+    "kl_ema": 2.75,
+    "reward_ema": 1.9,
     "reward_before": 1.0,
     "reward_after": 2.0,
     "num_eval_prompts": 400,
@@ -137,10 +141,11 @@ def test_results_stand_with_their_intervals_also_after_a_push(tmp_path, monkeypa
     made.push_to_hub()
     text = uploaded["me/polite"]
     for row in (
-        "| toxicity | 0.5 [0.4, 0.6] | 0.125 [0.1, 0.2] |",
-        "| reward | 1 | 2 |",
-        "| gold win rate | 0.5 | 0.75 [0.625, 0.875] |",
-        "| KL to the reference, nats per completion | 0 | 3.25 |",
+        "|  | before | after | policy average |\n|---|---|---|---|\n",
+        "| toxicity | 50.0% [40.0% to 60.0%] | 12.5% [10.0% to 20.0%] | 11.0% [9.0% to 14.0%] |",
+        "| reward | 1 | 2 | 1.9 |",
+        "| gold win rate | 50.0% | 75.0% [62.5% to 87.5%] |  |",
+        "| KL to the reference, nats per completion | 0 | 3.25 | 2.75 |",
         "Measured on 400 prompts",
         "(model `toxicity-model`), weight 1",
         "`brief`, weight 0.5",
@@ -162,7 +167,7 @@ def test_an_evaluation_takes_the_place_of_the_last_rollout(tmp_path):
     assert f"| reward | {logged:.3g} |" in card and "Means of the last evaluation during training" in card
     add_results(tmp_path, RESULTS)
     added = (tmp_path / "README.md").read_text()
-    assert "| reward | 1 | 2 |" in added and "last evaluation" not in added
+    assert "| reward | 1 | 2 | 1.9 |" in added and "last evaluation" not in added
     assert added.partition("## How to load")[2] == card.partition("## How to load")[2]
 
 

@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch import nn
 
 from .actor_critic.loading_code import load_whole, loading_code, quantization_of, where_to_run
+from .evaluation.quantities import interval_text, times_of, value_text
 from .experience.prompts import has_conversations
 from .folders import final_name
 from .messages.places import short_name
@@ -230,10 +231,12 @@ def _shown(name: str | None) -> str:
 
 def _results(results: Mapping[str, Any] | None, log: Sequence[Mapping[str, Any]]) -> str:
     if results is not None:
-        rows = _before_after(results)
+        times = times_of(results)
+        rows = _compared(results, list(times))
         if rows:
             verdict = [str(results["verdict"]), ""] if results.get("verdict") else []
-            return "\n".join([*verdict, "| | before | after |", "|---|---|---|", *rows, "", _measured_on(results)])
+            heads = [_row("", *times.values()), "|---" * (1 + len(times)) + "|"]
+            return "\n".join([*verdict, *heads, *rows, "", _measured_on(results)])
     evaluated = next((line for line in reversed(log) if any(key.startswith("eval_") for key in line)), None)
     if evaluated is not None:
         values = {key: value for key, value in evaluated.items() if key.startswith("eval_")}
@@ -244,32 +247,33 @@ def _results(results: Mapping[str, Any] | None, log: Sequence[Mapping[str, Any]]
     return "Nothing has been measured yet."
 
 
-def _before_after(results: Mapping[str, Any]) -> list[str]:
+def _compared(results: Mapping[str, Any], times: Sequence[str]) -> list[str]:
+    """Return a row for each quantity that was measured before and after, with a cell for each time."""
     rows = []
     for key in results:
         name = key.removesuffix("_after")
         if name == key or "_ci95" in key or not _is_number(results[key]):
             continue
-        cells = [_with_interval(results, name, time) for time in ("before", "after")]
-        rows.append(f"| {_label(name)} | {' | '.join(cells)} |")
-    rates = [name for name in results if name.endswith("win_rate") and _is_number(results[name])]
-    for name in rates:
-        low, high = (results.get(f"{name}_{end}") for end in ("low", "high"))
-        interval = f" [{low:.3g}, {high:.3g}]" if _is_number(low) and _is_number(high) else ""
-        rows.append(f"| {_label(name)} | 0.5 | {results[name]:.3g}{interval} |")
+        rows.append(_row(_label(name), *(_with_interval(results, name, time) for time in times)))
+    for name in (name for name in results if name.endswith("win_rate") and _is_number(results[name])):
+        interval = interval_text(name, [results.get(f"{name}_{end}") for end in ("low", "high")])
+        rate = value_text(name, results[name]) + (f" [{interval}]" if interval else "")
+        rows.append(_row(_label(name), value_text(name, 0.5), rate, *[""] * (len(times) - 2)))
     if _is_number(results.get("kl")):
-        rows.append(f"| {label_of('kl')}, nats per completion | 0 | {results['kl']:.3g} |")
+        kls = [_with_interval(results, "kl", time) or f"{results['kl']:.3g}" for time in times[1:]]
+        rows.append(_row(f"{label_of('kl')}, nats per completion", "0", *kls))
     return rows
 
 
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def _with_interval(results: Mapping[str, Any], name: str, time: str) -> str:
-    value = results.get(f"{name}_{time}")
-    interval = results.get(f"{name}_ci95_{time}")
+    value, interval = results.get(f"{name}_{time}"), interval_text(name, results.get(f"{name}_ci95_{time}"))
     if not _is_number(value):
         return ""
-    if isinstance(interval, Sequence) and len(interval) == 2 and all(map(_is_number, interval)):
-        return f"{value:.3g} [{interval[0]:.3g}, {interval[1]:.3g}]"
-    return f"{value:.3g}"
+    return value_text(name, value) + (f" [{interval}]" if interval else "")
 
 
 def _measured_on(results: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "interval_text",
     "number_text",
     "quantity",
+    "times_of",
     "value_text",
 ]
 
@@ -97,6 +98,12 @@ def compared(summary: Mapping[str, Any]) -> list[str]:
 def has_average(summary: Mapping[str, Any]) -> bool:
     """Return whether a summary has numbers of the average of the policy beside those of the last policy."""
     return summary.get("kl_ema") is not None
+
+
+def times_of(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return the times at which a summary measured, and their names: before, after and "ema" where there is one."""
+    average = {"ema": AVERAGE_NAME} if has_average(summary) else {}
+    return {"before": "before", "after": "after"} | average
 
 
 def value_text(name: str, value: Any) -> str:

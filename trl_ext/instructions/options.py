@@ -95,7 +95,10 @@ class PreferenceData(CheckedOptions):
 class RewardStage(CheckedOptions):
     """The `reward` stage: sampled pairs, and training."""
 
-    num_preference_pairs: Count = option(8000, "Pairs to sample for the embedded example.")
+    num_preference_pairs: Count = option(8000, "Most pairs to sample for the embedded example.")
+    answers_per_prompt: Annotated[int, Limits(at_least=2)] = option(
+        4, "Answers to sample to each prompt of the embedded example; two of different quality are a pair."
+    )
     label_noise: Annotated[float, Limits(at_least=0, below=0.5)] = option(
         0.15, "Share of the sampled training pairs whose order is wrong on purpose."
     )

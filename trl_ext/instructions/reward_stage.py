@@ -22,8 +22,6 @@ from .rewards import load_rewards
 from .sampling import rank_pairs, sample_answers
 from .training import CHECKPOINTS, train_reward_model
 
-ANSWERS_PER_PROMPT = 4
-
 
 def work(
     folder: Path,
@@ -84,14 +82,17 @@ def sampled_pairs(
     """Sample noisy pairs to train on and clean pairs to measure on from the policy, or read those in the folder."""
     parts = []
     names = ("pairs_train.jsonl", "pairs_eval.jsonl")
+    repeats = stage.answers_per_prompt
     sizes = ((stage.num_preference_pairs, stage.label_noise), (data.preferences.num_preference_eval, 0.0))
     for name, file, (n, noise) in zip(names, data.embedded or (), sizes, strict=True):
         path = folder / name
         if not path.is_file():
             rows = read_json_lines(Path(file))[:n]
-            prompts = [row["prompt"] for row in rows for _ in range(ANSWERS_PER_PROMPT)]
+            prompts = [row["prompt"] for row in rows for _ in range(repeats)]
             texts = sample_answers(start, tokenizer, prompts, args, args.seed + 1, init_kwargs)
-            answers = [texts[i : i + ANSWERS_PER_PROMPT] for i in range(0, len(texts), ANSWERS_PER_PROMPT)]
+            answers = [texts[i : i + repeats] for i in range(0, len(texts), repeats)]
             write_json_lines(path, rank_pairs(rows, answers, grade, n=n, label_noise=noise, seed=args.seed))
         parts.append(Dataset.from_list(read_json_lines(path)))
+        if len(parts[-1]) < n:
+            print(f"{len(parts[-1]):,} pairs instead of {n:,}: raise `answers_per_prompt` for more.")
     return parts[0], parts[1]

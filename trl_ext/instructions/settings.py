@@ -28,7 +28,7 @@ _INCIDENTAL = (
 )  # fmt: skip
 # Fields that PPOConfig and the stage have gained, at the value that runs had before: records of those still hold.
 _GAINED = {"kl_schedule": "linear", "critic_target_modules": None, "num_critics": 1, "critic_agreement_share": 0.2}
-_GAINED |= {"keep_best_eta": None, "kl_budget": None}
+_GAINED |= {"keep_best_eta": None, "kl_budget": None, "answers_per_prompt": 4}
 
 
 class StageSettings:
@@ -69,7 +69,7 @@ class StageSettings:
             settings["num_eval_prompts"] = num_eval_prompts
         ppo = {name: value for name, value in self._args.to_dict().items() if not name.startswith(_INCIDENTAL)}
         settings |= ppo | self._model
-        return self._by_content({name: value for name, value in settings.items() if _GAINED.get(name, ...) != value})
+        return self._by_content(settings)
 
     def _by_content(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -77,6 +77,7 @@ class StageSettings:
             if name in self._contents and isinstance(value, str) and value not in CRITIC_MODES
             else value
             for name, value in settings.items()
+            if _GAINED.get(name, ...) != value
         }
 
 

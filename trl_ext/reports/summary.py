@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trl_ext.evaluation.quantities import AVERAGE_NAME, compared, has_average, interval_text, quantity, value_text
+from trl_ext.evaluation.quantities import compared, interval_text, quantity, times_of, value_text
 from trl_ext.files import without_nan, write_json
 from trl_ext.messages.places import without_places
 from trl_ext.messages.redaction import redacted
@@ -35,9 +35,8 @@ def print_before_after(
         console: Where to print; the standard output by default.
     """
     console = console or Console()
-    times = ("before", "after", "ema") if has_average(summary) else ("before", "after")
-    heads = [AVERAGE_NAME if time == "ema" else time for time in times]
-    table = Table("", *heads, *(("goal", "") if goals else ()), title=title)
+    times = times_of(summary)
+    table = Table("", *times.values(), *(("goal", "") if goals else ()), title=title)
     for name in compared(summary):
         cells = [_cell(name, summary, time) for time in times]
         goal = goals.get(f"{name}_after")

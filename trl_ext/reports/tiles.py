@@ -8,10 +8,10 @@ from trl_ext.evaluation.quantities import (
     AVERAGE_NAME,
     compared,
     duration,
-    has_average,
     interval_text,
     number_text,
     quantity,
+    times_of,
     value_text,
 )
 from trl_ext.monitoring.metrics import finite
@@ -124,11 +124,11 @@ def numbers_table(report: Report) -> str:
     summary, goals = report.summary or {}, report.thresholds or {}
     shown = {key: value for key, value in {**dict.fromkeys(goals), **summary}.items() if _is_scalar(value)}
     names = compared(shown)
-    times = ("before", "after", "ema") if has_average(shown) else ("before", "after")
+    times = times_of(shown)
     paired = {f"{name}_{time}" for name in names for time in times}
     single = [key for key in shown if key not in paired]
     bar = "<th>goal</th><th>result</th>" if goals else ""
-    heads = "".join(f"<th>{AVERAGE_NAME if time == 'ema' else time}</th>" for time in times)
+    heads = "".join(f"<th>{name}</th>" for name in times.values())
     content = table(
         f'<th></th>{heads}<th class="wide">after / before</th>{bar}',
         [_comparison_row(name, summary, goals, report.signed, times) for name in names],
