@@ -302,6 +302,9 @@ def test_judges_of_evaluations_are_drawn_by_name_and_dataset(tmp_path: Path):
     history += [{"step": 3, "eval_long_judge/gold/mean": 0.2, "eval_judge/gold/std": 9.0}]
     (drawn,) = [plot for plot in plots.training_plots(history) if plot.slug == "judge"]
     assert drawn.caption == "gold: from 0.5 to 0.7; gold (long): 0.2 in the only line of the log."
+    average = [{"step": 1, "eval_ema_judge/gold/mean": 0.3, "eval_long_ema_judge/gold/mean": 0.4}]
+    (drawn,) = plots.training_plots(average)
+    assert "gold (policy average): 0.3 in" in drawn.caption and "gold (long, policy average): 0.4" in drawn.caption
     several = [plot for plot in plots.training_plots({"a": history, "b": history[:1]}) if plot.slug == "judge"]
     assert "b: gold" in several[0].caption
     assert "judge" not in [plot.slug for plot in plots.training_plots([{"step": 1, "reward": 1.0}])]

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from trl_ext.evaluation.quantities import number_text
+from trl_ext.evaluation.quantities import AVERAGE_NAME, number_text
 from trl_ext.monitoring.glossary import find, label_of
 from trl_ext.monitoring.metrics import finite
 from trl_ext.monitoring.samples import shorten
@@ -157,8 +157,7 @@ def _judge_plot(runs: Runs) -> Plot | None:
         at, x_label = positions(history)
         for key in dict.fromkeys(key for entry in history for key in entry):
             if (found := _JUDGE.fullmatch(key)) is not None:
-                dataset = f" ({found[1].rstrip('_')})" if found[1] else ""
-                lines[f"{f'{name}: ' * bool(name)}{found[2]}{dataset}"] = series(history, at, key)
+                lines[f"{f'{name}: ' * bool(name)}{found[2]}{_what_was_judged(found[1])}"] = series(history, at, key)
     lines = {label: line for label, line in lines.items() if len(line[0])}
     if not lines:
         return None
@@ -172,6 +171,14 @@ def _judge_plot(runs: Runs) -> Plot | None:
     caption = "; ".join(f"{label}: {_course(y)}" for label, (_, y) in lines.items())
     healthy = _healthy("judge/*/mean")
     return Plot("judge", "Judges at evaluation, never trained on", to_svg(figure, "judge"), f"{caption}.", healthy)
+
+
+def _what_was_judged(prefix: str | None) -> str:
+    """Return data set and policy of an evaluation, in parentheses, from its prefix: "ema_", "long_prompts_ema_"."""
+    names = (prefix or "").rstrip("_")
+    dataset, found, _ = f"_{names}_".partition("_ema_")
+    words = [dataset.strip("_"), *([AVERAGE_NAME] if found else [])]
+    return f" ({', '.join(filter(None, words))})" if names else ""
 
 
 def _spread_band(axes: Axes, history: LogHistory, at: Sequence[float]) -> None:
