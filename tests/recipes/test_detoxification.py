@@ -24,7 +24,8 @@ from trl_ext.config import PPOConfig
 from trl_ext.folders import commit
 from trl_ext.reports import runs as reports_runs
 from trl_ext.running import best_eta
-from trl_ext.running.cli import LAYERS, check_output_dir, newest_checkpoint, run
+from trl_ext.running.cli import check_output_dir, newest_checkpoint, run
+from trl_ext.running.config_files import LAYERS
 
 
 @pytest.fixture(autouse=True)

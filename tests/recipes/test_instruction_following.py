@@ -18,7 +18,8 @@ from trl_ext.instructions import names, training
 from trl_ext.instructions.comparison import Measured, gold_by_category
 from trl_ext.instructions.rewards import AskedOnce
 from trl_ext.instructions.stages import read_record, run_stage
-from trl_ext.running.cli import LAYERS, run
+from trl_ext.running.cli import run
+from trl_ext.running.config_files import LAYERS
 from trl_ext.worlds.instructions_models import prepare_instructions
 
 CARDS = CONFIGS.parent / "cards"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trl_ext.running.cli import find_config, interrupted
+from trl_ext.running.cli import interrupted
+from trl_ext.running.config_files import find_config
 from trl_ext.running.places import RECIPES
 
 CARD = RECIPES / "configs" / "cards" / "8gb_llama_3b.yaml"

@@ -5,11 +5,12 @@ from .base import RewardFunction, completion_text, prompt_text, reward_name
 from .by_name import check_reward_name, reward_by_name
 from .check import RewardCheck, check_reward, try_reward
 from .combine import PAR, Clipped, Combination, Ensemble, LogSigmoid, RunningNormalization, Summed, WeightedSum
+from .given import check_reward_models, reward_names
 from .http import HTTPReward
 from .length_debias import LengthDebiased
 from .preference import PreferenceReward
 from .rules import KeywordReward, LengthReward, RegexReward, RepetitionReward, SentenceEndReward
-from .runner import RewardRunner, Scores, check_reward_models, reward_names
+from .runner import RewardRunner, Scores
 from .sentences import SentenceReward
 from .spans import spread_spans
 from .toxicity import ToxicityReward

@@ -2,20 +2,18 @@
 """`RewardRunner`: calls reward functions on a batch, retries and skips failed samples, and sums the rewards."""
 
 import copy
-import itertools
 import math
-import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Module
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from trl_ext.messages.printable import brief, error_text, one_line
+from trl_ext.messages.printable import error_text, one_line
 from trl_ext.text.rows import Text
 
 from .base import (
@@ -32,14 +30,11 @@ from .base import (
 )
 from .combine import check_weights
 from .constraints import Constraints
+from .given import RewardSource, as_function, one_each, scorers, unique_names
 from .logged import CallLog, combined
-from .preference import PreferenceReward
 from .retry import BACKOFF_SECONDS, CallResult, members_of, run_rewards
-from .scoring import SequenceScorer
 from .sharing import reads_any, shares_base
 from .tokens import sums, token_tensor
-
-RewardSource: TypeAlias = str | PreTrainedModel | Callable
 
 
 class Scores(NamedTuple):
@@ -128,14 +123,14 @@ class RewardRunner:
             raise ValueError("reward_funcs is empty: give at least one reward function.")
         self.weights = torch.tensor(_read_weights(weights, len(sources)), dtype=torch.float32)
         _check_options(retries, backoff, timeout, max_reward_failures, clip_range)
-        tokenizers = _one_each(processing_classes, len(sources))
+        tokenizers = one_each(processing_classes, len(sources))
         self.reward_funcs: list[Any] = [
-            _as_function(source, tokenizer, chat_template_kwargs, device)
+            as_function(source, tokenizer, chat_template_kwargs, device)
             for source, tokenizer in zip(sources, tokenizers, strict=True)
         ]
-        for scorer in _scorers(self.reward_funcs):
+        for scorer in scorers(self.reward_funcs):
             scorer.load()  # a wrong name then fails now, not after the first generation
-        self.names = _unique([reward_name(fn) for fn in self.reward_funcs])
+        self.names = unique_names([reward_name(fn) for fn in self.reward_funcs])
         self.constraints = Constraints(constraints or (), self.names, self.weights.tolist())
         self.retries, self.backoff, self.timeout, self.kind = retries, backoff, timeout, kind
         self.max_reward_failures = max_reward_failures
@@ -306,49 +301,11 @@ class RewardRunner:
             fn.load_state_dict(copy.deepcopy(state[name]))
 
 
-def reward_names(reward_funcs: Any) -> list[str]:
-    """Return the names in logs of reward functions and models, which `RewardRunner` also gives them; loads nothing."""
-    given = [] if reward_funcs is None else reward_funcs
-    sources = list(given) if isinstance(given, list | tuple) else [given]
-    return _unique([reward_name(_as_function(source, None, None, None)) for source in sources])
-
-
-def check_reward_models(reward_funcs: Any, processing_classes: Any = None) -> None:
-    """Check that the models named in reward functions exist and are reward models, before any is loaded.
-
-    Raises:
-        ValueError: no such model or tokenizer, wrong labels, or the tokenizer of another model.
-    """
-    given = [] if reward_funcs is None else reward_funcs
-    sources = list(given) if isinstance(given, list | tuple) else [given]
-    for source, tokenizer in zip(sources, _one_each(processing_classes, len(sources)), strict=True):
-        if isinstance(source, str | os.PathLike):
-            PreferenceReward(source, tokenizer=tokenizer).scorer.check()
-    for scorer in _scorers(sources):
-        scorer.check()
-
-
-def _scorers(functions: Sequence[Any]) -> Iterator[SequenceScorer]:
-    """Yield the scorers of reward functions and of the functions that they combine."""
-    for part in (part for fn in functions for part in iter_parts(fn)):
-        scorer = getattr(part, "scorer", None)
-        if isinstance(scorer, SequenceScorer):
-            yield scorer
-
-
 def _shown(batch: Batch, index: int) -> str:
     """Return one sample, short enough for a message."""
     prompt, completion = batch.prompts[index], batch.completions[index]
     texts = one_line(prompt_text(prompt), 58), one_line(completion_text(completion), 58)
     return f"prompt {texts[0]!r}, completion {texts[1]!r}"
-
-
-def _unique(names: list[str]) -> list[str]:
-    unique: list[str] = []
-    for name in names:
-        candidates = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2)))
-        unique.append(next(candidate for candidate in candidates if candidate not in unique))
-    return unique
 
 
 def _read_weights(weights: Sequence[float] | None, count: int) -> list[float]:
@@ -375,38 +332,3 @@ def _check_options(
         raise ValueError(f"Got backoff={backoff}: give the seconds before the first retry, 0 or more.")
     if clip_range is not None and (len(clip_range) != 2 or not clip_range[0] < clip_range[1]):
         raise ValueError(f"clip_range is {clip_range}: give (low, high) with low < high.")
-
-
-def _one_each(processing_classes: Any, count: int) -> list[PreTrainedTokenizerBase | None]:
-    if not isinstance(processing_classes, list | tuple):
-        return [processing_classes] * count
-    if len(processing_classes) != count:
-        raise ValueError(
-            f"Got {len(processing_classes)} reward processing classes for {count} reward functions: give one each, "
-            f"None for functions."
-        )
-    return list(processing_classes)
-
-
-def _as_function(
-    source: Any,
-    tokenizer: PreTrainedTokenizerBase | None,
-    chat_template_kwargs: dict[str, Any] | None,
-    device: str | torch.device | None,
-) -> Callable:
-    # a compiled model is a Module with a config, but no PreTrainedModel
-    if isinstance(source, str | os.PathLike | PreTrainedModel) or (
-        isinstance(source, Module) and hasattr(source, "config")
-    ):
-        reward = PreferenceReward(
-            source,  # type: ignore[arg-type]
-            tokenizer=tokenizer,
-            chat_template_kwargs=chat_template_kwargs,
-            device=device,
-        )
-        return reward
-    if not callable(source):
-        raise TypeError(
-            f"reward_funcs has {brief(source)} ({type(source).__name__}): give a function, a model or its name."
-        )
-    return source

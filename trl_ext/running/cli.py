@@ -26,16 +26,15 @@ from trl_ext.critic_modes import learns_fast
 from trl_ext.messages.advice import advice
 from trl_ext.messages.redaction import redacted_text
 from trl_ext.messages.refusal import refuse
-from trl_ext.messages.suggestion import suggestion
 
+from .config_files import LAYERS, find_config, without_config
 from .help import COMMON, COMMON_TITLE, Option, Recipe, help_parser
 from .interrupts import Interrupted
 from .places import PACKAGE, RECIPES
 from .values import kind_of, parse_node, parse_text, read_mapping
 
-__all__ = ["RecipeParser", "check_launch", "check_output_dir", "find_config", "newest_checkpoint", "run"]
+__all__ = ["RecipeParser", "check_launch", "check_output_dir", "newest_checkpoint", "run"]
 
-LAYERS = ("default", "embedded", "separate_critic", "lora")  # files of defaults in each recipe's folder
 # What to type for an argument of PPOTrainer; the reward has an option of its own in each recipe.
 _FOR_ARGUMENT = {
     "model": "use `model_name_or_path`.",
@@ -161,7 +160,7 @@ class RecipeParser(TrlParser):
         if "--help_all" in argv:
             print(help_parser(self.describe(), everything=True).format_help())
             raise SystemExit(0)
-        arguments, given_config = _without_config(argv)
+        arguments, given_config = without_config(argv)
         arguments = self._joined(arguments)
         file = None if given_config is None else find_config(given_config)
         own = {} if file is None else self._read(file)
@@ -291,49 +290,6 @@ def _check_trackers(names: Sequence[str]) -> None:
 def _option(argument: str) -> str:
     """Return the name of an option without dashes, those included that a word processor makes of two hyphens."""
     return argument.lstrip("-\u2013\u2014").split("=")[0].replace("-", "_")
-
-
-def find_config(name: str) -> Path:
-    """Find the YAML file of `--config`.
-
-    Args:
-        name: Path of a file, or the name of one of the recipes' own, with or without folder and suffix:
-            `cards/8gb_llama_3b`.
-
-    Raises:
-        ValueError: if there is no such file, or the name stands for several.
-    """
-    given = Path(name).expanduser()
-    if given.exists():
-        return given
-    configs = RECIPES / "configs"
-    # `accelerate launch` reads those in the folder of its name.
-    files = [path for path in sorted(configs.rglob("*.yaml")) if path.stem not in LAYERS]
-    files = [path for path in files if path.parent.name != "accelerate"]
-    known = {path.relative_to(configs).with_suffix("").as_posix(): path for path in files}
-    short = name.removesuffix(".yaml")
-    found = [path for place, path in known.items() if f"/{place}".endswith(f"/{short}")]
-    if len(found) == 1:
-        return found[0]
-    answer = suggestion(short, known) or f"known are {', '.join(known)}."
-    raise ValueError(f"`--config {name}` is no file, and no configuration of the recipes has this name: {answer}")
-
-
-def _without_config(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """Return the command line without `--config FILE` or `--config=FILE`, and the file."""
-    rest: list[str] = []
-    files: list[str] = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        if argument == "--config":
-            files.append(next(remaining, ""))
-        elif argument.startswith("--config="):
-            files.append(argument.removeprefix("--config="))
-        else:
-            rest.append(argument)
-    if len(files) > 1 or "" in files:
-        raise ValueError("`--config` needs the path of a YAML file, once.")
-    return rest, files[0] if files else None
 
 
 def _read_environment(node: yaml.Node, path: Path) -> dict[str, str]:
