@@ -202,6 +202,13 @@ def check_not_quantized(model: Any, quantization_config: Any, init_kwargs: dict[
         )
 
 
+def build_micro_batches(args: PPOConfig, model: ActorCritic, accelerator: Accelerator) -> MicroBatches:
+    """Return the sizes of the forward and backward passes."""
+    several = accelerator.num_processes > 1
+    sizes: dict[str, Any] = {"fixed": several, "trained": model.trained_share}
+    return MicroBatches(args.micro_batch_size, "per_device_train_batch_size", **sizes)
+
+
 def build_collector(
     args: PPOConfig, parts: Parts, micro_batches: MicroBatches, accelerator: Accelerator, reduce: Reduce
 ) -> Collector:

@@ -15,6 +15,10 @@ logger = logging.get_logger(__name__)
 # in which it multiplies them with about 250 tokens; on a CPU it is the overhead of many small operations.
 PASS_COST = {"cpu": 48}
 PASS_COST_ELSEWHERE = 256
+# A pass that trains writes the gradient of every trained weight and adds it to that of the passes before: as much time
+# as so many tokens, times the trained weights for each weight of the layers.
+GRADIENT_COST = {"cpu": 24}
+GRADIENT_COST_ELSEWHERE = 160
 
 
 class MicroBatches:
@@ -25,12 +29,14 @@ class MicroBatches:
         advice: Name of the setting of the first size, for the message.
         fixed: Never halve and never cut: with several processes, one that needs more passes would keep the others
             waiting.
+        trained: Trained weights for each weight of the layers that the samples pass through.
     """
 
-    def __init__(self, size: int, advice: str, *, fixed: bool = False):
+    def __init__(self, size: int, advice: str, *, fixed: bool = False, trained: float = 0.0):
         self.size = size
         self.advice = advice
         self.fixed = fixed
+        self.trained = trained
 
     def state_dict(self) -> dict[str, int]:
         """Return the size that a resumed run goes on with."""
@@ -49,7 +55,10 @@ class MicroBatches:
         """
         if self.fixed:
             return list(rows.split(self.size))
-        cost = PASS_COST.get(rows.device.type, PASS_COST_ELSEWHERE)
+        cost = round(
+            PASS_COST.get(rows.device.type, PASS_COST_ELSEWHERE)
+            + GRADIENT_COST.get(rows.device.type, GRADIENT_COST_ELSEWHERE) * self.trained
+        )
         pieces: list[Tensor] = []
         for part in rows.split(self.size):
             pieces.extend(part.split(cheapest_pieces(lengths[part].tolist(), cost)))

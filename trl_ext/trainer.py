@@ -30,7 +30,6 @@ from .files import write_json
 from .kl_control import KLController
 from .learning import Minibatch, StepGate
 from .messages.advice import answers_unknown
-from .micro_batches import MicroBatches
 from .model_card import PAPER, TAGS, write_model_card
 from .monitoring import PhaseProgress, RunLog, SampleTable, log_samples
 from .monitoring.display import LogFile, show
@@ -130,8 +129,7 @@ class PPOTrainer(BaseTrainer):
         assembly.configure_processes(self.accelerator, parts.actor_critic.config, args)
         checkpoint.set_aside_incomplete(Path(args.output_dir), leader=args.should_save)
         self._reduce = reduction(self.accelerator)
-        several = self.accelerator.num_processes > 1
-        self.micro_batches = MicroBatches(args.micro_batch_size, "per_device_train_batch_size", fixed=several)
+        self.micro_batches = assembly.build_micro_batches(args, parts.actor_critic, self.accelerator)
         self.collector = assembly.build_collector(args, parts, self.micro_batches, self.accelerator, self._reduce)
         self.supervised, self.judging = parts.supervised, parts.judging
         self.progress = PhaseProgress(self.is_world_process_zero(), bars=not args.disable_tqdm)

@@ -47,6 +47,7 @@ def test_before_the_first_update_the_ratio_is_one_and_the_kl_zero(tmp_path, crit
 def test_the_ratio_is_one_where_micro_batches_are_cut_by_length(tmp_path, monkeypatch, batch, parts):
     """To the last bit: other samples beside it, or another width, would round a log-probability differently."""
     monkeypatch.setitem(micro_batches.PASS_COST, "cpu", 2)
+    monkeypatch.setitem(micro_batches.GRADIENT_COST, "cpu", 0)
     sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": 16 // batch, "total_episodes": 32}
     sizes |= {"eval_dataset": scripted.prompts(16), "per_device_eval_batch_size": 8, "num_mini_batches": parts}
     made = scripted.trainer(tmp_path, max_completion_length=24, **sizes)

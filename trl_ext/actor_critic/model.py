@@ -60,6 +60,7 @@ from .trunk import (
     check_logits,
     check_trunk,
     disable_randomness,
+    layer_weights,
     logits,
     text_trunk,
 )
@@ -314,6 +315,13 @@ class ActorCritic(nn.Module):
     def num_critics(self) -> int:
         """Number of critics, 1 or 2."""
         return self.value_head.out_features
+
+    @property
+    def trained_share(self) -> float:
+        """Trained weights for each weight of the layers of policy and critic; embeddings are no layers."""
+        trunks = [text_trunk(self.causal_lm), *([] if self.critic is None else [self.critic])]
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return trained / sum(map(layer_weights, trunks))
 
     def critic_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return names and trainable parameters that belong to the critic alone."""

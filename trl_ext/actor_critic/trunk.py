@@ -49,6 +49,12 @@ def modules_beside_text(model: PreTrainedModel) -> list[str]:
     return [name for name, module in model.base_model.named_children() if module is not text]
 
 
+def layer_weights(trunk: nn.Module) -> int:
+    """Return the number of weights of a transformer stack without its embeddings."""
+    tables = {id(module.weight) for module in trunk.modules() if isinstance(module, nn.Embedding)}
+    return sum(p.numel() for p in trunk.parameters() if id(p) not in tables)
+
+
 def hidden_states(trunk: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Return the last hidden states of `trunk` (a model without its head), shape (B, L, D).
 
