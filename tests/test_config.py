@@ -231,8 +231,19 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "local_rollout_forward_batch_size": (["3"], 3),
     "use_transformers_continuous_batching": (["true"], True),
     "transformers_continuous_batching_config": (['{"max_memory_percent": 0.1}'], {"max_memory_percent": 0.1}),
+    "use_vllm": (["true"], True),
+    "vllm_mode": (["server"], "server"),
+    "vllm_gpu_memory_utilization": (["0.5"], 0.5),
+    "vllm_max_model_length": (["1024"], 1024),
+    "vllm_enable_sleep_mode": (["true"], True),
+    "vllm_server_base_url": (["http://localhost:8001"], "http://localhost:8001"),
+    "vllm_server_host": (["localhost"], "localhost"),
+    "vllm_server_port": (["8001"], 8001),
+    "vllm_server_timeout": (["60"], 60.0),
     "importance_sampling_correction": (["true"], True),
     "importance_sampling_cap": (["3"], 3.0),
+    "max_engine_gap": (["0.2"], 0.2),
+    "max_engine_capped": (["0.1"], 0.1),
     "total_episodes": (["512"], 512),
     "num_ppo_epochs": (["2"], 2),
     "num_mini_batches": (["4"], 4),
@@ -298,9 +309,9 @@ TYPED: dict[str, tuple[list[str], Any]] = {
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_setting_can_be_typed():
     assert {f.name for f in OWN_FIELDS} == set(TYPED)
-    # Continuous batching refuses some of the others.
-    for alone in (False, True):
-        names = [name for name in TYPED if (name == "use_transformers_continuous_batching") == alone]
+    # The other engines refuse some of the others.
+    engines = ("use_transformers_continuous_batching", "use_vllm")
+    for names in ([name for name in TYPED if name not in engines], *([name] for name in engines)):
         made = parsed(*(word for name in names for word in (f"--{name}", *TYPED[name][0])))
         for name in names:
             value = getattr(made, name)

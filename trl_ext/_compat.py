@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The only file that touches private names of trl, peft or transformers, with the reason for each use."""
+"""The only file that touches private names of trl, peft, transformers or vLLM, with the reason for each use."""
 
 import threading
 from collections.abc import Iterator
@@ -15,7 +15,15 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from trl.trainer.base_config import _BaseConfig as BaseConfig
 from trl.trainer.base_trainer import _BaseTrainer as BaseTrainer
 
-__all__ = ["DICT_FIELDS", "AdapterSwitch", "BaseConfig", "BaseTrainer", "portable_attention", "training_metrics"]
+__all__ = [
+    "DICT_FIELDS",
+    "AdapterSwitch",
+    "BaseConfig",
+    "BaseTrainer",
+    "keep_vllm_weights_plain",
+    "portable_attention",
+    "training_metrics",
+]
 
 # Fields that the argument parser may be given as JSON.
 DICT_FIELDS = tuple(BaseConfig._VALID_DICT_FIELDS)
@@ -101,6 +109,17 @@ def training_metrics(trainer: Any) -> dict[str, list[float]]:
     logs the values that are appended.
     """
     return trainer._metrics["train"]
+
+
+def keep_vllm_weights_plain() -> None:
+    """Have a vLLM that starts on a CPU leave its weights as they are.
+
+    It would pack the float32 weights of every linear layer for oneDNN as it starts, and new weights would never reach
+    the packed ones: its samples would come from the old policy without any error.
+    """
+    from vllm import _custom_ops
+
+    _custom_ops._supports_onednn = False
 
 
 @contextmanager

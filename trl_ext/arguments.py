@@ -18,6 +18,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from .actor_critic import ActorCritic
 from .checks.training_arguments import asks_for_fsdp
 from .config import PPOConfig
+from .experience.engines import check_vllm, server_url
 from .experience.judging import check_best_metric, check_compute_metrics
 from .experience.prompt_checks import check_prompt_column, check_prompts
 from .experience.stream import check_stream
@@ -90,16 +91,19 @@ def check_before_loading(
     ptx_dataset: Any,
     eval_reward_funcs: Any = None,
 ) -> None:
-    """Check devices, `output_dir`, named reward models, constraints on rewards, and the kinds of the datasets.
+    """Check devices, engine, `output_dir`, named reward models, constraints on rewards, and the kinds of the datasets.
 
     Raises:
-        TypeError, ValueError: naming what to change.
+        TypeError, ValueError, ImportError: naming what to change.
     """
     if args.n_gpu > 1:  # the Trainer's DataParallel splits batches in ways that PPO cannot follow
         raise ValueError(
             f"{args.n_gpu} GPUs are visible to one process; start the script with `accelerate launch`, or make one "
             "visible with CUDA_VISIBLE_DEVICES."
         )
+    if args.use_vllm:
+        url = server_url(args.vllm_server_base_url, args.vllm_server_host, args.vllm_server_port)
+        check_vllm(args.vllm_mode, url)
     check_output_dir(args.output_dir)
     check_reward_models(reward_funcs, reward_processing_classes)
     check_reward_models(eval_reward_funcs)

@@ -225,8 +225,7 @@ def build_collector(
         micro_batches=micro_batches,
         num_mini_batches=args.num_mini_batches,
         missing_eos_penalty=args.missing_eos_penalty,
-        importance_sampling_cap=args.importance_sampling_cap if args.importance_sampling_correction else None,
-        mask_ratio_range=args.mask_ratio_range,
+        engine_gap=args.engine_gap_options if args.corrects_for_engine else None,
         advantages=args.advantage_options,
         held_out=args.held_out_share,
         scale_returns=args.scales_returns,
@@ -450,9 +449,15 @@ def build_engine(args: PPOConfig, model: ActorCritic, tokenizer: PreTrainedToken
         "repetition_penalty": args.repetition_penalty,
         "stop_strings": args.stop_strings,
         "batch_size": args.local_rollout_forward_batch_size,
-        "return_logps": args.importance_sampling_correction,
+        "return_logps": args.corrects_for_engine,
         "generation_kwargs": mapping(args.generation_kwargs),
+        "model": model.causal_lm,
+        "max_model_length": args.max_prompt_length and args.max_prompt_length + args.max_completion_length,
         "config": mapping(getattr(args, f"{args.engine}_config", None)),
     }
     engine = ENGINES[args.engine]
-    return engine(tokenizer, **{name: values[name] for name in values if name in signature(engine).parameters})
+    parameters = signature(engine).parameters
+    values |= {
+        name: value for name in parameters if (value := getattr(args, f"{args.engine}_{name}", None)) is not None
+    }
+    return engine(tokenizer, **{name: values[name] for name in values if name in parameters})

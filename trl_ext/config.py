@@ -7,7 +7,13 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from ._compat import DICT_FIELDS, BaseConfig
-from .checks.combinations import MAPPINGS, check_combinations, warn_where_doubtful, warn_without_effect
+from .checks.combinations import (
+    MAPPINGS,
+    check_combinations,
+    distribution_settings,
+    warn_where_doubtful,
+    warn_without_effect,
+)
 from .checks.fields import AboveOne, Coefficient, Count, CountOrZero, Fraction, Limits, Positive, check_fields
 from .checks.kl_bound import follow_kl_bound
 from .checks.options import documented, option
@@ -22,6 +28,7 @@ from .checks.training_arguments import (
 from .critic_learning import CriticOptions, PretrainingOptions
 from .critic_modes import CRITIC_MODES
 from .experience.advantages import AdvantageOptions
+from .experience.engine_gap import GapOptions
 from .experience.engines import ENGINES
 from .kl_control import CONTROLLERS, SHAPES
 from .learning import LossOptions, StepLimits
@@ -127,12 +134,42 @@ class PPOConfig(BaseConfig):
     transformers_continuous_batching_config: dict[str, Any] | str | None = option(
         None, "Arguments of transformers' ContinuousBatchingConfig."
     )
-    importance_sampling_correction: bool = option(
-        False,
+    use_vllm: bool = option(False, "Sample with vLLM instead of `generate`.")
+    vllm_mode: Literal["colocate", "server"] = option(
+        "colocate", "Where vLLM runs: in this process ('colocate'), or as a server that `vllm serve` has started."
+    )
+    vllm_gpu_memory_utilization: Annotated[float, Limits(above=0, at_most=1)] = option(
+        0.3, "Share of the GPU's memory that a colocated vLLM takes for its copy of the weights and its cache."
+    )
+    vllm_max_model_length: Count | None = option(
+        None,
+        "Most tokens of a prompt and its completion in a colocated vLLM; None: `max_prompt_length` and "
+        "`max_completion_length` together, or the model's context.",
+    )
+    vllm_enable_sleep_mode: bool = option(
+        False, "Let a colocated vLLM give the GPU's memory back between rollouts; waking it takes time."
+    )
+    vllm_server_base_url: str | None = option(None, "Address of the vLLM server, in place of host and port.")
+    vllm_server_host: str = option("0.0.0.0", "Host of the vLLM server.")
+    vllm_server_port: Annotated[int, Limits(at_least=1, at_most=65535)] = option(8000, "Port of the vLLM server.")
+    vllm_server_timeout: Positive = option(
+        240.0, "Seconds that the vLLM server may take for a rollout, or for new weights."
+    )
+    importance_sampling_correction: bool | None = option(
+        None,
         "Weight each token by pi_old / pi_engine, capped, where the sampling engine's log-probabilities differ from "
-        "the training path's.",
+        "the training path's; None: with `use_vllm`.",
     )
     importance_sampling_cap: Positive = option(2.0, "Upper bound of the importance-sampling weight.")
+    max_engine_gap: Positive | None = option(
+        0.1,
+        "With `importance_sampling_correction`, largest mean |log pi_old - log pi_engine| of a rollout, in nats: a "
+        "warning beyond it, and the end of the run beyond 4 times it; None is off. Not checked with `top_p` and the "
+        "like, which open a gap themselves.",
+    )
+    max_engine_capped: Annotated[float, Limits(above=0, at_most=1)] | None = option(
+        0.05, "The same for the share of the tokens whose weight is capped."
+    )
 
     # PPO
     total_episodes: Count | None = option(
@@ -348,6 +385,22 @@ class PPOConfig(BaseConfig):
     def engine(self) -> str:
         """Name in `ENGINES` of the engine that samples."""
         return next((name for name in ENGINES if getattr(self, f"use_{name}", False)), "generate")
+
+    @property
+    def corrects_for_engine(self) -> bool:
+        """Whether tokens are weighted by pi_old / pi_engine."""
+        chosen = self.importance_sampling_correction
+        return self.use_vllm if chosen is None else chosen
+
+    @property
+    def engine_gap_options(self) -> GapOptions:
+        """Options of the correction for the engine."""
+        return self._options(GapOptions)
+
+    @property
+    def same_distribution(self) -> bool:
+        """Whether the engine samples from the distribution that is learned, at the same temperature."""
+        return not distribution_settings(self)
 
     @property
     def advantage_options(self) -> AdvantageOptions:

@@ -109,9 +109,7 @@ CASES = [
         "--num_generations 8",
         "leave it out, PPO samples one completion per prompt; repeat a prompt in the data set for more.",
     ),
-    unknown(
-        "--use_vllm", "vLLM is not supported; `--use_transformers_continuous_batching` is the fast way to sample."
-    ),
+    unknown("--vllm_tensor_parallel_size 2", "leave it out, a colocated vLLM runs on the policy's device."),
     unknown(
         "--ref_model x",
         "leave it out, the reference is made of `--model_name_or_path`: its base without the adapter, or a frozen "

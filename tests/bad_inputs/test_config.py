@@ -141,9 +141,8 @@ UNKNOWN = [
     ),
     case(
         TypeError,
-        "PPOConfig has no setting `vllm_mode`: vLLM is not supported; `use_transformers_continuous_batching` is the "
-        "fast way to sample.",
-        vllm_mode="colocate",
+        "PPOConfig has no setting `vllm_model_impl`: leave it out, vLLM chooses its own implementation of a model.",
+        vllm_model_impl="transformers",
     ),
     case(
         TypeError,
@@ -303,6 +302,19 @@ COMBINATIONS = [
     ),
     case(
         ValueError,
+        "`use_vllm` and `use_transformers_continuous_batching` are two ways to sample; leave one of them out.",
+        use_vllm=True,
+        use_transformers_continuous_batching=True,
+    ),
+    case(
+        ValueError,
+        "`use_vllm` cannot do `generation_kwargs`; leave one of them out.",
+        use_vllm=True,
+        generation_kwargs={"min_new_tokens": 2},
+    ),
+    case(ValueError, "`vllm_mode` must be 'colocate' or 'server', got 'local'.", use_vllm=True, vllm_mode="local"),
+    case(
+        ValueError,
         "`reward_weights` are [0.0, 0.0], so nothing would be learned; set at least one of them.",
         reward_weights=[0.0, 0.0],
     ),
@@ -363,6 +375,30 @@ WARNINGS = [
         UserWarning,
         f"`transformers_continuous_batching_config` {IDLE} without `use_transformers_continuous_batching`.",
         transformers_continuous_batching_config={"max_memory_percent": 0.5},
+    ),
+    case(UserWarning, f"`max_engine_gap` {IDLE} without `importance_sampling_correction`.", max_engine_gap=1.0),
+    case(UserWarning, f"`vllm_mode` {IDLE} without `use_vllm`.", vllm_mode="server"),
+    case(UserWarning, f"`vllm_server_port` {IDLE} without `use_vllm`.", vllm_server_port=8001),
+    case(
+        UserWarning,
+        f"`vllm_server_port` {IDLE} with `vllm_mode='colocate'`.",
+        use_vllm=True,
+        vllm_server_port=8001,
+    ),
+    case(
+        UserWarning,
+        f"`vllm_enable_sleep_mode` {IDLE} with `vllm_mode='server'`.",
+        use_vllm=True,
+        vllm_mode="server",
+        vllm_enable_sleep_mode=True,
+    ),
+    case(
+        UserWarning,
+        f"`vllm_server_port` {IDLE} beside `vllm_server_base_url`.",
+        use_vllm=True,
+        vllm_mode="server",
+        vllm_server_base_url="http://localhost:8001",
+        vllm_server_port=8001,
     ),
     case(UserWarning, f"`critic_learning_rate` {IDLE} with `vf_coef` 0.", critic_learning_rate=1e-4, vf_coef=0.0),
     case(
@@ -449,6 +485,7 @@ SHARDED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"bf16_full_eval": True}, "`bf16_full_eval` is not supported with FSDP; use `bf16` or float32."),
     ({}, {"critic_warmup_rollouts": 2}, "`critic_warmup_rollouts` 2 is not supported with FSDP: its checkpoints"),
     ({}, {"use_transformers_continuous_batching": True}, "is not supported with FSDP: it was never run"),
+    ({}, {"use_vllm": True}, "`use_vllm` True is not supported with FSDP: its copy of the weights comes from one"),
     ({}, {"critic_epochs": 2}, "`critic_epochs` 2 trains the critic outside of FSDP"),
 ]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from trl_ext.experience.advantages import AdvantageOptions, add_advantages, describe, importance_weights, named_rewards
+from trl_ext.experience.advantages import AdvantageOptions, add_advantages, describe, named_rewards
 from trl_ext.experience.rollout import Rollout, collate
 from trl_ext.rewards import Scores
 
@@ -118,25 +118,6 @@ def test_whitened_rewards_keep_their_mean():
     # Lambda 1: the return of a token is the sum of the rewards still to come.
     returns = tokens(with_advantages(whiten_rewards=True, lam=1.0).returns)
     assert returns == pytest.approx([sum(white[:2]), white[1], sum(white[2:]), sum(white[3:]), white[4]], abs=1e-5)
-
-
-# ---- the correction for the engine ----
-
-
-def test_importance_weights_by_hand():
-    out = rollout()
-    out.completion_mask[1, 1] = False
-    engine = [[-1.0 - math.log(1.5), -2.0 + math.log(4)], [-1.0 - math.log(5), -50.0, -3.0], [-9.0]]
-    weights = importance_weights(out, engine, cap=2.0)
-    expected = [[1.5, 0.25, 1.0], [2.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
-    assert torch.allclose(weights, torch.tensor(expected), atol=1e-5)
-
-
-def test_importance_weights_stay_finite_and_take_empty_completions():
-    out = rollout()
-    weights = importance_weights(out, [[-1e6, -2.0], [-1.0, -1.0, 1e6], []], cap=1e4)
-    assert weights.isfinite().all() and weights[0].tolist() == [1e4, 1.0, 1.0] and weights[1, 2] == 0
-    assert weights.dtype == torch.float32
 
 
 # ---- the log ----

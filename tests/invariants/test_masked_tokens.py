@@ -9,7 +9,7 @@ import torch
 
 from tests import scripted
 from trl_ext.actor_critic import ForwardOutput
-from trl_ext.experience.advantages import importance_weights
+from trl_ext.experience.engine_gap import importance_weights
 from trl_ext.experience.rollout import collate
 from trl_ext.learning import LossOptions, token_losses
 

@@ -25,7 +25,7 @@ def test_advice_names_only_what_exists(name: str) -> None:
     words = {re.split(r"[=(]", text)[0] for text in quoted}
     commands = {"accelerate launch", "torchrun", "trl_ext.rewards.RunningNormalization"}
     assert words <= SETTINGS | ARGUMENTS | ELSEWHERE | commands | {"optimizers"}
-    assert ADVICE[name].endswith(".") and ADVICE[name][0].islower() or ADVICE[name].startswith("vLLM")
+    assert ADVICE[name].endswith(".") and ADVICE[name][0].islower()
 
 
 def test_advice_is_for_names_that_do_not_exist() -> None:
@@ -35,7 +35,7 @@ def test_advice_is_for_names_that_do_not_exist() -> None:
 @pytest.mark.parametrize("other", [GRPOConfig, RLOOConfig])
 def test_every_setting_of_trl_that_is_not_ours_is_answered(other: type) -> None:
     foreign = {field.name for field in dataclasses.fields(other)} - SETTINGS
-    unanswered = {name for name in foreign if not (name in ADVICE or name.startswith("vllm_"))}
+    unanswered = {name for name in foreign if name not in ADVICE}
     # Parts of GRPO's losses and logs that PPO has no counterpart of.
     assert {
         name for name in unanswered if not re.match("vespo|sapo|log_|off_policy|max_tool|cast_|use_bias", name)

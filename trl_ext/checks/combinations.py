@@ -25,7 +25,11 @@ _OWN_GENERATION |= {"pad_token_id", "bos_token_id", "eos_token_id"}
 _NOT_SHARDED = {
     "critic_warmup_rollouts": "its checkpoints need the optimizer's state of every weight",
     "use_transformers_continuous_batching": "it was never run on a gathered model",
+    "use_vllm": "its copy of the weights comes from one process",
 }
+# Settings of vLLM that one of its modes does not read.
+_COLOCATED = ("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_enable_sleep_mode")
+_SERVER = ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout")
 MAPPINGS = (
     *("model_init_kwargs", "chat_template_kwargs", "generation_kwargs"),
     "transformers_continuous_batching_config",
@@ -47,6 +51,7 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
             raise ValueError(f"`{name}` must be a mapping or its JSON, got {brief(value)}.")
     _check_controller(args)
     _check_sampling(args, inspect.signature(engine).parameters)
+    _check_vllm(args)
     parse_constraints(args.reward_constraints or ())
     bounds, weights = args.reward_clip_range, args.reward_weights
     if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1]):
@@ -66,7 +71,7 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
             f"`kl_loss_coef` {args.kl_loss_coef} penalizes the KL a second time beside `kl_estimator='exact'`, which "
             "has a loss of its own; leave it out and set `kl_coef`."
         )
-    if (args.activation_checkpointing_kwargs or {}).get("use_reentrant") and args.critic == "adapter":
+    if _checkpoints_reentrantly(args) and args.critic == "adapter":
         raise ValueError("`critic='adapter'` needs checkpointing with `use_reentrant=False`.")
     _check_critic(args)
     if asks_for_fsdp(args):
@@ -110,6 +115,25 @@ def _check_sampling(args: Any, followed: Container[str]) -> None:
     _check_keys("transformers_continuous_batching_config", args.transformers_continuous_batching_config or {}, batching)
 
 
+def distribution_settings(args: Any) -> list[str]:
+    """Return the settings that make the distribution that is sampled another than the one that is learned."""
+    return [name for name in ("top_p", "top_k", "min_p", "repetition_penalty") if _is_set(args, name)]
+
+
+def _check_vllm(args: Any) -> None:
+    if not args.use_vllm:
+        return
+    if args.use_transformers_continuous_batching:
+        raise ValueError(
+            "`use_vllm` and `use_transformers_continuous_batching` are two ways to sample; leave one of them out."
+        )
+    if args.world_size > 1:
+        raise ValueError(
+            f"`use_vllm` is not supported with {args.world_size} processes, with which it was never run; start one "
+            "process, or leave `use_vllm` out."
+        )
+
+
 def _check_keys(name: str, given: dict[str, Any], known: list[str]) -> None:
     for key in given:
         if key not in known:
@@ -128,7 +152,7 @@ def _check_critic(args: Any) -> None:
             f"{' and '.join(used)} trains the critic outside of FSDP, which shards its weights; leave it out, or leave "
             "FSDP out."
         )
-    if (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+    if _checkpoints_reentrantly(args):
         raise ValueError(f"{' and '.join(used)} needs checkpointing with `use_reentrant=False`.")
     if args.fp16:
         raise ValueError(f"{' and '.join(used)} has no gradient scaler, which `fp16` needs; use `bf16` or float32.")
@@ -156,8 +180,8 @@ def warn_where_doubtful(args: Any) -> None:
             f"`kl_estimator='{args.kl_estimator}'` inside the reward gives a biased gradient of the KL; use 'k1' "
             "there, or `kl_loss_coef` with `kl_loss_estimator`."
         )
-    used = [n for n in ("top_p", "top_k", "min_p", "repetition_penalty") if _is_set(args, n)]
-    if used and not args.importance_sampling_correction:
+    used = distribution_settings(args)
+    if used and not args.corrects_for_engine:
         _warn(
             f"{', '.join(f'`{n}`' for n in used)} changes the distribution that is sampled but not the one that is "
             "learned; leave it off or set `importance_sampling_correction=True`."
@@ -190,7 +214,19 @@ def warn_without_effect(args: Any) -> None:
         ),
         (args.kl_loss_coef > 0, ("kl_loss_estimator", "use_bias_correction_kl"), "without `kl_loss_coef`"),
         (args.ptx_coef > 0, ("ptx_max_length",), "without `ptx_coef`"),
-        (args.importance_sampling_correction, ("importance_sampling_cap",), "without `importance_sampling_correction`"),
+        (
+            args.corrects_for_engine,
+            ("importance_sampling_cap", "max_engine_gap", "max_engine_capped"),
+            "without `importance_sampling_correction`",
+        ),
+        (args.use_vllm, ("vllm_mode", *_COLOCATED, *_SERVER), "without `use_vllm`"),
+        (not args.use_vllm or args.vllm_mode == "colocate", _COLOCATED, "with `vllm_mode='server'`"),
+        (not args.use_vllm or args.vllm_mode == "server", _SERVER, "with `vllm_mode='colocate'`"),
+        (
+            args.vllm_server_base_url is None,
+            ("vllm_server_host", "vllm_server_port"),
+            "beside `vllm_server_base_url`",
+        ),
         (
             args.use_transformers_continuous_batching,
             ("transformers_continuous_batching_config",),
@@ -211,7 +247,7 @@ def warn_without_effect(args: Any) -> None:
         ),
         (args.steps_per_rollout > 1, ("cliprange_high", "dual_clip", "target_approx_kl"), f"with {one_step}"),
         (
-            args.steps_per_rollout > 1 or args.importance_sampling_correction,
+            args.steps_per_rollout > 1 or args.corrects_for_engine,
             ("mask_ratio_range",),
             f"with {one_step}",
         ),
@@ -228,6 +264,11 @@ def warn_without_effect(args: Any) -> None:
         for name in names:
             if not read and _is_set(args, name):
                 _warn(f"`{name}` has no effect {reason}.")
+
+
+def _checkpoints_reentrantly(args: Any) -> bool:
+    names = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")  # the second before transformers 5.20
+    return any((getattr(args, name, None) or {}).get("use_reentrant") for name in names)
 
 
 def _is_set(args: Any, name: str) -> bool:

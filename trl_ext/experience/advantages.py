@@ -3,7 +3,6 @@
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -49,31 +48,6 @@ class AdvantageOptions:
     whiten_rewards: bool
     whiten_advantages: bool
     critic_agreement_share: float
-
-
-def importance_weights(
-    rollout: Rollout, engine_logps: list[list[float]], *, cap: float, ratio_range: Sequence[float] | None = None
-) -> Tensor:
-    """Return truncated importance weights, min(pi_old / pi_engine, cap), of the sampled tokens (Ionides 2008).
-
-    Args:
-        rollout: With `old_logps` filled in.
-        engine_logps: Log-probabilities of the sampled tokens as the engine computed them, nats, one list per sample.
-        cap: Upper bound: a finite variance at the price of a bias.
-        ratio_range: Least and greatest pi_old / pi_engine that is learned from; other tokens get the weight 0. None:
-            all are.
-
-    Returns:
-        Weights, shape (N, C); 1 outside the completion mask.
-    """
-    width = rollout.completion_length
-    padded = torch.tensor([row + [0.0] * (width - len(row)) for row in engine_logps])
-    log_weights = rollout.old_logps - padded.to(rollout.old_logps)
-    ratios = log_weights.clamp(max=20.0).exp()
-    weights = ratios.clamp(max=cap)
-    if ratio_range is not None:
-        weights = weights.where((ratios >= ratio_range[0]) & (ratios <= ratio_range[1]), 0.0)
-    return torch.where(rollout.completion_mask, weights, 1.0)
 
 
 def add_advantages(

@@ -29,10 +29,10 @@ from .advantages import (
     add_logged,
     check_finite,
     describe,
-    importance_weights,
     monte_carlo_returns,
     named_rewards,
 )
+from .engine_gap import GapOptions, correct
 from .engines import Completions, GenerationEngine, close, weights_changed
 from .prompt_hash import held_out_prompts
 from .prompts import split_columns, tokenize_prompts
@@ -74,8 +74,7 @@ class Collector:
         micro_batches: Sizes of the forward passes.
         num_mini_batches: Optimizer steps of a pass over a rollout.
         missing_eos_penalty: As in `PPOConfig`.
-        importance_sampling_cap: As in `PPOConfig`; None: no correction.
-        mask_ratio_range: As in `PPOConfig`.
+        engine_gap: Options of the correction for the engine's log-probabilities; None: no correction.
         advantages: Options of `add_advantages`.
         held_out: Share of the prompts from which the critic must not learn.
         scale_returns: Whether the critic's `ReturnScale` follows the returns of training.
@@ -97,8 +96,7 @@ class Collector:
         micro_batches: MicroBatches,
         num_mini_batches: int,
         missing_eos_penalty: float | None,
-        importance_sampling_cap: float | None,
-        mask_ratio_range: list[float] | None,
+        engine_gap: GapOptions | None,
         advantages: AdvantageOptions,
         held_out: float,
         scale_returns: bool,
@@ -111,7 +109,7 @@ class Collector:
         self.chat_template_kwargs = chat_template_kwargs
         self.micro_batches, self.num_mini_batches = micro_batches, num_mini_batches
         self.missing_eos_penalty = missing_eos_penalty
-        self.importance_sampling_cap, self.mask_ratio_range = importance_sampling_cap, mask_ratio_range
+        self.engine_gap = engine_gap
         self.advantages = advantages
         self.held_out, self.scale_returns = held_out, scale_returns
         self.accelerator, self.reduce = accelerator, reduce
@@ -153,9 +151,9 @@ class Collector:
         entropy, last_values, padding = self._forward_passes(model, rollout, order, progress)
         check_finite(rollout, self.reduce, state.global_step)
         # 6. Advantages.
-        if self.importance_sampling_cap is not None and sampled.logps is not None:
-            limits: dict[str, Any] = {"cap": self.importance_sampling_cap, "ratio_range": self.mask_ratio_range}
-            rollout.weights = importance_weights(rollout, sampled.logps, **limits)
+        gap = {}
+        if self.engine_gap is not None and sampled.logps is not None:
+            gap = correct(rollout, sampled.logps, self.engine_gap, reduce=self.reduce, step=state.global_step)
         held_out = self._add_advantages(model, rollout, last_values, kl_coef, training)
         moments = None if training else self._moments(rollout, last_values, kl_coef)
         # 7. Metrics, of callbacks and reward functions too.
@@ -165,11 +163,11 @@ class Collector:
             self.rewards.names,
             entropy,
             rewards=self._penalized(scores.total, rollout),
-            weighted=self.importance_sampling_cap is not None,
+            weighted=self.engine_gap is not None,
             reduce=self.reduce,
         )
         seconds = progress.take_seconds()
-        metrics |= held_out | {"kl_coef": kl_coef, "padding_fraction": padding}
+        metrics |= gap | held_out | {"kl_coef": kl_coef, "padding_fraction": padding}
         metrics |= {f"time/{phase}": s for phase, s in seconds.items()}
         speed = Speed(float(self.reduce(rollout.completion_mask.sum())), sum(seconds.values()))
         kl = metrics["kl"]

@@ -10,8 +10,6 @@ from .suggestion import suggestion
 
 T = TypeVar("T")
 
-_ENGINE = "vLLM is not supported; `use_transformers_continuous_batching` is the fast way to sample."
-
 # Advice, and the names that it answers: of TRL's trainers old and new, transformers, OpenRLHF, verl, trlX,
 # LLaMA-Factory and Stable-Baselines3.
 _ANSWERED: dict[str, str] = {
@@ -96,9 +94,15 @@ _ANSWERED: dict[str, str] = {
     "leave it out, the router of a mixture of experts has no loss of its own here.": "router_aux_loss_coef",
     "use `use_transformers_continuous_batching`.": "use_transformers_paged",
     "put it into `generation_kwargs`.": "cache_implementation",
-    _ENGINE: "use_vllm",
+    "leave it out, a colocated vLLM runs on the policy's device.": "vllm_tensor_parallel_size",
+    "leave it out, the vLLM server is given weights as files.": "vllm_group_port",
     "use `importance_sampling_correction`.": "vllm_importance_sampling_correction",
-    "use `importance_sampling_cap`.": "vllm_importance_sampling_cap",
+    "use `importance_sampling_cap`.": "vllm_importance_sampling_cap vllm_importance_sampling_clip_max",
+    "use `importance_sampling_cap` and `mask_ratio_range`.": (
+        "vllm_importance_sampling_mode vllm_importance_sampling_clip_min"
+    ),
+    "leave it out, vLLM chooses its own implementation of a model.": "vllm_model_impl",
+    "leave it out, completions are free text.": "vllm_structured_outputs_regex",
     "leave it out, `log_completions` shows every prompt beside its completion.": "log_unique_prompts",
     "leave it out, prompts are a column `prompt` of `train_dataset`.": "dataset_text_field packing formatting_func",
     "leave it out, a completion is one turn of the policy without tools.": "rollout_func tools environment_factory",
@@ -154,8 +158,6 @@ def advice(name: str, known: Iterable[str]) -> str:
     Returns:
         A text to put behind a colon; empty where there is no advice and no similar name.
     """
-    if name.startswith("vllm_") and name not in ADVICE:
-        return _ENGINE
     return ADVICE.get(name) or suggestion(name, known)
 
 

@@ -179,6 +179,18 @@ GLOSSARY: tuple[Metric, ...] = (
         "`min_p` at their defaults.",
     ),
     Metric(
+        "engine/logp_gap", POLICY, "gap to the sampling engine", "nats per token",
+        "Mean over tokens of |log pi_old - log pi_engine|: how far the sampling engine's log-probabilities are from "
+        "those of the training path, with `importance_sampling_correction`.",
+        "Below 1e-4 in float32, below 0.05 in bf16.",
+        "Larger: the engine has another dtype or other weights, or `top_p` and the like shape its samples.",
+    ),
+    Metric(
+        "engine/capped_fraction", POLICY, "capped importance weights", "fraction",
+        "Fraction of tokens whose pi_old / pi_engine exceeds `importance_sampling_cap`.",
+        "Below 0.01.", "Larger: as for `engine/logp_gap`.",
+    ),
+    Metric(
         "ptx_loss", POLICY, "loss on the texts of PPO-ptx", "nats per token",
         "Language-model loss on the texts of `ptx_dataset`.",
         "Stays within 10% of its first value.", "Rising: raise `ptx_coef`.",

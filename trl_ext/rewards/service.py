@@ -77,6 +77,10 @@ class Service:
             ) from None
 
     def post(self, body: bytes, timeout: float, largest: int = LARGEST_REPLY) -> Any:
+        """Send JSON, and return the reply, read as JSON; arguments and errors as in `send`."""
+        return json.loads(self.send(body, timeout, largest))
+
+    def send(self, body: bytes, timeout: float, largest: int = LARGEST_REPLY) -> bytes:
         """Send JSON, and return the reply.
 
         Args:
@@ -86,7 +90,8 @@ class Service:
 
         Raises:
             urllib.error.HTTPError: the server refuses the request, or redirects it.
-            OSError, http.client.HTTPException, ValueError: no reply in time, or none that is JSON; see `NO_REPLY`.
+            OSError, http.client.HTTPException, ValueError: no reply in time, or none that is JSON (`post`); see
+                `NO_REPLY`.
         """
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if os.environ.get(self.api_key_env):
@@ -96,7 +101,7 @@ class Service:
             headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
         request = urllib.request.Request(self._address, body, headers, method="POST")
         # Sockets limit the seconds between two bytes; a thread limits those of the whole reply.
-        return json.loads(start(lambda: _send(request, timeout, largest))(timeout))
+        return start(lambda: _send(request, timeout, largest))(timeout)
 
 
 def _send(request: urllib.request.Request, timeout: float, largest: int) -> bytes:

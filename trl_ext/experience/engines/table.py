@@ -6,10 +6,12 @@ from collections.abc import Callable
 from .continuous_batching import ContinuousBatchingEngine
 from .generate import TransformersEngine
 from .protocol import GenerationEngine
+from .vllm import VLLMEngine
 
 # Engines by name; the setting `use_<name>` chooses one, "generate" is the engine of a run that chooses none. A
-# constructor names the settings of `PPOConfig` that its engine follows; `config` is the mapping `<name>_config`.
+# constructor names the settings of `PPOConfig` that its engine follows; its own settings are `<name>_<parameter>`.
 ENGINES: dict[str, Callable[..., GenerationEngine]] = {
     "generate": TransformersEngine,
     "transformers_continuous_batching": ContinuousBatchingEngine,
+    "vllm": VLLMEngine,
 }
