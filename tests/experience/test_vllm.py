@@ -128,7 +128,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
         "vllm._custom_ops": {"_supports_onednn": True},
         "vllm.lora": {},
         "vllm.lora.request": {"LoRARequest": Request},
-        "vllm.distributed": {"cleanup_dist_env_and_memory": lambda: None},
+        "vllm.distributed": {"cleanup_dist_env_and_memory": lambda: None, "destroy_model_parallel": lambda: None},
     }
     for name, contents in modules.items():
         module = types.ModuleType(name)
@@ -288,6 +288,15 @@ def test_failures_of_vllm_are_one_sentence(vllm: type[StandIn], monkeypatch: pyt
     monkeypatch.setattr(StandIn, "reason", "abort", raising=False)
     with pytest.raises(RuntimeError, match=r"vLLM dropped \d of 4 completions \(abort\)\."):
         engine(model)(model, PROMPTS)
+    monkeypatch.setattr(StandIn, "reason", "length", raising=False)
+
+    def interrupt(*numbers: int) -> None:
+        raise KeyboardInterrupt
+
+    sampler = engine(model)
+    with pytest.raises(KeyboardInterrupt):
+        sampler(model, PROMPTS, interrupt)
+    assert vllm.made[-1].calls[-1] == "shutdown", "nothing of it is left for the next rollout"
     monkeypatch.setattr(StandIn, "broken", True)
     with pytest.raises(RuntimeError, match=r"^vLLM does not start with this \w+ \(no such architecture\); see"):
         engine(model)(model, PROMPTS)

@@ -192,6 +192,13 @@ def test_batches_without_gradients_are_as_large_as_costs_nothing():
     assert larger.peak > learning
 
 
+def test_vllm_takes_its_share_of_the_card_and_samples_there():
+    without, beside = (plan(tiny(), Setup(vllm_gpu_memory_utilization=share, **TINY)) for share in (0.0, 0.3))
+    assert "KV cache" in without.phases["generate"] and "KV cache" not in beside.phases["generate"]
+    card = (beside.peak + module.CUDA_CONTEXT) / (module.USABLE_FRACTION - 0.3) / GIB
+    assert beside.fits(card * 1.001) and not beside.fits(card * 0.999) and without.fits(card * 0.999)
+
+
 def test_largest_micro_batch_is_the_last_that_fits():
     setup = Setup(critic="adapter", **TINY | {"rollout": 16})
     peaks = {size: plan(tiny(), dataclasses.replace(setup, micro_batch=size)) for size in (4, 8)}

@@ -60,7 +60,7 @@ def setup_parser(prog: str, description: str) -> CommandParser:
         else:
             choices = f"{', '.join(get_args(hint))}; " if get_origin(hint) is Literal else ""
             default = "" if field.default is None else f" ({field.default})"
-            kind = str if choices else int
+            kind = str if choices else float if hint is float else int
             parser.add_argument(f"--{name}", type=kind, default=field.default, help=f"{choices}{help}{default}")
     return parser
 

@@ -38,12 +38,14 @@ class Footprint:
         resident: Bytes that every phase holds: weights by role, optimizer state.
         phases: Bytes that each phase adds at its peak, by part.
         generation_batch, reward_batch: Sequences sampled, and texts scored, at a time.
+        vllm_share: Share of the card that vLLM takes beside.
     """
 
     resident: Parts
     phases: dict[str, Parts]
     generation_batch: int
     reward_batch: int
+    vllm_share: float = 0.0
 
     def phase_peak(self, phase: str) -> int:
         """Return the bytes at the peak of one phase."""
@@ -56,7 +58,7 @@ class Footprint:
 
     def fits(self, card: float) -> bool:
         """Return whether a card of so many GiB holds the run, CUDA's context and gaps between blocks included."""
-        return self.peak + CUDA_CONTEXT <= card * GIB * USABLE_FRACTION
+        return self.peak + CUDA_CONTEXT <= card * GIB * (USABLE_FRACTION - self.vllm_share)
 
 
 def plan(config: PretrainedConfig, setup: Setup) -> Footprint:
@@ -126,13 +128,14 @@ def _plans(config: PretrainedConfig, setup: Setup, micro_batches: list[int]) -> 
             if setup.reward_adapters and setup.reward_batch is None:
                 most = _affordable(lambda batch: _forward(dry_run, batch), None, most, free)[0]
             generation_batch, generate = _affordable(dry_run.generate, setup.generation_batch, most, free)
+            generate = {} if setup.vllm_gpu_memory_utilization else generate  # in vLLM's own memory
             reward_batch = setup.reward_batch or generation_batch
             score = {"score": _forward(dry_run, reward_batch)["forward"]} if setup.reward_adapters else {}
             phases = {"generate": copies | generate, **score, "evaluate": copies | evaluate, "learn": learn}
         except RuntimeError as error:
             reason = str(error).splitlines()[0][:120]
             raise ValueError(f"A model of type {config.model_type!r} cannot be planned ({reason}).") from error
-        yield Footprint(resident, phases, generation_batch, reward_batch)
+        yield Footprint(resident, phases, generation_batch, reward_batch, setup.vllm_gpu_memory_utilization)
 
 
 def _forward(dry_run: DryRun, batch: int) -> dict[str, Parts]:

@@ -41,6 +41,9 @@ class Setup(CheckedOptions):
     reward_batch: Count | None = option(
         None, "texts that a reward adapter scores at a time; default: as many as are sampled"
     )
+    vllm_gpu_memory_utilization: Annotated[float, Limits(at_least=0, below=1)] = option(
+        0.0, "share of the card that vLLM takes in the same process (use_vllm in PPOConfig); 0: without vLLM"
+    )
     optimizer: Literal[
         "adamw_torch", "adamw_torch_fused", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
         "sgd",

@@ -54,7 +54,7 @@ class Colocated:
         self.limits = {"gpu_memory_utilization": gpu_memory_utilization, "max_model_len": max_model_len}
         self.llm: Any = None
         self.adapter: Any = None  # vLLM's request for the policy's adapter
-        self.updates = 0
+        self.updates, self.made_group = 0, False
 
     def update(self, model: PreTrainedModel) -> None:
         """Start vLLM, or give it the weights of the model: those of its active adapter alone, if it has one.
@@ -85,6 +85,7 @@ class Colocated:
         if not self.quantization:
             save_base(model, folder)
         self.tokenizer.save_pretrained(folder)
+        self.made_group = not torch.distributed.is_initialized()
         set_num_threads = torch.set_num_threads  # which vLLM replaces on a CPU
         options = {} if self.max_lora_rank is None else {"enable_lora": True, "max_lora_rank": self.max_lora_rank}
         try:
@@ -97,6 +98,7 @@ class Colocated:
                 generation_config="vllm",  # nothing of the model's own
                 logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
                 enforce_eager=on_cpu,
+                use_tqdm_on_load=False,
                 enable_sleep_mode=self.sleeps,
                 max_num_batched_tokens=4096,
                 **self.limits,
@@ -125,7 +127,13 @@ class Colocated:
         save_adapter(model, folder)
         self.updates += 1  # under an id that vLLM knows it would keep the old weights
         self.adapter = LoRARequest(f"policy-{self.updates}", self.updates, str(folder))
-        self.llm.llm_engine.add_lora(self.adapter)
+        try:
+            self.llm.llm_engine.add_lora(self.adapter)
+        except Exception as error:
+            raise RuntimeError(
+                f"vLLM cannot apply the policy's adapter ({first_line(error)}); leave `use_vllm` out, or train other "
+                "layers (`target_modules` of the LoRA configuration)."
+            ) from error
 
     def sample(self, prompt_ids: list[list[int]], seeds: list[int], on_progress: Callable[..., Any]) -> Completions:
         """Sample one completion per prompt; see `VLLMEngine`.
@@ -143,17 +151,21 @@ class Colocated:
                 "`vllm_max_model_length`, or lower `max_completion_length`."
             )
         options = self.sampling | {"detokenize": bool(self.sampling["stop"])}
-        with _apart():
-            self._wake()
-            self.llm.enqueue(
-                [{"prompt_token_ids": ids} for ids in prompt_ids],
-                [SamplingParams(seed=seed, **options) for seed in seeds],
-                lora_request=self.adapter,
-                use_tqdm=False,
-            )
-            outputs = self.llm.wait_for_completion(use_tqdm=lambda **options: _Progress(on_progress))
-            if self.sleeps:
-                self.llm.sleep(level=1)
+        try:
+            with _apart():
+                self._wake()
+                self.llm.enqueue(
+                    [{"prompt_token_ids": ids} for ids in prompt_ids],
+                    [SamplingParams(seed=seed, **options) for seed in seeds],
+                    lora_request=self.adapter,
+                    use_tqdm=False,
+                )
+                outputs = self.llm.wait_for_completion(use_tqdm=lambda **options: _Progress(on_progress))
+                if self.sleeps:
+                    self.llm.sleep(level=1)
+        except BaseException:
+            self.close()  # what is left of the rollout would be among the completions of the next
+            raise
         results = [output.outputs[0] for output in outputs]
         on_progress(0, sum(len(r.token_ids) for r in results))
         if lost := [r.finish_reason for r in results if r.finish_reason not in ("stop", "length")]:
@@ -168,12 +180,13 @@ class Colocated:
         """Give back the memory; the next update starts vLLM again."""
         if self.llm is None:
             return
-        from vllm.distributed import cleanup_dist_env_and_memory
+        from vllm.distributed import cleanup_dist_env_and_memory, destroy_model_parallel
 
         self.llm.llm_engine.engine_core.shutdown()
         self.llm = self.adapter = None
         gc.collect()
-        cleanup_dist_env_and_memory()
+        # The process group of a launcher is not vLLM's to end.
+        (cleanup_dist_env_and_memory if self.made_group else destroy_model_parallel)()
 
 
 def _empty_parameters(model: Any) -> list[str]:
