@@ -105,13 +105,13 @@ class Server:
         except urllib.error.HTTPError as error:
             error.close()
             raise RuntimeError(
-                f"The vLLM server refuses {service.url} with HTTP {error.code}; it must have been started with "
+                f"The vLLM server refuses {service.url}{path} with HTTP {error.code}; it must have been started with "
                 f"{_NEEDED.get(path, 'the same model')}."
             ) from None
         except NO_REPLY as error:
             raise RuntimeError(
-                f"The vLLM server does not answer at {service.url} ({failure_kind(error)}); start it again, or raise "
-                f"`vllm_server_timeout` {self.timeout:g}."
+                f"The vLLM server does not answer at {service.url}{path} ({failure_kind(error)}); start it again, or "
+                f"raise `vllm_server_timeout` {self.timeout:g}."
             ) from None
 
 
