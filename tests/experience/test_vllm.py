@@ -298,7 +298,7 @@ def test_failures_of_vllm_are_one_sentence(vllm: type[StandIn], monkeypatch: pyt
         sampler(model, PROMPTS, interrupt)
     assert vllm.made[-1].calls[-1] == "shutdown", "nothing of it is left for the next rollout"
     monkeypatch.setattr(StandIn, "broken", True)
-    with pytest.raises(RuntimeError, match=r"^vLLM does not start with this \w+ \(no such architecture\); see"):
+    with pytest.raises(ValueError, match=r"^vLLM does not start with this \w+ \(no such architecture\); see"):
         engine(model)(model, PROMPTS)
 
 
@@ -471,10 +471,10 @@ def test_a_server_that_refuses_or_dies_gives_one_sentence(server: str, monkeypat
     message = (
         r"^The vLLM server refuses http://127.0.0.1:\d+/collective_rpc with HTTP 404; it must have been started with "
     )
-    with pytest.raises(RuntimeError, match=message + r"VLLM_SERVER_DEV_MODE=1\.$"):
+    with pytest.raises(ValueError, match=message + r"VLLM_SERVER_DEV_MODE=1\.$"):
         engine(model, mode="server", server_base_url=server)(model, PROMPTS)
     message = (
         r"^The vLLM server does not answer at http://127.0.0.1:9/collective_rpc \(\w+: Connection refused\); start it"
     )
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(ConnectionError, match=message):
         engine(model, mode="server", server_base_url="http://127.0.0.1:9")(model, PROMPTS)

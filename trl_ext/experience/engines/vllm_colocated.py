@@ -60,7 +60,8 @@ class Colocated:
         """Start vLLM, or give it the weights of the model: those of its active adapter alone, if it has one.
 
         Raises:
-            RuntimeError: when vLLM does not start, or does not know a weight of the model.
+            ValueError: when vLLM does not start, or cannot apply the adapter.
+            RuntimeError: when vLLM has packed weights that could not be updated.
         """
         dtype, fresh = compute_dtype(model), self.llm is None
         with _apart(), tempfile.TemporaryDirectory() as folder:
@@ -105,7 +106,7 @@ class Colocated:
                 **options,
             )
         except Exception as error:
-            raise RuntimeError(
+            raise ValueError(
                 f"vLLM does not start with this {type(model).__name__} ({first_line(error)}); see its settings "
                 "`vllm_...`, or leave `use_vllm` out."
             ) from error
@@ -130,7 +131,7 @@ class Colocated:
         try:
             self.llm.llm_engine.add_lora(self.adapter)
         except Exception as error:
-            raise RuntimeError(
+            raise ValueError(
                 f"vLLM cannot apply the policy's adapter ({first_line(error)}); leave `use_vllm` out, or train other "
                 "layers (`target_modules` of the LoRA configuration)."
             ) from error

@@ -52,7 +52,8 @@ class Server:
         """Have the server read the weights of the model: those of its active adapter alone, if it has one.
 
         Raises:
-            RuntimeError: when the server does not answer, or refuses.
+            ConnectionError: when the server does not answer.
+            ValueError: when it refuses.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "policy"
@@ -71,7 +72,9 @@ class Server:
         """Sample one completion per prompt; see `VLLMEngine`.
 
         Raises:
-            RuntimeError: when the server does not answer, refuses, or drops a completion.
+            ConnectionError: when the server does not answer.
+            ValueError: when it refuses.
+            RuntimeError: when it drops a completion.
         """
 
         def ask(ids: list[int], seed: int) -> dict[str, Any]:
@@ -104,12 +107,12 @@ class Server:
             return service.send(json.dumps(body).encode(), self.timeout, largest)
         except urllib.error.HTTPError as error:
             error.close()
-            raise RuntimeError(
+            raise ValueError(
                 f"The vLLM server refuses {service.url}{path} with HTTP {error.code}; it must have been started with "
                 f"{_NEEDED.get(path, 'the same model')}."
             ) from None
         except NO_REPLY as error:
-            raise RuntimeError(
+            raise ConnectionError(
                 f"The vLLM server does not answer at {service.url}{path} ({failure_kind(error)}); start it again, or "
                 f"raise `vllm_server_timeout` {self.timeout:g}."
             ) from None
