@@ -92,6 +92,6 @@ def test_a_server_has_the_weights_of_the_step_until_it_dies(served: tuple[str, s
         check(sampler, model)
     _kill(process)
     with pytest.raises(
-        RuntimeError, match=rf"^The vLLM server does not answer at {url}/v1/completions \(.*\); start it"
+        ConnectionError, match=rf"^The vLLM server does not answer at {url}/v1/completions \(.*\); start it"
     ):
         sampler(model, PROMPTS)
