@@ -312,7 +312,7 @@ COMBINATIONS = [
         use_vllm=True,
         generation_kwargs={"min_new_tokens": 2},
     ),
-    case(ValueError, "`vllm_mode` must be 'colocate' or 'server', got 'local'.", use_vllm=True, vllm_mode="local"),
+    case(ValueError, "`vllm_mode` must be one of colocate, server, got local.", use_vllm=True, vllm_mode="local"),
     case(
         ValueError,
         "`reward_weights` are [0.0, 0.0], so nothing would be learned; set at least one of them.",
