@@ -9,6 +9,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIP_INSTALL := $(PIP) install -qq --no-compile
 TRL_1_12 := $(VENV)/trl-1.12.0
+DEEPSPEED := $(VENV)/deepspeed-0.19.8
 
 # No target but the installation uses the network or sends telemetry; two threads keep runs comparable across machines.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
@@ -33,10 +34,10 @@ demo: $(VENV)/.run-installed  ## Detoxify a small model offline on the CPU; the 
 instruct: $(VENV)/.run-installed  ## Teach a small model to follow instructions offline on the CPU, in three steps; prints the same path
 	@$(OFFLINE) $(THREADS) $(BIN)/python recipes/instruction_following.py $(ARGS)
 
-test: $(VENV)/.dev-installed  ## Run the tests; ARGS="tests/rewards -k length" chooses some of them
+test: $(VENV)/.dev-installed $(DEEPSPEED)  ## Run the tests; ARGS="tests/rewards -k length" chooses some of them
 	@$(OFFLINE) $(PYTEST) $(ARGS)
 
-test-trl-1.12: $(VENV)/.dev-installed $(TRL_1_12)  ## Run the tests on the oldest TRL, the last with a PPO of its own, and compare with that PPO
+test-trl-1.12: $(VENV)/.dev-installed $(DEEPSPEED) $(TRL_1_12)  ## Run the tests on the oldest TRL, the last with a PPO of its own, and compare with that PPO
 	@PYTHONPATH=$(abspath $(TRL_1_12)) $(OFFLINE) $(PYTEST) $(or $(ARGS),$(WITHOUT_TRL))
 
 # Without vLLM these tests are skipped, which the first line does not let pass.
@@ -99,3 +100,9 @@ $(VENV)-vllm/.installed: constraints-vllm.txt pyproject.toml setup.py
 # TRL alone in a folder of its own, in front of the environment's packages: everything else stays as pinned.
 $(TRL_1_12): $(VENV)/.created
 	@$(PIP_INSTALL) --no-deps --upgrade --target $@ trl==$(patsubst trl-%,%,$(notdir $@))
+
+# DeepSpeed and what it requires beside the pins, in a folder of its own: wherever it is installed, every import of accelerate
+# imports it too. Its operations are compiled when they are first used, and the tests use none.
+$(DEEPSPEED): $(VENV)/.created
+	@DS_BUILD_OPS=0 $(PIP_INSTALL) --no-deps --upgrade --target $@ deepspeed==$(patsubst deepspeed-%,%,$(notdir $@)) \
+		einops==0.8.2 hjson==3.1.0 msgpack==1.2.4 ninja==1.13.2 nvidia-ml-py==13.615.71 py-cpuinfo==9.0.0

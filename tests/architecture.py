@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"checks", "rewards", "actor_critic"}),
     frozenset({"monitoring", "planner", "integrations"}),
     frozenset({"experience", "checkpoint"}),
-    frozenset({"learning", "critic_learning"}),
+    frozenset({"learning", "critic_learning", "step_gate"}),
     frozenset({"config"}),
     frozenset({"evaluation", "arguments", "resuming"}),
     frozenset({"assembly", "model_card"}),

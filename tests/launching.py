@@ -23,9 +23,10 @@ def torchrun(script: Path, *arguments: object, processes: int = 2) -> subprocess
     return run_command([*command, str(script), *map(str, arguments)])
 
 
-def run_command(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def run_command(arguments: Sequence[str], *, first_on_path: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
     """Run Python with these arguments, one thread a process; a job that hangs is ended with all its processes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
+    path = os.pathsep.join([*map(str, first_on_path), python_path()])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     words = [sys.executable, *arguments]
     with subprocess.Popen(words, env=environment, start_new_session=True, **pipes) as job:

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Runs that FSDP2 shards over two processes. Started by `test_sharding.py` with `accelerate launch` or `torchrun`.
+"""Runs that FSDP2 or DeepSpeed shards over two processes, which `accelerate launch` starts with its configuration.
 
 Arguments: the folder to write into, and the runs, by name.
 """
@@ -8,35 +8,44 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
-from torch.distributed.fsdp import FSDPModule
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from tests import scripted
-from tests.sharded_on_cpu import shard_on_cpu
+from tests.sharded_on_cpu import deepspeed_on_cpu, shard_on_cpu
 from tests.tiny_models import tiny_causal_lm
 from trl_ext import PPOTrainer, sharding
 from trl_ext.monitoring import PhaseProgress
 from trl_ext.running.policy import scored
 
 LORA: dict[str, Any] = {"peft_config": LoraConfig(r=4, target_modules="all-linear"), "critic": "adapter"}
+# Every process draws its own texts: from one text all draw the same.
+TEXTS = {"ptx_coef": 0.1, "ptx_dataset": Dataset.from_list([{"prompt": "the cat", "completion": " sat on a mat"}])}
 # 8 optimizer steps on two rollouts of 16 completions, on however many processes.
 RUNS: dict[str, dict[str, Any]] = {
-    "head": {},
+    "head": {"critic_learning_rate": 3e-3, **TEXTS},
     "copy": {"critic": "copy", "policy_ema_decay": 0.7, "scale_returns": True, "gradient_checkpointing": True},
-    "adapter": {**LORA, "gradient_checkpointing": True},
+    "adapter": {**LORA, "num_critics": 2, "gradient_checkpointing": True},
     # The gradient of its key biases is rounding noise, which AdamW would blow up.
     "tied": {"arch": "gpt2", "kl_estimator": "exact", "optim": "sgd", "learning_rate": 0.01},
 }
+# Runs that FSDP2 refuses: the critic alone learns from the first rollout.
+WARM_UP: dict[str, Any] = {"critic_warmup_rollouts": 1, "adam_epsilon": 1e-6}
+ZERO_RUNS: dict[str, dict[str, Any]] = {"warm-up": WARM_UP, "warm-up-copy": {**WARM_UP, "critic": "copy"}}
+# One of two micro-batches is idle. Which samples share a minibatch depends on the number of processes.
+IDLE = {"num_ppo_epochs": 2, "num_mini_batches": 2}
+
+
+def zero_stage() -> str | None:
+    """The stage of ZeRO that runs begin with; None without DeepSpeed."""
+    return os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] if "ACCELERATE_USE_DEEPSPEED" in os.environ else None
 
 
 class EndsAt(TrainerCallback):
@@ -68,21 +77,22 @@ def save_reward_adapter(folder: Path) -> str:
 
 def settings_of(name: str, out: Path) -> dict[str, Any]:
     """The settings of a run; that with adapters has a reward adapter too, in a folder beside it."""
-    return RUNS[name] | ({"reward_adapters": [str(out / "reward-adapter")]} if name == "adapter" else {})
+    return (RUNS | ZERO_RUNS)[name] | ({"reward_adapters": [str(out / "reward-adapter")]} if name == "adapter" else {})
 
 
 def trainer(folder: Path, **settings: Any) -> PPOTrainer:
     """A trainer whose processes share rollouts of 16 completions."""
     AcceleratorState._reset_state(True)
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1 and os.environ.get("ACCELERATE_USE_FSDP") != "true":
-        settings |= {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
+    if zero_stage():  # without a GPU accelerate neither starts it with `use_cpu` nor chooses gloo
+        settings |= {"use_cpu": False, "ddp_backend": "gloo"}
     defaults = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4 // world, "num_ppo_epochs": 4}
     defaults |= {"total_episodes": 32, "max_grad_norm": 0.5, "whiten_rewards": True}
     model = tiny_causal_lm(settings.pop("arch", "llama"))
     model = settings.pop("model", model)
     made = scripted.trainer(folder, model=model, **defaults | settings)
-    assert world == 1 or made.accelerator.distributed_type == DistributedType.FSDP
+    kind = "DEEPSPEED" if zero_stage() else "FSDP" if "ACCELERATE_USE_FSDP" in os.environ else "MULTI_CPU"
+    assert world == 1 or made.accelerator.distributed_type == kind
     return made
 
 
@@ -90,7 +100,7 @@ def trained(folder: Path, *, resume: bool = False, **settings: Any) -> PPOTraine
     """A trainer that has trained, with the model saved in `final`; it was sharded where there are two processes."""
     made = trainer(folder, **settings)
     made.train(resume_from_checkpoint=resume or None)
-    assert isinstance(made.model, FSDPModule) == (made.args.world_size > 1) == sharding.is_sharded(made.model)
+    assert sharding.is_sharded(made.model) == (made.args.world_size > 1 and made.accelerator.is_fsdp2)
     made.save_model(str(folder / "final"))
     if made.is_world_process_zero():
         (folder / "logs.json").write_text(json.dumps(scripted.logs(made)))
@@ -106,18 +116,27 @@ def keep(made: PPOTrainer, file: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-@contextmanager
-def broken_gradient(made: PPOTrainer, step: int) -> Iterator[None]:
-    """Put NaN into the second process's part of a gradient, after the backward pass of a step."""
-    decide = made._gate.decide
+class Breaks(torch.autograd.Function):
+    """The identity, whose gradient is NaN."""
 
-    def broken(model, *args, **kwargs):
-        if made.state.global_step == step and os.environ["RANK"] == "1":
-            sharding.local(next(p.grad for p in model.parameters() if p.grad is not None)).fill_(torch.nan)
-        return decide(model, *args, **kwargs)
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
 
-    made._gate.decide = broken
-    yield
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * torch.nan
+
+
+def break_gradient(made: PPOTrainer, step: int) -> None:
+    """Make the second process's gradients of a step NaN; its losses stay finite."""
+    compute = made.compute_loss
+
+    def broken(*args, **kwargs):
+        loss = compute(*args, **kwargs)
+        return Breaks.apply(loss) if made.state.global_step == step and os.environ["RANK"] == "1" else loss
+
+    made.compute_loss = broken
 
 
 def guards(out: Path) -> None:
@@ -134,25 +153,41 @@ def guards(out: Path) -> None:
         return [all(map(torch.equal, before, now)) for before, now in pairs]
 
     made = trainer(out / "guards", callbacks=[Weights()], save_strategy="steps", save_steps=1, save_total_limit=1)
-    with broken_gradient(made, 2):
-        made.train()
+    break_gradient(made, 2)
+    made.train()
     assert unmoved() == [False, True, False, False, False, False, False], unmoved()
     assert all(torch.isfinite(p).all() for p in kept[-1])
+    norms = [line["grad_norm"] for line in scripted.logs(made)]
+    assert norms[2] == 0 and all(norm > 0 for norm in norms[:2] + norms[3:]), norms
     kept.clear()
     made = trainer(out / "loss", callbacks=[Weights()], max_loss=1e-9)
     made.train()
     assert unmoved() == [True] * 7
+    kept.clear()
+    made = trainer(out / "stop", callbacks=[Weights()], target_approx_kl=1e-9)
+    made.train()
+    # The second step of a rollout finds the KL too large, and the rest of the passes is left out.
+    assert unmoved() == [False, True, True, False, False, True, True], unmoved()
 
 
 def half_precision(out: Path) -> None:
-    """bf16: the KL is 0 and the ratio 1 before the first update, and log-probabilities are no bf16 numbers."""
+    """bf16: the KL is 0 and the ratio 1 before the first update, and log-probabilities are no bf16 numbers.
+
+    The best model of a run is loaded at its end.
+    """
     made = trained(out / "bf16", model=tiny_causal_lm().bfloat16(), bf16=True, gradient_checkpointing=True, **LORA)
     first = scripted.logs(made)[0]
     assert first["kl"] == 0 and first["ratio/max"] == 1
     logps = made._rollout.old_logps
     assert not torch.equal(logps, logps.bfloat16().float())
-    full = trained(out / "bf16-full", critic="copy", bf16=True, scripted=False, eval_dataset=scripted.prompts(5))
+    evaluations = {"eval_strategy": "steps", "eval_steps": 4, "eval_dataset": scripted.prompts(5)}
+    evaluations |= {"save_strategy": "best", "load_best_model_at_end": True}
+    full = trained(out / "bf16-full", critic="copy", bf16=True, scripted=False, **evaluations)
     assert all(p.dtype == torch.float32 for p in full.model.parameters())
+    state = sharding.gathered_state(full.model)
+    if full.is_world_process_zero():
+        best = load_file(Path(full.state.best_model_checkpoint) / "model.safetensors")
+        assert all(torch.equal(value, state[f"policy.{name}"]) for name, value in best.items())
     assert full.evaluate()["eval_kl"] > 0
     after = scored(full, PhaseProgress(False), "after")
     assert (after is not None) == full.is_world_process_zero()
@@ -163,13 +198,28 @@ STOPPED = {**SAVES, **LORA, "gradient_checkpointing": True}
 KILLED = {**SAVES, **RUNS["copy"]}
 
 
+def idle(out: Path) -> None:
+    """A run with idle micro-batches, with ZeRO and then with DDP in the same processes."""
+    trained(out / "idle", **IDLE)
+    del os.environ["ACCELERATE_USE_DEEPSPEED"]
+    trained(out / "idle-ddp", **IDLE)
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+
+
 def main(out: Path, names: list[str]) -> None:
-    """Make the runs of these names."""
+    """Make the runs of these names; "zero1" and the like change the stage of those that follow."""
+    root = out
     for name in names:
-        if name in RUNS:
-            keep(trained(out / name, **settings_of(name, out)), out / name / "weights.safetensors")
+        if name.startswith("zero"):
+            os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = name[-1]
+            out = root / name
+            out.mkdir(exist_ok=True)
+        elif name in RUNS | ZERO_RUNS:
+            keep(trained(out / name, **settings_of(name, root)), out / name / "weights.safetensors")
         elif name == "guards":
             guards(out)
+        elif name == "idle":
+            idle(out)
         elif name == "half":
             half_precision(out)
         elif name == "stopped":
@@ -185,5 +235,8 @@ def main(out: Path, names: list[str]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    shard_on_cpu()
+    if "ACCELERATE_USE_FSDP" in os.environ:
+        shard_on_cpu()
+    else:
+        deepspeed_on_cpu()
     main(Path(sys.argv[1]), sys.argv[2:])

@@ -14,8 +14,9 @@ from tests import scripted
 from trl_ext import PPOTrainer
 from trl_ext.experience.rollout import collate
 from trl_ext.experience.supervised import SupervisedBatch
-from trl_ext.learning import MAX_LOST_ROLLOUTS, Minibatch, StepGate, drop_gradients, gradients_are_finite
+from trl_ext.learning import Minibatch
 from trl_ext.micro_batches import MicroBatches
+from trl_ext.step_gate import MAX_LOST_ROLLOUTS, StepGate, drop_gradients, gradients_are_finite
 
 
 def parameter(gradient: list[float] | None) -> nn.Parameter:

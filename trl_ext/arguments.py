@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .actor_critic import ActorCritic
+from .checks.deepspeed import zero_stage
 from .checks.training_arguments import asks_for_fsdp
 from .config import PPOConfig
 from .experience.engines import check_vllm, server_url
@@ -288,6 +289,11 @@ def _check_optimizers(optimizers: Any, args: Any) -> None:
         raise TypeError(f"`optimizers` must be a pair that ends with a scheduler, got {_described(scheduler)}.")
     if optimizer is not None and asks_for_fsdp(args):
         raise ValueError("`optimizers` cannot be given with FSDP, which replaces the parameters; use `optim`.")
+    if optimizer is not None and zero_stage(args) is not None and args.critic_warmup_rollouts:
+        raise ValueError(
+            "`optimizers` cannot be given with DeepSpeed and `critic_warmup_rollouts`, which needs groups of the "
+            "critic's own; use `optim`."
+        )
     if optimizer is not None and args.critic_learning_rate is not None:
         warnings.warn("`critic_learning_rate` has no effect: `optimizers` is given.", stacklevel=5)
 

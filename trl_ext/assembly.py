@@ -20,6 +20,7 @@ from . import resuming, sharding
 from .actor_critic import ActorCritic, ForwardOutput, build_actor_critic
 from .actor_critic.names import find_policy, load_tokenizer
 from .arguments import check_before_loading, check_datasets, count_embeddings
+from .checks.deepspeed import zero_stage
 from .checks.training_arguments import asks_for_fsdp
 from .config import PPOConfig
 from .critic_learning import CriticLearner, CriticOptions, CriticPretraining
@@ -38,6 +39,7 @@ from .monitoring.console import CONSOLE
 from .processes import Reduce
 from .rewards import PreferenceReward, RewardRunner, reward_names
 from .rewards.base import JUDGE
+from .step_gate import StepGate, split_critic
 from .text.tokens import set_padding
 
 
@@ -203,9 +205,9 @@ def check_not_quantized(model: Any, quantization_config: Any, init_kwargs: dict[
 
 
 def build_micro_batches(args: PPOConfig, model: ActorCritic, accelerator: Accelerator) -> MicroBatches:
-    """Return the sizes of the forward and backward passes."""
-    several = accelerator.num_processes > 1
-    sizes: dict[str, Any] = {"fixed": several, "trained": model.trained_share}
+    """Return the sizes of the passes; neither several processes nor DeepSpeed can begin a step again."""
+    fixed = accelerator.num_processes > 1 or zero_stage(args) is not None
+    sizes: dict[str, Any] = {"fixed": fixed, "trained": model.trained_share}
     return MicroBatches(args.micro_batch_size, "per_device_train_batch_size", **sizes)
 
 
@@ -373,6 +375,15 @@ def build_sampler(args: PPOConfig, train_dataset: Dataset | StreamRows) -> Rollo
     )
 
 
+def arrange_optimizer(args: PPOConfig, optimizer: torch.optim.Optimizer, model: ActorCritic, gate: StepGate) -> None:
+    """Give the critic groups of its own in a new optimizer, where it has its own rate, optimizer or steps."""
+    rate = 0.0 if args.critic_epochs is not None else args.critic_learning_rate
+    waits = args.critic_warmup_rollouts > 0 and zero_stage(args) is not None
+    split_critic(optimizer, model.critic_parameters(), args.learning_rate if waits and rate is None else rate)
+    if waits:
+        gate.silence(p for _, p in model.actor_parameters())
+
+
 @contextmanager
 def without_liger(args: PPOConfig) -> Iterator[None]:
     """Hide `use_liger_kernel` in a block: the kernels are applied, and the Trainer would refuse the option."""
@@ -383,18 +394,21 @@ def without_liger(args: PPOConfig) -> Iterator[None]:
         args.use_liger_kernel = chosen
 
 
-def configure_processes(accelerator: Accelerator, config: Any, args: PPOConfig) -> None:
-    """Set what PPO needs of FSDP, and make DDP search for parameters that a backward pass leaves out, if some may be.
+def configure_processes(
+    accelerator: Accelerator, model: ActorCritic, args: PPOConfig, load: Callable[[str], object]
+) -> None:
+    """Set what PPO needs of FSDP and DeepSpeed, and make DDP search for parameters that a pass may leave out.
 
     Args:
         accelerator: The Trainer's.
-        config: Configuration of the policy.
+        model: The model that it will prepare.
         args: The settings.
+        load: Loads the weights of a checkpoint, which the Trainer leaves to DeepSpeed's engine.
     """
-    sharding.configure(accelerator)
+    sharding.configure(accelerator, model, load, bf16=args.bf16, max_grad_norm=args.max_grad_norm)
     ddp = accelerator.ddp_handler
     if ddp is not None and args.ddp_find_unused_parameters is None:
-        ddp.find_unused_parameters = leaves_parameters_unused(config, args)
+        ddp.find_unused_parameters = leaves_parameters_unused(model.config, args)
 
 
 def leaves_parameters_unused(config: Any, args: PPOConfig) -> bool:
@@ -418,6 +432,7 @@ def run_configuration(args: PPOConfig, model: ActorCritic, kl_controller: KLCont
         "per-process rollout size": args.local_batch_size,
         "number of processes": args.world_size,
         "FSDP": asks_for_fsdp(args),
+        "ZeRO stage": zero_stage(args),
         "num_ppo_epochs": args.num_ppo_epochs,
         "num_mini_batches": args.num_mini_batches,
         "micro-batch size": args.micro_batch_size,

@@ -31,9 +31,10 @@ from .experience.advantages import AdvantageOptions
 from .experience.engine_gap import GapOptions
 from .experience.engines import ENGINES
 from .kl_control import CONTROLLERS, SHAPES
-from .learning import LossOptions, StepLimits
+from .learning import LossOptions
 from .messages.advice import TRAINER_ARGUMENTS, answers_unknown
 from .messages.redaction import redacted
+from .step_gate import StepLimits
 
 Options = TypeVar("Options")
 

@@ -28,7 +28,7 @@ from .experience.rollout import Rollout
 from .experience.supervised import SupervisedBatch
 from .files import write_json
 from .kl_control import KLController
-from .learning import Minibatch, StepGate
+from .learning import Minibatch
 from .messages.advice import answers_unknown
 from .model_card import PAPER, TAGS, write_model_card
 from .monitoring import PhaseProgress, RunLog, SampleTable, log_samples
@@ -36,6 +36,8 @@ from .monitoring.display import LogFile, show
 from .objectives import masked_sum
 from .processes import reduction, together
 from .rewards import RewardRunner
+from .sharding import load_optimizer, written
+from .step_gate import StepGate
 
 
 @answers_unknown("argument", "PPOConfig", PPOConfig.__dataclass_fields__, check_arguments)
@@ -126,7 +128,7 @@ class PPOTrainer(BaseTrainer):
                 # transformers before 5.19 reads this in place of `loss_is_scaled_for_ga`.
                 compute_loss_func=_identity,
             )
-        assembly.configure_processes(self.accelerator, parts.actor_critic.config, args)
+        assembly.configure_processes(self.accelerator, parts.actor_critic, args, self._load_from_checkpoint)
         checkpoint.set_aside_incomplete(Path(args.output_dir), leader=args.should_save)
         self._reduce = reduction(self.accelerator)
         self.micro_batches = assembly.build_micro_batches(args, parts.actor_critic, self.accelerator)
@@ -213,6 +215,7 @@ class PPOTrainer(BaseTrainer):
             self._rollout = experience.rollout
         if self._micro_step == 0:
             assert self._rollout is not None
+            self._gate.is_warming_up = rollout_number < args.critic_warmup_rollouts
             rows = self._rollout.minibatch(step, args.num_mini_batches, (args.seed, rollout_number))
             seed = (self.state.global_step, args.process_index)
             texts = None if self.supervised is None else self.supervised.batch(len(rows), seed, rows.device)
@@ -294,8 +297,6 @@ class PPOTrainer(BaseTrainer):
         """Take or drop the gradients of a finished optimizer step, and log it."""
         args, step = self.args, self.state.global_step
         metrics = self.run_log.take_step()
-        if step // args.steps_per_rollout < args.critic_warmup_rollouts:
-            learning.drop_gradients(p for _, p in self.model.actor_parameters())
         scaled = getattr(self.accelerator, "scaler", None) is not None
         options: dict[str, Any] = {"step": step, "scaled": scaled, "reduce": self._reduce}
         skipped = self._gate.decide(self.model, metrics, args.step_limits, **options)
@@ -307,8 +308,7 @@ class PPOTrainer(BaseTrainer):
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if fresh:
-            rate = 0.0 if self.critic_learner is not None else self.args.critic_learning_rate
-            learning.split_critic(optimizer, self.model.critic_parameters(), rate)
+            assembly.arrange_optimizer(self.args, optimizer, self.model, self._gate)
         self._gate.guard(optimizer)
         return optimizer
 
@@ -420,14 +420,14 @@ class PPOTrainer(BaseTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder, process = Path(resume_from_checkpoint), self.args.process_index
-        with together(f"Resuming from {folder}"), resuming.loading(folder):
+        with together(f"Resuming from {folder}"), resuming.loading(folder), written(self.model):
             resuming.check_checkpoint(folder, self._configuration, process)
             resuming.warn_of_changed_rewards(folder, self._reward_settings)
             self.policy_average.load_both(folder)
 
     def _load_best_model(self) -> None:
         folder = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name  # may have moved
-        with together(f"Loading {folder}"), resuming.loading(folder):
+        with together(f"Loading {folder}"), resuming.loading(folder), written(self.model):
             self.policy_average.load_both(folder)
         self.state.best_model_checkpoint = str(folder)
 
@@ -438,6 +438,7 @@ class PPOTrainer(BaseTrainer):
         with together(f"Resuming from {folder}"), resuming.loading(folder):
             with resuming.own_learning_rates(self.optimizer, self.lr_scheduler):
                 super()._load_optimizer_and_scheduler(checkpoint_folder)
+                load_optimizer(self.model, folder)
             if self.critic_learner is not None:
                 self.critic_learner.load(folder)
             resuming.restore(self._stateful, resuming.read_state(folder, process))

@@ -171,12 +171,6 @@ UNKNOWN = [
 ENGINES = [
     case(
         ValueError,
-        "`deepspeed` is set, which is not supported, because DeepSpeed takes an optimizer step before PPO can drop it; "
-        "start with `torchrun` or with an `accelerate` configuration for several GPUs.",
-        deepspeed={"zero_optimization": {"stage": 2}},
-    ),
-    case(
-        ValueError,
         "`accelerator_config` sets `split_batches=True`, which is not supported: every process samples "
         "`per_device_train_batch_size * gradient_accumulation_steps`.",
         accelerator_config={"split_batches": True},
@@ -462,8 +456,6 @@ def test_bad_settings(case: Case) -> None:
 
 
 LAUNCHED = {
-    "DEEPSPEED": "The launcher asks for DeepSpeed, which is not supported, because DeepSpeed takes an optimizer step "
-    "before PPO can drop it; start with `torchrun` or with an `accelerate` configuration for several GPUs.",
     "MEGATRON_LM": "The launcher asks for Megatron-LM, which is not supported; start with `torchrun`.",
     "FSDP": "FSDP needs several processes; start with `accelerate launch` or `torchrun`.",
 }

@@ -15,6 +15,7 @@ from trl_ext.kl_control import all_settings, function_bounds, make_controller, p
 from trl_ext.messages.printable import brief
 from trl_ext.messages.suggestion import suggestion
 
+from .deepspeed import zero_stage
 from .training_arguments import asks_for_fsdp
 
 # Arguments of `generate` that PPO sets itself: learning relies on the sampled log-probabilities and lengths.
@@ -147,10 +148,11 @@ def _check_critic(args: Any) -> None:
     used = [f"`{n}` {getattr(args, n)}" for n in ("critic_epochs", "critic_pretraining_episodes") if getattr(args, n)]
     if not used:
         return
-    if asks_for_fsdp(args):
+    sharder = "FSDP" if asks_for_fsdp(args) else "DeepSpeed" if zero_stage(args) is not None else None
+    if sharder is not None:
         raise ValueError(
-            f"{' and '.join(used)} trains the critic outside of FSDP, which shards its weights; leave it out, or leave "
-            "FSDP out."
+            f"{' and '.join(used)} trains the critic outside of {sharder}, which shards what trains it; leave it out, "
+            f"or leave {sharder} out."
         )
     if _checkpoints_reentrantly(args):
         raise ValueError(f"{' and '.join(used)} needs checkpointing with `use_reentrant=False`.")

@@ -16,6 +16,7 @@ from transformers.training_args import ParallelMode
 
 from trl_ext.messages.suggestion import suggestion
 
+from .deepspeed import check_deepspeed, check_deepspeed_starts
 from .fields import AT_LEAST_0, AT_LEAST_1, Limits
 
 _POSITIVE = Limits(above=0)
@@ -135,11 +136,7 @@ def check_engine(args: TrainingArguments) -> None:
     """
     switches = {name: _is_on(f"ACCELERATE_USE_{name}") for name in ("DEEPSPEED", "MEGATRON_LM")}
     if args.deepspeed or switches["DEEPSPEED"]:
-        source = "`deepspeed` is set" if args.deepspeed else "The launcher asks for DeepSpeed"
-        raise ValueError(
-            f"{source}, which is not supported, because DeepSpeed takes an optimizer step before PPO can drop it; "
-            "start with `torchrun` or with an `accelerate` configuration for several GPUs."
-        )
+        check_deepspeed_starts(args)
     if switches["MEGATRON_LM"]:
         raise ValueError("The launcher asks for Megatron-LM, which is not supported; start with `torchrun`.")
     on_cpu = args.use_cpu or not torch.accelerator.is_available()
@@ -207,6 +204,7 @@ def check_supported(args: TrainingArguments) -> None:
             "another, for instance 'adamw_torch' or 'paged_adamw_8bit'."
         )
     _check_fsdp(args)
+    check_deepspeed(args)
 
 
 def warn_ignored(args: TrainingArguments) -> None:

@@ -20,7 +20,7 @@ from trl_ext.objectives.explained import position_moments
 from trl_ext.processes import Reduce, together
 from trl_ext.rewards import RewardRunner, Scores
 from trl_ext.rewards.base import Batch
-from trl_ext.sharding import resharded, whole
+from trl_ext.sharding import whole, written
 from trl_ext.text.decoding import as_completions, decode_answers
 
 from .advantages import (
@@ -243,8 +243,8 @@ class Collector:
         returns, mask = monte_carlo_returns(rollout, last_values, **options), rollout.completion_mask
         if self.scale_returns:
             head, scale = model.value_head, model.return_scale
-            resharded(model)  # the head's weights, and not what the forward pass has gathered of them
-            scale.update(head, returns, mask, self.reduce)
+            with written(model):
+                scale.update(head, returns, mask, self.reduce)
             if not has_learned(head, self.reduce):  # an untrained critic predicts the mean at once
                 rollout.old_values = torch.where(mask, scale.mean, 0.0)
                 add_advantages(rollout, scale.mean.expand_as(last_values), **options)

@@ -1,51 +1,24 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Models whose parameters FSDP2 shards over the processes of a run: gathered for a block, saved and loaded.
-
-On a model that is not sharded every function does the plain thing, so that its callers need not ask.
-"""
+"""Weights of which a process may hold but a part: gathered for a block, written, saved and loaded."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from .processes import together
+from trl_ext.processes import together
 
-__all__ = ["configure", "gathered_state", "is_sharded", "like", "load_state", "local", "part_of", "resharded", "whole"]
+from .zero import engine_of
+
+__all__ = ["gathered_state", "is_sharded", "like", "load_state", "local", "part_of", "resharded", "whole", "written"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-
-def configure(accelerator: Accelerator) -> None:
-    """Set what PPO needs of FSDP, before accelerate shards the model.
-
-    Log-probabilities and values leave the model in float32, and gradients are summed in float32: accelerate would
-    round both to bf16, whose 8 bits are as coarse as PPO's clip range. Checkpoints hold whole weights, which any number
-    of processes can load.
-
-    Raises:
-        RuntimeError: when accelerate has chosen another way to train than the FSDP that was asked for.
-    """
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    if plugin is None:
-        return
-    if not accelerator.is_fsdp2:
-        raise RuntimeError(f"accelerate trains with {accelerator.distributed_type.value} and not with FSDP2.")
-    # Made for the type that was asked for; those of sharded states would leave all processes but one without a state.
-    plugin.state_dict_config = plugin.optim_state_dict_config = None
-    plugin.set_state_dict_type("FULL_STATE_DICT")
-    policy = plugin.mixed_precision_policy
-    if policy is not None:
-        plugin.mixed_precision_policy = MixedPrecisionPolicy(
-            param_dtype=policy.param_dtype, reduce_dtype=torch.float32, output_dtype=None
-        )
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -94,6 +67,15 @@ def resharded(model: ModuleT) -> ModuleT:
         if isinstance(module, FSDPModule):
             module.reshard()
     return model
+
+
+@contextmanager
+def written(model: nn.Module) -> Iterator[None]:
+    """Let a block change weights of the root module in place, where an optimizer has copies of them too."""
+    resharded(model)
+    yield
+    if (engine := engine_of(model)) is not None:
+        engine.refresh()
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -1,0 +1,135 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""DeepSpeed's ZeRO on two processes of a CPU does what one process does."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers.training_args import OptimizerNames, ParallelMode
+
+from tests import sharded_run
+from tests.launching import run_command
+from tests.test_sharding import ROOT, SCRIPT, difference
+from trl_ext import PPOConfig
+from trl_ext.checks.deepspeed import check_deepspeed
+
+# Every import of accelerate would import it too, where it is installed among the other packages.
+FOLDERS = sorted(Path(sys.prefix).glob("deepspeed-*"))
+RUNS = {"zero1": ("head", "adapter"), "zero2": (*sharded_run.RUNS, *sharded_run.ZERO_RUNS)}
+
+
+def launched(out: Path, *runs: str) -> subprocess.CompletedProcess[str]:
+    """Make runs in two processes, with the configuration that users are given."""
+    config = ROOT / "recipes/configs/accelerate/zero2.yaml"
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0"]
+    return run_command([*launch, str(SCRIPT), str(out), *runs], first_on_path=FOLDERS)
+
+
+@pytest.fixture(scope="module")
+def zero(tmp_path_factory) -> Path:
+    """The runs of two processes, by stage; the last one was killed."""
+    if not FOLDERS and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed: `make test` installs it into a folder of its own")
+    out = tmp_path_factory.mktemp("zero")
+    sharded_run.save_reward_adapter(out / "reward-adapter")
+    equal = [word for stage, names in RUNS.items() for word in (stage, *names, "guards")]
+    done = launched(out, *equal, "idle", "half", "stopped", "killed")
+    assert "SIGKILL" in done.stderr and (out / "zero2" / "whole" / "final").is_dir(), done.stderr[-6000:]
+    return out
+
+
+@pytest.mark.parametrize("name", RUNS["zero2"])
+def test_two_processes_end_with_the_weights_of_one(name: str, zero: Path, tmp_path: Path) -> None:
+    """8 optimizer steps: policy, critic and average, as `save_model` leaves them."""
+    one = sharded_run.trained(tmp_path / name, **sharded_run.settings_of(name, zero))
+    assert one.state.global_step == 8
+    for stage in (stage for stage, names in RUNS.items() if name in names):
+        assert difference(tmp_path / name / "final", zero / stage / name / "final") < 1e-5, stage
+
+
+def test_idle_micro_batches_change_nothing(zero: Path) -> None:
+    assert difference(zero / "zero2" / "idle" / "final", zero / "zero2" / "idle-ddp" / "final") < 1e-5
+
+
+def test_one_process_loads_what_two_have_saved(zero: Path, tmp_path: Path) -> None:
+    one = sharded_run.trainer(tmp_path, **sharded_run.settings_of("copy", zero))
+    one.model.load_pretrained(zero / "zero2" / "copy" / "final")
+    theirs = load_file(zero / "zero2" / "copy" / "weights.safetensors")
+    assert all(torch.equal(value, theirs[name]) for name, value in one.model.state_dict().items())
+    one.train()
+
+
+@pytest.mark.parametrize(("whole", "ended"), [("whole", "killed"), ("whole-adapter", "stopped")])
+def test_a_run_that_ended_early_goes_on_as_if_it_had_not(whole: str, ended: str, zero: Path) -> None:
+    """With full weights, a separate critic and an average, killed; and with adapters, stopped between checkpoints."""
+    if ended == "killed":
+        done = launched(zero, "zero2", "resumed")
+        assert done.returncode == 0, done.stderr[-3000:]
+    folder = zero / "zero2"
+    assert difference(folder / whole / "final", folder / ended / "final") == 0
+    logs = [json.loads((folder / name / "logs.json").read_text()) for name in (whole, ended)]
+    for line, again in zip(logs[0][-4:], logs[1][-4:], strict=True):
+        assert all(line[name] == again[name] for name in ("reward", "loss", "grad_norm", "learning_rate"))
+
+
+def test_a_checkpoint_has_the_weights_once(zero: Path) -> None:
+    folder = zero / "zero2" / "whole" / "checkpoint-6"
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert {"model.safetensors", "critic/model.safetensors", "ema", "manifest.json"} <= files
+    assert {name for name in files if name.startswith("global_step/")} == {
+        f"global_step/optimizer_{rank}.safetensors" for rank in range(2)
+    }
+
+
+# Settings of PPOConfig, sections of DeepSpeed's configuration, and the message.
+REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {"zero_optimization": {"stage": 3}}, "`zero_stage` 3 is not supported; set 1 or 2"),
+    ({}, {"zero_optimization": {"stage": 0}}, "`zero_stage` 0 is not supported; set 1 or 2"),
+    ({}, {"optimizer": {"type": "Adam"}}, "has `optimizer`, which is not supported: .* use `optim`"),
+    ({}, {"scheduler": {"type": "WarmupLR"}}, "has `scheduler`, .* use `lr_scheduler_type`"),
+    ({}, {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "`offload_optimizer` to 'cpu'"),
+    ({"fp16": True}, {}, "`fp16` is not supported with DeepSpeed; use `bf16` or float32"),
+    ({"optim": OptimizerNames.ADAFACTOR}, {}, "`optim='adafactor'` needs the shapes of weights"),
+    ({"parallel_mode": ParallelMode.NOT_DISTRIBUTED}, {}, "DeepSpeed finds no GPU, .* set `ddp_backend` to gloo"),
+]
+
+
+@pytest.mark.parametrize(("settings", "sections", "message"), REFUSED)
+def test_what_deepspeed_cannot_do(settings: dict[str, Any], sections: dict[str, Any], message: str) -> None:
+    config = {"zero_optimization": {"stage": 2, "offload_param": {"device": "none"}}} | sections
+    plugin = SimpleNamespace(zero_stage=config["zero_optimization"]["stage"], deepspeed_config=config)
+    usual = {"parallel_mode": ParallelMode.DISTRIBUTED, "optim": OptimizerNames.ADAMW_TORCH, "fp16": False}
+    usual |= {"fp16_full_eval": False, "bf16_full_eval": False, "deepspeed_plugin": plugin}
+    with pytest.raises(ValueError, match=message):
+        check_deepspeed(SimpleNamespace(**usual | settings))
+
+
+def test_deepspeed_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusal(**settings: Any) -> str:
+        with pytest.raises(ValueError) as raised:
+            PPOConfig(output_dir=str(tmp_path), deepspeed={"zero_optimization": {"stage": 2}}, **settings)
+        return str(raised.value)
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "deepspeed" else find(name))
+    assert refusal() == "DeepSpeed is not installed; run `pip install 'trl_ext[deepspeed]'`, or use FSDP2."
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "deepspeed" else find(name))
+    assert refusal(use_cpu=True).startswith("DeepSpeed does not start with `use_cpu`")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert refusal() == "DeepSpeed needs `accelerate launch` or `torchrun`, for one process too."
+
+
+def test_what_trains_outside_of_the_engine_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plugin = SimpleNamespace(zero_stage=2)
+    monkeypatch.setattr(PPOConfig, "deepspeed_plugin", plugin, raising=False)
+    made = PPOConfig(output_dir=str(tmp_path), use_cpu=True)
+    made.deepspeed_plugin, made.critic_epochs = plugin, 2
+    with pytest.raises(ValueError, match="`critic_epochs` 2 trains the critic outside of DeepSpeed"):
+        made.check()
