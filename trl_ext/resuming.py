@@ -41,17 +41,30 @@ class CheckpointError(ValueError):
 # ---- finding and reading ----
 
 
-def find_checkpoint(given: str | bool | None, output_dir: str | Path, *, leader: bool) -> str | None:
-    """Return the checkpoint that `resume_from_checkpoint` means.
+def find_checkpoint(
+    given: str | bool | None, output_dir: str | Path, current: dict[str, Any], process: int, *, leader: bool
+) -> str | None:
+    """Return the checkpoint that `resume_from_checkpoint` means, which this process can go on from.
 
     Args:
         given: A folder, True for the newest whole checkpoint in `output_dir`, None or False for none.
         output_dir: Folder of the run's checkpoints.
+        current: Values that must agree with the checkpoint's, by name.
+        process: Index of this process.
         leader: True on the process that compares contents and sets damaged checkpoints aside before the others look.
 
     Raises:
-        CheckpointError: when there is none, or the one given is damaged.
+        CheckpointError: when there is none, the one given is damaged, or it differs.
     """
+    found = _find_checkpoint(given, output_dir, leader)
+    if found is not None:
+        folder = Path(found)
+        with together(f"Resuming from {folder}"), loading(folder):
+            check_checkpoint(folder, current, process)
+    return found
+
+
+def _find_checkpoint(given: str | bool | None, output_dir: str | Path, leader: bool) -> str | None:
     output_dir = Path(output_dir)
     with together("Looking for a checkpoint"):
         if leader and given is True:

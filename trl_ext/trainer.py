@@ -414,14 +414,14 @@ class PPOTrainer(BaseTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Run the Trainer's own loop; `resume_from_checkpoint=True` means the newest checkpoint that is whole."""
-        found = resuming.find_checkpoint(resume_from_checkpoint, self.args.output_dir, leader=self.args.should_save)
+        place, leader = (resume_from_checkpoint, self.args.output_dir), self.args.should_save
+        found = resuming.find_checkpoint(*place, self._configuration, self.args.process_index, leader=leader)
         with closing(self.collector), self.display.training(enabled=self.progress.enabled, bars=self.progress.bars):
             return super().train(found, *args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder, process = Path(resume_from_checkpoint), self.args.process_index
+        folder = Path(resume_from_checkpoint)
         with together(f"Resuming from {folder}"), resuming.loading(folder), written(self.model):
-            resuming.check_checkpoint(folder, self._configuration, process)
             resuming.warn_of_changed_rewards(folder, self._reward_settings)
             self.policy_average.load_both(folder)
 
