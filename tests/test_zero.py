@@ -126,9 +126,10 @@ def test_deepspeed_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_trains_outside_of_the_engine_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    plugin = SimpleNamespace(zero_stage=2)
-    monkeypatch.setattr(PPOConfig, "deepspeed_plugin", plugin, raising=False)
     made = PPOConfig(output_dir=str(tmp_path), use_cpu=True)
-    made.deepspeed_plugin, made.critic_epochs = plugin, 2
+    made.deepspeed_plugin = SimpleNamespace(zero_stage=2, deepspeed_config={"zero_optimization": {"stage": 2}})
+    monkeypatch.setattr(PPOConfig, "parallel_mode", ParallelMode.DISTRIBUTED)
+    made.check()
+    made.critic_epochs = 2
     with pytest.raises(ValueError, match="`critic_epochs` 2 trains the critic outside of DeepSpeed"):
         made.check()
