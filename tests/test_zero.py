@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """DeepSpeed's ZeRO on two processes of a CPU does what one process does."""
 
+import importlib.metadata
 import importlib.util
 import json
 import subprocess
@@ -89,8 +90,8 @@ def test_a_checkpoint_has_the_weights_once(zero: Path) -> None:
 
 # Settings of PPOConfig, sections of DeepSpeed's configuration, and the message.
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({}, {"zero_optimization": {"stage": 3}}, "`zero_stage` 3 is not supported; set 1 or 2"),
-    ({}, {"zero_optimization": {"stage": 0}}, "`zero_stage` 0 is not supported; set 1 or 2"),
+    ({}, {"zero_optimization": {"stage": 3}}, "`zero_stage` 3 is not supported: PPO reads weights .* use FSDP2"),
+    ({}, {"zero_optimization": {"stage": 0}}, "`zero_stage` 0 shards nothing; set 1 or 2"),
     ({}, {"optimizer": {"type": "Adam"}}, "has `optimizer`, which is not supported: .* use `optim`"),
     ({}, {"scheduler": {"type": "WarmupLR"}}, "has `scheduler`, .* use `lr_scheduler_type`"),
     ({}, {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "`offload_optimizer` to 'cpu'"),
@@ -120,6 +121,9 @@ def test_deepspeed_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "deepspeed" else find(name))
     assert refusal() == "DeepSpeed is not installed; run `pip install 'trl_ext[deepspeed]'`, or use FSDP2."
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "deepspeed" else find(name))
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.19.7")
+    assert refusal().startswith("DeepSpeed is older than 0.19.8, and would step before PPO can drop a step")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.19.10")
     assert refusal(use_cpu=True).startswith("DeepSpeed does not start with `use_cpu`")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     assert refusal() == "DeepSpeed needs `accelerate launch` or `torchrun`, for one process too."

@@ -5,10 +5,12 @@ import importlib.util
 import os
 from typing import Any
 
+from accelerate.utils import compare_versions
 from transformers.training_args import ParallelMode
 
 __all__ = ["check_deepspeed", "check_deepspeed_starts", "zero_stage"]
 
+OLDEST = "0.19.8"  # the first that was seen to leave steps to the caller (`managed_gradient_accumulation`)
 # Optimizers whose step needs the shapes of the weights, which ZeRO flattens.
 _BY_SHAPE = ("adafactor", "apollo", "galore", "muon", "stable_adamw")
 # Sections of DeepSpeed's configuration that are refused, with the reason.
@@ -34,6 +36,10 @@ def check_deepspeed_starts(args: Any) -> None:
     """
     if importlib.util.find_spec("deepspeed") is None:
         raise ValueError("DeepSpeed is not installed; run `pip install 'trl_ext[deepspeed]'`, or use FSDP2.")
+    if compare_versions("deepspeed", "<", OLDEST):
+        raise ValueError(
+            f"DeepSpeed is older than {OLDEST}, and would step before PPO can drop a step; install a newer one."
+        )
     if args.use_cpu:
         raise ValueError(
             "DeepSpeed does not start with `use_cpu`, and accelerate would train without it; leave one out."
@@ -56,8 +62,13 @@ def check_deepspeed(args: Any) -> None:
             "DeepSpeed finds no GPU, so that every process would train alone; on a CPU set `ddp_backend` to gloo."
         )
     config = args.deepspeed_plugin.deepspeed_config
+    if stage == 3:
+        raise ValueError(
+            "DeepSpeed with `zero_stage` 3 is not supported: PPO reads weights outside of the engine's forward pass; "
+            "use FSDP2, which shards them too, or set 1 or 2."
+        )
     if stage not in (1, 2):
-        raise ValueError(f"DeepSpeed with `zero_stage` {stage} is not supported; set 1 or 2, or use FSDP2.")
+        raise ValueError(f"DeepSpeed with `zero_stage` {stage} shards nothing; set 1 or 2, or use DDP.")
     for name, reason in _SECTIONS.items():
         if name in config:
             raise ValueError(f"DeepSpeed's configuration has `{name}`, which is not supported: {reason}.")
