@@ -298,7 +298,9 @@ def test_failures_of_vllm_are_one_sentence(vllm: type[StandIn], monkeypatch: pyt
         sampler(model, PROMPTS, interrupt)
     assert vllm.made[-1].calls[-1] == "shutdown", "nothing of it is left for the next rollout"
     monkeypatch.setattr(StandIn, "broken", True)
-    with pytest.raises(ValueError, match=r"^vLLM does not start with this \w+ \(no such architecture\); see"):
+    with pytest.raises(
+        ValueError, match=r"^vLLM does not start with this \w+ \(no such architecture and many more words\); see"
+    ):
         engine(model)(model, PROMPTS)
 
 

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_ext._compat import keep_vllm_weights_plain
-from trl_ext.messages.printable import first_line
+from trl_ext.messages.printable import one_line
 
 from .protocol import Completions
 from .vllm_weights import compute_dtype, named_weights, save_adapter, save_base
@@ -107,7 +107,7 @@ class Colocated:
             )
         except Exception as error:
             raise ValueError(
-                f"vLLM does not start with this {type(model).__name__} ({first_line(error)}); see its settings "
+                f"vLLM does not start with this {type(model).__name__} ({one_line(error, 200)}); see its settings "
                 "`vllm_...`, or leave `use_vllm` out."
             ) from error
         finally:
@@ -132,8 +132,8 @@ class Colocated:
             self.llm.llm_engine.add_lora(self.adapter)
         except Exception as error:
             raise ValueError(
-                f"vLLM cannot apply the policy's adapter ({first_line(error)}); leave `use_vllm` out, or train other "
-                "layers (`target_modules` of the LoRA configuration)."
+                f"vLLM cannot apply the policy's adapter ({one_line(error, 200)}); leave `use_vllm` out, or train "
+                "other layers (`target_modules` of the LoRA configuration)."
             ) from error
 
     def sample(self, prompt_ids: list[list[int]], seeds: list[int], on_progress: Callable[..., Any]) -> Completions:
