@@ -44,7 +44,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
         sys.executable,
         "-m",
         "tests.vllm.serve",
-        "serve",
+        "--model",
         str(tmp_path),
         "--port",
         str(port),
