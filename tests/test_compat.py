@@ -1,8 +1,12 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Every private name that `_compat` uses exists in the libraries at hand; CI runs this with the oldest TRL too."""
+"""Every private name that `_compat` uses exists in the libraries at hand; CI runs this with the oldest TRL too.
+
+vLLM is at hand in an environment of its own, where `tests/vllm` sees that these names do what they are used for.
+"""
 
 import ast
 import inspect
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,11 @@ def adapter_layers() -> list[BaseTunerLayer]:
     return [module for module in model.modules() if hasattr(module, "_disable_adapters")]
 
 
+def source_of_custom_ops() -> str:
+    spec = find_spec("vllm") and find_spec("vllm._custom_ops")
+    return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else "_supports_onednn"
+
+
 # Private name -> whether it is where `_compat` looks for it.
 CHECKS = {
     "_BaseConfig": lambda: inspect.isclass(base_config._BaseConfig),
@@ -28,6 +37,8 @@ CHECKS = {
     "_attn_implementation": lambda: tiny_causal_lm().config._attn_implementation == "sdpa",
     "_active_adapter": lambda: {str(layer._active_adapter) for layer in adapter_layers()} <= {"default", "['default']"},
     "_disable_adapters": lambda: len(adapter_layers()) == 3,
+    "_custom_ops": lambda: find_spec("vllm") is None or find_spec("vllm._custom_ops") is not None,
+    "_supports_onednn": lambda: "_supports_onednn" in source_of_custom_ops(),
     "_metrics": lambda: all('self._metrics = {"train"' in inspect.getsource(t) for t in (GRPOTrainer, RLOOTrainer)),
 }
 

@@ -71,7 +71,7 @@ def test_the_text_fits_the_terminal_and_gives_types_and_defaults(
     assert text == SCRIPTS[name].make_parser().format_help()
     titles = [line[:-1] for line in text.splitlines() if re.fullmatch(r"\S.*:", line) and len(line) < 40]
     assert titles == ["general", *live[name].shown, "examples"] and len(text.splitlines()) < (
-        350 if columns > 100 else 600
+        350 if columns > 100 else 700
     )
     text = text.split("\nexamples:")[0]
     for option in live[name].options:
