@@ -59,29 +59,30 @@ def scaled(config: PretrainedConfig, arguments: argparse.Namespace) -> Pretraine
     return config
 
 
-def ppo_config(setup: Setup, generation_batch: int, folder: str, on_cpu: bool) -> PPOConfig:
-    """Return the settings of a run of `ROLLOUTS` rollouts with one epoch each."""
+def ppo_config(setup: Setup, generation_batch: int, folder: str, on_cpu: bool, **changes: Any) -> PPOConfig:
+    """Return the settings of a run of `ROLLOUTS` rollouts with one epoch each, but for `changes`."""
     if setup.rollout % setup.micro_batch:
         raise ValueError(f"`micro_batch` {setup.micro_batch} does not divide `rollout` {setup.rollout}.")
-    return PPOConfig(
-        output_dir=folder,
-        per_device_train_batch_size=setup.micro_batch,
-        gradient_accumulation_steps=setup.rollout // setup.micro_batch,
-        num_ppo_epochs=1,
-        total_episodes=ROLLOUTS * setup.rollout,
-        max_completion_length=setup.completion,
-        local_rollout_forward_batch_size=generation_batch,
-        logits_chunk_size=setup.logits_chunk_size,
-        gradient_checkpointing=setup.gradient_checkpointing,
-        optim=setup.optimizer,
+    settings: dict[str, Any] = {
+        "output_dir": folder,
+        "per_device_train_batch_size": setup.micro_batch,
+        "gradient_accumulation_steps": setup.rollout // setup.micro_batch,
+        "num_ppo_epochs": 1,
+        "total_episodes": ROLLOUTS * setup.rollout,
+        "max_completion_length": setup.completion,
+        "local_rollout_forward_batch_size": generation_batch,
+        "logits_chunk_size": setup.logits_chunk_size,
+        "gradient_checkpointing": setup.gradient_checkpointing,
+        "optim": setup.optimizer,
         # Completions of full length: nothing ends them, and no special token is lost when they are decoded.
-        generation_kwargs={"suppress_tokens": list(range(len(SPECIAL)))},
-        use_cpu=on_cpu,
-        bf16=setup.dtype == "bfloat16" and not on_cpu,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=not sys.stderr.isatty(),
-    )
+        "generation_kwargs": {"suppress_tokens": list(range(len(SPECIAL)))},
+        "use_cpu": on_cpu,
+        "bf16": setup.dtype == "bfloat16" and not on_cpu,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": not sys.stderr.isatty(),
+    }
+    return PPOConfig(**settings | changes)
 
 
 def measure(
