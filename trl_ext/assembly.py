@@ -39,6 +39,7 @@ from .monitoring.console import CONSOLE
 from .processes import Reduce
 from .rewards import PreferenceReward, RewardRunner, reward_names
 from .rewards.base import JUDGE
+from .sampling_size import sampled_at_a_time
 from .step_gate import StepGate, split_critic
 from .text.tokens import set_padding
 
@@ -349,7 +350,7 @@ def add_adapter_rewards(
             chat_template=getattr(model.tokenizer, "chat_template", None) or tokenizer.chat_template,
             append_eos=True,
             chat_template_kwargs=mapping(args.chat_template_kwargs),
-            batch_size=args.local_rollout_forward_batch_size,
+            batch_size=args.scoring_batch_size,
         )
         for model in (actor_critic.reward_models if actor_critic.sum_reward_models else ())
     ]
@@ -463,7 +464,7 @@ def build_engine(args: PPOConfig, model: ActorCritic, tokenizer: PreTrainedToken
         "min_p": args.min_p,
         "repetition_penalty": args.repetition_penalty,
         "stop_strings": args.stop_strings,
-        "batch_size": args.local_rollout_forward_batch_size,
+        "batch_size": args.local_rollout_forward_batch_size or sampled_at_a_time(args, model),
         "return_logps": args.corrects_for_engine,
         "generation_kwargs": mapping(args.generation_kwargs),
         "model": model.causal_lm,

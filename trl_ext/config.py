@@ -40,6 +40,7 @@ Options = TypeVar("Options")
 
 # AdamW's, for a critic with an optimizer of its own and values in standard deviations of the return.
 OWN_CRITIC_LEARNING_RATE = 3e-4
+SAMPLED_AT_A_TIME = 64  # on a CPU, and where no plan says otherwise
 
 
 @answers_unknown("setting", "PPOTrainer", TRAINER_ARGUMENTS)
@@ -128,7 +129,10 @@ class PPOConfig(BaseConfig):
     generation_kwargs: dict[str, Any] | str | None = option(
         None, "Further arguments of transformers' GenerationConfig."
     )
-    local_rollout_forward_batch_size: Count = option(64, "Prompts sampled at a time on each process.")
+    local_rollout_forward_batch_size: CountOrZero = option(
+        SAMPLED_AT_A_TIME,
+        "Prompts sampled at a time on each process; 0: as many as a GPU has room for, by the plan of the run.",
+    )
     use_transformers_continuous_batching: bool = option(
         False, "Sample with transformers' continuous batching instead of `generate`."
     )
@@ -372,6 +376,11 @@ class PPOConfig(BaseConfig):
     def micro_batch_size(self) -> int:
         """Completions in one forward and backward pass."""
         return min(self.per_device_train_batch_size, self.local_mini_batch_size)
+
+    @property
+    def scoring_batch_size(self) -> int:
+        """Texts in a forward pass of a reward adapter or of an evaluation."""
+        return self.local_rollout_forward_batch_size or SAMPLED_AT_A_TIME
 
     @property
     def steps_per_rollout(self) -> int:

@@ -73,6 +73,7 @@ def ppo_config(setup: Setup, generation_batch: int, folder: str, on_cpu: bool, *
         "local_rollout_forward_batch_size": generation_batch,
         "logits_chunk_size": setup.logits_chunk_size,
         "gradient_checkpointing": setup.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"every_n_layers": setup.every_n_layers} if setup.every_n_layers > 1 else None,
         "optim": setup.optimizer,
         # Completions of full length: nothing ends them, and no special token is lost when they are decoded.
         "generation_kwargs": {"suppress_tokens": list(range(len(SPECIAL)))},

@@ -222,6 +222,8 @@ def sampling_speed(config: Any, job: Job, device: str) -> dict[str, Any]:
         del policy
         # An EOS token in 100,000 words ends hardly any of a random model's completions.
         engine = ENGINES[job.engine] | {"importance_sampling_correction": True, "generation_kwargs": None}
+        if device == "cpu" and job.engine == "continuous-batching":
+            engine["transformers_continuous_batching_config"] = {"num_blocks": 32, "max_batch_tokens": 64}
         seconds, metrics = timed_run(config, setup, device, folder, **engine)
     tokens = setup.rollout * metrics["completions/mean_length"]
     gaps = {name: metrics[name] for name in metrics if name.startswith("engine/") or "importance" in name}

@@ -152,9 +152,6 @@ def data(run: Run) -> Dataset:
     return prompts((run.updates + 1) * run.batch, run.prompt, run.vocab_size)
 
 
-# ---- the two runs ----
-
-
 def train_trl(run: Run, folder: str, stopwatch: Stopwatch) -> None:
     """Train with `trl.experimental.ppo.PPOTrainer`."""
     from trl.experimental.ppo import ppo_trainer
@@ -251,8 +248,8 @@ def sizes(run: Run) -> Sizes:
 def counted(run: Run, trainer: str) -> dict[str, int]:
     """Return the operations of an update, by phase."""
     _, lora, critic = SETTINGS[run.setting]
-    each = operations(trainer, lora=lora, critic=critic, sizes=sizes(run))
-    return {phase: run.batch * count for phase, count in each.items()}
+    counts = operations(trainer, lora=lora, critic=critic, sizes=sizes(run))
+    return {phase: run.batch * count for phase, count in counts.items()}
 
 
 def machine_rate(device: str) -> float:
@@ -370,10 +367,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if arguments.run is not None:
         run, measure, path = arguments.run
-        Path(path).write_text(json.dumps(execute(Run(**json.loads(run)), measure)), encoding="utf-8")
+        write_json(Path(path), execute(Run(**json.loads(run)), measure))
         return 0
-    sizes = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Run)}
-    sizes = {name: size for name, size in sizes.items() if isinstance(size, int)}
+    given = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Run)}
+    sizes = {name: size for name, size in given.items() if isinstance(size, int)}
     vocabularies, completions, rounds = arguments.vocab_size, arguments.completion, arguments.rounds or 2
     if arguments.quick:
         sizes, vocabularies, completions, rounds = QUICK | sizes, [256], [8], arguments.rounds or 1

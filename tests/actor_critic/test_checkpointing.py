@@ -18,11 +18,11 @@ POLICY_WEIGHTS = torch.linspace(-1, 1, 15).view(3, 5)
 VALUE_WEIGHTS = torch.linspace(1, -2, 18).view(3, 6)
 
 
-def gradients_with_checkpointing() -> tuple[ActorCritic, dict[str, Tensor], int]:
+def gradients_with_checkpointing(**options: Any) -> tuple[ActorCritic, dict[str, Tensor], int]:
     """One forward, one loss on both roles, one backward; and how often the first block was entered."""
     model = two_adapters()
     scramble(model)
-    model.gradient_checkpointing_enable()
+    model.gradient_checkpointing_enable(options or None)
     runs = []
     model.causal_lm.model.layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
     out = model.train()(*batch())
@@ -78,6 +78,16 @@ def test_without_the_checkpoint_contexts_the_gradients_would_be_wrong(monkeypatc
     monkeypatch.setattr(AdapterSwitch, "checkpoint_contexts", lambda self: (nullcontext(), nullcontext()))
     model, gradients, _ = gradients_with_checkpointing()
     assert relative_difference(gradients, gradients_of_two_models(model)) > 1e-2
+
+
+def test_gradients_are_the_same_with_fewer_checkpointed_layers():
+    model, expected, runs = gradients_with_checkpointing()
+    some, gradients, runs_of_some = gradients_with_checkpointing(every_n_layers=2)
+    layers = [layer.gradient_checkpointing for layer in some.causal_lm.model.layers]
+    assert layers == [i % 2 == 0 for i in range(len(layers))] and len(layers) > 1
+    assert all(layer.gradient_checkpointing for layer in model.causal_lm.model.layers)
+    assert runs == runs_of_some == 4, "the first layer is one of them: twice forward, twice again"
+    assert gradients.keys() == expected.keys() and all(torch.equal(gradients[n], expected[n]) for n in expected)
 
 
 def test_reentrant_checkpointing_is_refused_with_two_adapters():

@@ -283,6 +283,14 @@ COMBINATIONS = [
         kl_target=3.0,
         kl_coef=0.0,
     ),
+    *(
+        case(
+            ValueError,
+            f"`every_n_layers` in `gradient_checkpointing_kwargs` must be an integer of at least 1, got {every!r}.",
+            gradient_checkpointing_kwargs={"every_n_layers": every},
+        )
+        for every in (0, "2", 1.5, True)
+    ),
     case(ValueError, "`stop_strings` must not have an empty text, got ['a', ''].", stop_strings=["a", ""]),
     case(
         ValueError,

@@ -116,7 +116,7 @@ def test_meter_counts_what_is_alive_once():
 
 
 def allocated_in_learning(
-    arch: str, critic: str, checkpointing: bool, rank: int, critics: int, *, exact_kl: bool = False
+    arch: str, critic: str, checkpointing: bool, rank: int, critics: int, *, exact_kl: bool = False, every: int = 1
 ) -> int:
     """Peak of torch's allocator over a real micro-batch, as its own profiler reports it, in bytes."""
     torch.manual_seed(0)
@@ -124,7 +124,7 @@ def allocated_in_learning(
     policy = tiny_causal_lm(arch, hidden_size=128, layers=6)
     model = build_actor_critic(policy, critic, peft_config=lora, num_critics=critics).train()
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.gradient_checkpointing_enable({"every_n_layers": every})
     ids = torch.randint(3, VOCAB_SIZE, (4, PROMPT + COMPLETION))
     attention_mask = torch.ones_like(ids)
     attention_mask[0, :2] = 0
@@ -169,6 +169,17 @@ def test_learning_takes_what_the_dry_run_says(arch, critic, checkpointing, rank,
     planned = dry_run(config, num_critics=critics, **settings)
     real = allocated_in_learning(arch, critic, checkpointing, rank, critics)
     assert peak(planned.learn(4)) == pytest.approx(real, rel=0.1)
+
+
+def test_learning_with_fewer_checkpointed_layers_takes_what_the_dry_run_says():
+    """Between the memory of every layer checkpointed and of none."""
+    config, peaks = tiny_causal_lm(hidden_size=128, layers=6).config, []
+    for every in (1, 2, 3):
+        planned = peak(dry_run(config, critic="head", every_n_layers=every).learn(4))
+        assert planned == pytest.approx(allocated_in_learning("llama", "head", True, 4, 1, every=every), rel=0.1)
+        peaks.append(planned)
+    none = peak(dry_run(config, critic="head", gradient_checkpointing=False).learn(4))
+    assert 1.2 * peaks[0] < peaks[1] < peaks[2] < none
 
 
 @pytest.mark.parametrize("rank", [0, 4])

@@ -18,6 +18,7 @@ from trl_ext.planner.plan import (
     GIB,
     Footprint,
     advise,
+    fewest_checkpoints,
     largest_micro_batch,
     largest_model,
     load_config,
@@ -197,6 +198,23 @@ def test_vllm_takes_its_share_of_the_card_and_samples_there():
     assert "KV cache" in without.phases["generate"] and "KV cache" not in beside.phases["generate"]
     card = (beside.peak + module.CUDA_CONTEXT) / (module.USABLE_FRACTION - 0.3) / GIB
     assert beside.fits(card * 1.001) and not beside.fits(card * 0.999) and without.fits(card * 0.999)
+
+
+def test_as_few_layers_are_checkpointed_as_fit():
+    setup = Setup(critic="adapter", **TINY | {"micro_batch": 4, "generation_batch": 1})
+    model = tiny_causal_lm(hidden_size=64, layers=8).config
+
+    def card(every: int) -> float:
+        changed = dataclasses.replace(setup, gradient_checkpointing=every > 0, every_n_layers=max(1, every))
+        return (plan(model, changed).peak + module.CUDA_CONTEXT) / module.USABLE_FRACTION / GIB
+
+    cards = {every: card(every) + 1e-6 for every in (0, 4, 1)}
+    assert fewest_checkpoints(model, setup, [*cards.values(), 0.1]) == {
+        **{size: every for every, size in cards.items()},
+        0.1: None,
+    }
+    with pytest.raises(ValueError, match="`every_n_layers` 2 needs `gradient_checkpointing`"):
+        Setup(every_n_layers=2, gradient_checkpointing=False)
 
 
 def test_largest_micro_batch_is_the_last_that_fits():

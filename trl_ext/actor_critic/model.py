@@ -474,6 +474,8 @@ class ActorCritic(nn.Module):
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
         """Do the same under the older name, which transformers before 5.20 calls."""
         options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
+        if "every_n_layers" in options:  # the Trainer's own key, where this is called without the Trainer
+            kwargs["every_n_layers"] = options.pop("every_n_layers")
         if options["use_reentrant"] and self.critic_kind == "adapter":
             raise ValueError("`critic='adapter'` needs checkpointing with `use_reentrant=False`.")
         if not options["use_reentrant"]:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Container
 from typing import Any
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation import ContinuousBatchingConfig
 
 from trl_ext.critic_modes import CRITIC_MODES
@@ -74,6 +74,7 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
         )
     if _checkpoints_reentrantly(args) and args.critic == "adapter":
         raise ValueError("`critic='adapter'` needs checkpointing with `use_reentrant=False`.")
+    _check_checkpointing(args)
     _check_critic(args)
     if asks_for_fsdp(args):
         for name, reason in _NOT_SHARDED.items():
@@ -82,6 +83,23 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
     if args.max_steps == 0:
         raise ValueError("`max_steps` must be at least 1, or -1 to count by `num_train_epochs`, got 0.")
     _check_sizes(args)
+
+
+def _check_checkpointing(args: Any) -> None:
+    """Refuse a choice of layers that is no choice, or that the installed transformers would not follow."""
+    every = (args.activation_checkpointing_kwargs or {}).get("every_n_layers")
+    if every is None:
+        return
+    if type(every) is not int or every < 1:
+        raise ValueError(
+            f"`every_n_layers` in `gradient_checkpointing_kwargs` must be an integer of at least 1, got {every!r}."
+        )
+    enable = getattr(PreTrainedModel, "activation_checkpointing_enable", None)
+    if enable is None or "every_n_layers" not in inspect.signature(enable).parameters:
+        raise ValueError(
+            "`every_n_layers` in `gradient_checkpointing_kwargs` needs a newer transformers; upgrade it, or leave "
+            "`every_n_layers` out."
+        )
 
 
 def _check_controller(args: Any) -> None:

@@ -108,6 +108,8 @@ def _print_model(arguments: argparse.Namespace, setup: Setup, cards: Sequence[fl
     footprint = planner.plan(config, setup)
     too_small = [card for card in cards if not footprint.fits(card)]
     micro_batches = planner.largest_micro_batch(config, setup, cards)
+    checkpoints = planner.fewest_checkpoints(config, setup, cards) if setup.gradient_checkpointing else {}
+    sampled = {card: None if card in too_small else planner.sampling_batch(config, setup, card) for card in cards}
     advice = planner.advise(config, setup, footprint.peak) if too_small else []
     if arguments.json:
         results = dataclasses.asdict(footprint) | {
@@ -116,6 +118,8 @@ def _print_model(arguments: argparse.Namespace, setup: Setup, cards: Sequence[fl
             "cuda_context": planner.CUDA_CONTEXT,
             "usable_fraction": planner.USABLE_FRACTION,
             "largest_micro_batch": micro_batches,
+            "every_n_layers": checkpoints,
+            "sampling_batch": sampled,
             "too_small": too_small,
             "advice": dict(advice),
         }
@@ -125,6 +129,12 @@ def _print_model(arguments: argparse.Namespace, setup: Setup, cards: Sequence[fl
     scored = f", scored by reward adapters {footprint.reward_batch} at a time" if setup.reward_adapters else ""
     print(f"Sampled {footprint.generation_batch} at a time (local_rollout_forward_batch_size){scored}.")
     print(_by_card("Largest micro-batch", micro_batches))
+    text = ", ".join(f"{card:g} GB: {n or 'does not fit'}" for card, n in sampled.items())
+    print(f"Room to sample at a time (local_rollout_forward_batch_size 0): {text}")
+    if checkpoints:
+        words = {None: "does not fit", 0: "no layer", 1: "every layer"}
+        chosen = (f"{card:g} GB: {words.get(n, f'one of {n}')}" for card, n in checkpoints.items())
+        print(f"Layers to checkpoint (every_n_layers of gradient_checkpointing_kwargs): {', '.join(chosen)}")
     if too_small:
         names = ", ".join(f"{card:g}" for card in too_small)
         print(f"This does not fit into {names} GB. What to change, by what each saves at the peak:")

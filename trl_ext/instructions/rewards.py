@@ -86,7 +86,7 @@ def _whole(name: str, args: PPOConfig, max_length: int | None, label: str) -> Pr
     return PreferenceReward(
         name,
         append_eos=True,
-        batch_size=args.local_rollout_forward_batch_size,
+        batch_size=args.scoring_batch_size,
         max_length=max_length,
         device=args.device,
         trust_remote_code=args.trust_remote_code,
@@ -101,7 +101,7 @@ def _on_base(
         model,
         tokenizer=model.tokenizer or tokenizer,
         append_eos=True,
-        batch_size=args.local_rollout_forward_batch_size,
+        batch_size=args.scoring_batch_size,
         max_length=max_length,
         name=f"reward_{label}",
     )

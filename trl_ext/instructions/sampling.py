@@ -45,7 +45,7 @@ def sample_answers(
         temperature=args.temperature,
         top_p=args.top_p,
         top_k=args.top_k,
-        batch_size=args.local_rollout_forward_batch_size,
+        batch_size=args.scoring_batch_size,
     )
     shown = CONSOLE.activity("sampling answers", len(prompts), "completions", bars=not args.disable_tqdm, long=True)
     with shown as answers:

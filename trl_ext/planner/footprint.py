@@ -8,6 +8,7 @@ PPO there, in the code that training uses, while [`Meter`] adds up living tensor
 
 import copy
 import inspect
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -187,6 +188,7 @@ class DryRun:
         rank, critic_rank: Ranks of the LoRA on every linear layer but the head; rank 0 trains the model itself.
         logits_chunk_size: As in `PPOConfig`.
         gradient_checkpointing: Whether activations are recomputed in the backward pass.
+        every_n_layers: One of so many layers recomputes them, the first among them.
         dtype: Dtype of the computation.
     """
 
@@ -203,6 +205,7 @@ class DryRun:
         critic_rank: int,
         logits_chunk_size: int,
         gradient_checkpointing: bool,
+        every_n_layers: int = 1,
         exact_kl: bool,
         dtype: torch.dtype,
     ):
@@ -212,7 +215,8 @@ class DryRun:
         self.dtype, self.exact_kl = dtype, exact_kl
         self._critics = CRITIC_ADAPTERS[:num_critics] if critic == "adapter" else ("default",)
         self._models: dict[int, tuple[nn.Module, nn.Module]] = {}
-        for layers in {min(_period(text) * depth, self.num_layers) for depth in _DEPTHS}:
+        period = math.lcm(_period(text), every_n_layers)
+        for layers in {min(period * depth, self.num_layers) for depth in _DEPTHS}:
             policy: nn.Module = meta_model(config, dtype, layers)
             trunk: Any = copy.deepcopy(text_trunk(policy))
             if rank:
@@ -225,7 +229,8 @@ class DryRun:
                 disable_randomness(model)
                 if gradient_checkpointing:
                     lm: Any = causal_lm(model)
-                    (getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable)(options)
+                    enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
+                    enable(options, **({} if every_n_layers == 1 else {"every_n_layers": every_n_layers}))
                 for p in model.parameters():
                     p.grad = torch.empty_like(p) if p.requires_grad else None  # from the micro-batch before
             self._models[layers] = policy, trunk

@@ -2,7 +2,8 @@
 """Plan the memory of a PPO run from a model's configuration, without its weights: by role and by phase."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,22 @@ def plan(config: PretrainedConfig, setup: Setup) -> Footprint:
     return next(iter(_plans(config, setup, [setup.micro_batch])))
 
 
+def sampling_batch(config: PretrainedConfig, setup: Setup, card: float) -> int:
+    """Return how many completions of a rollout a card of so many GiB has room to sample at a time.
+
+    Returns:
+        A power of two, at most the completions of a rollout and at least 1, whether that fits or not.
+
+    Raises:
+        ValueError: when the model cannot be planned.
+    """
+    resident, _, held, dry_run = _prepared(config, setup)
+    usable = card * GIB * (USABLE_FRACTION - setup.vllm_gpu_memory_utilization)
+    free = int(usable) - CUDA_CONTEXT - sum(resident.values()) - held
+    with _planning(config):
+        return _affordable(dry_run.generate, None, setup.rollout, free)[0]
+
+
 def largest_micro_batch(config: PretrainedConfig, setup: Setup, cards: Iterable[float]) -> dict[float, int | None]:
     """Return for every card (GiB) the largest power of two that fits as micro-batch; None: not even 1."""
     largest: dict[float, int | None] = dict.fromkeys(cards)
@@ -86,6 +103,21 @@ def largest_micro_batch(config: PretrainedConfig, setup: Setup, cards: Iterable[
     return largest
 
 
+def fewest_checkpoints(config: PretrainedConfig, setup: Setup, cards: Iterable[float]) -> dict[float, int | None]:
+    """Return for every card (GiB) how few layers have to be checkpointed for the run to fit.
+
+    Returns:
+        The largest `every_n_layers` that fits, of 1, 2, 4 and 8; 0: none has to be; None: all of them are not enough.
+    """
+    fewest: dict[float, int | None] = dict.fromkeys(cards)
+    for every in (0, 8, 4, 2, 1):
+        if open_cards := [card for card, found in fewest.items() if found is None]:
+            changed = dataclasses.replace(setup, gradient_checkpointing=every > 0, every_n_layers=max(1, every))
+            footprint = plan(config, changed)
+            fewest.update({card: every for card in open_cards if footprint.fits(card)})
+    return fewest
+
+
 def largest_model(setup: Setup, cards: Iterable[float]) -> dict[float, str | None]:
     """Return for every card (GiB) the largest of `SHAPES` that fits; None: not even the smallest."""
     largest: dict[float, str | None] = dict.fromkeys(cards)
@@ -95,8 +127,8 @@ def largest_model(setup: Setup, cards: Iterable[float]) -> dict[float, str | Non
     return largest
 
 
-def _plans(config: PretrainedConfig, setup: Setup, micro_batches: list[int]) -> Iterable[Footprint]:
-    """Yield a plan for every micro-batch."""
+def _prepared(config: PretrainedConfig, setup: Setup) -> tuple[Parts, list[tuple[int, int]], int, DryRun]:
+    """Return what `_resident` does, the bytes of autocast's copies, and the dry run."""
     dtype = getattr(torch, setup.dtype)
     model = meta_model(config, dtype)
     resident, trained = _resident(model, setup)
@@ -109,18 +141,37 @@ def _plans(config: PretrainedConfig, setup: Setup, micro_batches: list[int]) -> 
         "rank",
         "logits_chunk_size",
         "gradient_checkpointing",
+        "every_n_layers",
     )
     options = {name: getattr(setup, name) for name in names} | {"exact_kl": setup.kl_estimator == "exact"}
     dry_run = DryRun(config, critic_rank=setup.critic_rank or setup.rank, dtype=dtype, **options)
-    gradients = {"gradients": sum(n * itemsize for n, itemsize in trained)}
     # Autocast keeps the copies in `dtype` of every trained matrix while it is on, and the backward pass keeps it on.
     held = sum(n for n, _ in trained[1:]) * dtype.itemsize if dtype.itemsize < 4 else 0
+    return resident, trained, held, dry_run
+
+
+@contextmanager
+def _planning(config: PretrainedConfig) -> Iterator[None]:
+    """Refuse a model whose layers do not run without values, in a block."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:120]
+        raise ValueError(f"A model of type {config.model_type!r} cannot be planned ({reason}).") from error
+
+
+def _plans(config: PretrainedConfig, setup: Setup, micro_batches: list[int]) -> Iterable[Footprint]:
+    """Yield a plan for every micro-batch."""
+    resident, trained, held, dry_run = _prepared(config, setup)
+    gradients = {"gradients": sum(n * itemsize for n, itemsize in trained)}
     copies = {"autocast copies": held}
-    kept = setup.rollout * setup.completion * states_width(model) * dtype.itemsize
-    states = {"reference's states": kept} if setup.kl_estimator == "exact" else {}
+    states: Parts = {}
+    if setup.kl_estimator == "exact":
+        width = states_width(meta_model(config)) * getattr(torch, setup.dtype).itemsize
+        states = {"reference's states": setup.rollout * setup.completion * width}
     step = {"optimizer step": sum(step_bytes(n, itemsize, setup.optimizer) for n, itemsize in trained)}
     for micro_batch in micro_batches:
-        try:
+        with _planning(config):
             learn = gradients | copies | states | _largest([*dry_run.learn(micro_batch).values(), step])
             evaluate = states | _largest(dry_run.evaluate(micro_batch).values())
             free = max(sum(learn.values()), sum(evaluate.values()) + held) - held
@@ -132,9 +183,6 @@ def _plans(config: PretrainedConfig, setup: Setup, micro_batches: list[int]) -> 
             reward_batch = setup.reward_batch or generation_batch
             score = {"score": _forward(dry_run, reward_batch)["forward"]} if setup.reward_adapters else {}
             phases = {"generate": copies | generate, **score, "evaluate": copies | evaluate, "learn": learn}
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0][:120]
-            raise ValueError(f"A model of type {config.model_type!r} cannot be planned ({reason}).") from error
         yield Footprint(resident, phases, generation_batch, reward_batch, setup.vllm_gpu_memory_utilization)
 
 
@@ -201,6 +249,7 @@ def advise(config: PretrainedConfig, setup: Setup, peak: int) -> list[tuple[str,
         {"num_critics": 1},
         {"critic": "head", "num_critics": 1},
         {"gradient_checkpointing": True},
+        {"every_n_layers": 1},
         {"optimizer": "paged_adamw_8bit"},
     ]
     changes += [{name: max(1, getattr(setup, name) // 2)} for name in ("micro_batch", "completion", "prompt")]

@@ -50,6 +50,7 @@ class Setup(CheckedOptions):
     ] = option("adamw_torch_fused", "called optim in PPOConfig")  # fmt: skip
     logits_chunk_size: Count = option(512, "as in PPOConfig")
     gradient_checkpointing: bool = option(True, "as in PPOConfig")
+    every_n_layers: Count = option(1, "one of so many layers is checkpointed (gradient_checkpointing_kwargs)")
     dtype: Literal["bfloat16", "float32"] = option(
         "bfloat16", "dtype of the computation, and of frozen weights that are not quantized"
     )
@@ -62,6 +63,8 @@ class Setup(CheckedOptions):
             raise ValueError("`rank` 0 trains without adapters, so critic, reward and reference cannot be any.")
         if self.num_critics > 1 and self.critic != "adapter":
             raise ValueError(f"`num_critics` {self.num_critics} needs `critic` 'adapter'; leave it out otherwise.")
+        if self.every_n_layers > 1 and not self.gradient_checkpointing:
+            raise ValueError(f"`every_n_layers` {self.every_n_layers} needs `gradient_checkpointing`; leave it out.")
         if self.rank > 0 and self.critic == "copy":
             raise ValueError(
                 "`critic` 'copy' copies a whole model; with adapters use 'adapter' or 'head', or `rank` 0."

@@ -37,7 +37,7 @@ def policy_of(trainer: PPOTrainer) -> Policy:
         trainer.processing_class,
         trainer.generation_engine,
         temperature=args.temperature,
-        batch_size=args.local_rollout_forward_batch_size,
+        batch_size=args.scoring_batch_size,
         chunk_size=args.logits_chunk_size,
         chat_template_kwargs=mapping(args.chat_template_kwargs),
     )
