@@ -48,6 +48,8 @@ def test_as_many_are_sampled_as_the_card_has_room_for(tmp_path, monkeypatch, cap
     """The next power of two does not fit into what the plan calls usable; the command plans the same."""
     args, model = config(tmp_path, critic="adapter", critic_lora_rank=2), adapters()
     setup = setup_of(args, model)
+    other = build_actor_critic(tiny_causal_lm(), "head", peft_config=LoraConfig(r=4))
+    other.critic_kind = "model"  # LoRA with a critic that is another model: not planned
     monkeypatch.setattr(planner, "CUDA_CONTEXT", 0)
     monkeypatch.setattr(ActorCritic, "device", torch.device("cuda"))
 
@@ -62,8 +64,6 @@ def test_as_many_are_sampled_as_the_card_has_room_for(tmp_path, monkeypatch, cap
     assert sampled_at_a_time(args, model) == 256, "a whole rollout"
     memory.total_memory = 1
     assert sampled_at_a_time(args, model) == 1
-    other = build_actor_critic(tiny_causal_lm(), "head", peft_config=LoraConfig(r=4))
-    other.critic_kind = "model"  # LoRA with a critic that is another model: not planned
     assert sampled_at_a_time(args, other) == 64 and "is taken as 64" in caplog.text
 
 
