@@ -3,8 +3,6 @@
 
 import json
 import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -93,9 +91,6 @@ def test_without_a_gpu_one_sentence(capsys):
 
 def test_a_job_in_a_process_of_its_own_leaves_its_file(tmp_path):
     options = ["--tiny", "--device", "cpu", "--parts", "peak", "--output", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-m", "eval.performance.on_gpu", *options], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    assert on_gpu.main(options) == 0
     assert json.loads((tmp_path / "peak.json").read_text())["operations_per_second"] > 1e6
     assert json.loads((tmp_path / "summary.json").read_text())["failed"] == {}
