@@ -65,7 +65,8 @@ def setup_of(args: PPOConfig, model: ActorCritic) -> Setup:
     optimizer = getattr(args.optim, "value", args.optim)
     # Of an optimizer that the planner does not know, the state is taken to be AdamW's.
     known = get_args(get_type_hints(Setup)["optimizer"])
-    return Setup(**values, optimizer=optimizer if optimizer in known else "adamw_torch")
+    values["optimizer"] = optimizer if optimizer in known else "adamw_torch"
+    return Setup(**values)
 
 
 def _quantization(model: Any) -> str:

@@ -370,7 +370,7 @@ def main(argv: list[str] | None = None) -> int:
         write_json(Path(path), execute(Run(**json.loads(run)), measure))
         return 0
     given = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Run)}
-    sizes = {name: size for name, size in given.items() if isinstance(size, int)}
+    sizes: dict[str, Any] = {name: size for name, size in given.items() if isinstance(size, int)}
     vocabularies, completions, rounds = arguments.vocab_size, arguments.completion, arguments.rounds or 2
     if arguments.quick:
         sizes, vocabularies, completions, rounds = QUICK | sizes, [256], [8], arguments.rounds or 1
