@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from peft import get_peft_model
 from tests.tiny_models import tiny_tokenizer
 
 from . import made
-from .test_engine import PROMPTS, check, engine, gap, move
+from .sampling import PROMPTS, check, engine, gap, move
 
-pytest.importorskip("vllm", reason="vLLM is not installed: run `make test-vllm`")
+pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: run `make test-vllm`")
 
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
