@@ -8,6 +8,7 @@ from peft import PeftModel
 from transformers.utils import logging
 
 from .actor_critic import ActorCritic
+from .checks.training_arguments import checkpointing_kwargs
 from .config import SAMPLED_AT_A_TIME, PPOConfig
 from .planner.plan import GIB, sampling_batch
 from .planner.setup import Setup
@@ -56,7 +57,7 @@ def setup_of(args: PPOConfig, model: ActorCritic) -> Setup:
         "policy_ema": args.policy_ema_decay is not None,
         "rollout": args.local_batch_size,
         "dtype": "bfloat16" if args.bf16 or args.fp16 or lm.dtype != torch.float32 else "float32",
-        "every_n_layers": (args.activation_checkpointing_kwargs or {}).get("every_n_layers", 1),
+        "every_n_layers": checkpointing_kwargs(args).get("every_n_layers", 1),
     }
     names = ("num_critics", "kl_estimator", "logits_chunk_size", "gradient_checkpointing")
     values |= {name: getattr(args, name) for name in names}

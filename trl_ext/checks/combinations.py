@@ -16,7 +16,7 @@ from trl_ext.messages.printable import brief
 from trl_ext.messages.suggestion import suggestion
 
 from .deepspeed import zero_stage
-from .training_arguments import asks_for_fsdp
+from .training_arguments import asks_for_fsdp, checkpointing_kwargs
 
 # Arguments of `generate` that PPO sets itself: learning relies on the sampled log-probabilities and lengths.
 _OWN_GENERATION = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
@@ -87,7 +87,7 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
 
 def _check_checkpointing(args: Any) -> None:
     """Refuse a choice of layers that is no choice, or that the installed transformers would not follow."""
-    every = (args.activation_checkpointing_kwargs or {}).get("every_n_layers")
+    every = checkpointing_kwargs(args).get("every_n_layers")
     if every is None:
         return
     if type(every) is not int or every < 1:
@@ -287,8 +287,7 @@ def warn_without_effect(args: Any) -> None:
 
 
 def _checkpoints_reentrantly(args: Any) -> bool:
-    names = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")  # the second before transformers 5.20
-    return any((getattr(args, name, None) or {}).get("use_reentrant") for name in names)
+    return bool(checkpointing_kwargs(args).get("use_reentrant"))
 
 
 def _is_set(args: Any, name: str) -> bool:

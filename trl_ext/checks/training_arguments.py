@@ -214,6 +214,12 @@ def warn_ignored(args: TrainingArguments) -> None:
             warnings.warn(f"`{name}` has no effect: {reason}.", stacklevel=6)
 
 
+def checkpointing_kwargs(args: TrainingArguments) -> dict[str, Any]:
+    """Return the options of activation checkpointing; transformers before 5.20 has the second name alone."""
+    names = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
+    return next((dict(given) for name in names if (given := getattr(args, name, None))), {})
+
+
 def asks_for_fsdp(args: TrainingArguments) -> bool:
     """Return whether the settings or the launcher ask for FSDP."""
     return bool(args.fsdp) or _is_on("ACCELERATE_USE_FSDP")
