@@ -25,8 +25,7 @@ def torchrun(script: Path, *arguments: object, processes: int = 2) -> subprocess
 
 def run_command(arguments: Sequence[str], *, first_on_path: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
     """Run Python with these arguments, one thread a process; a job that hangs is ended with all its processes."""
-    path = os.pathsep.join([*map(str, first_on_path), python_path()])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(*first_on_path)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     words = [sys.executable, *arguments]
     with subprocess.Popen(words, env=environment, start_new_session=True, **pipes) as job:
@@ -49,6 +48,11 @@ def run_whole(script: Path, *arguments: object, processes: int = 2) -> subproces
     raise AssertionError(f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
 
 
-def python_path() -> str:
-    """The PYTHONPATH of a process that sees what this one sees: `make test-trl-1.12` puts the oldest TRL in front."""
-    return os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+def python_path(*first: Path) -> str:
+    """The PYTHONPATH of a process that sees what this one sees: `make test-trl-1.12` puts the oldest TRL in front.
+
+    Args:
+        first: Folders in front of all others.
+    """
+    own = [*map(str, first), str(Path(__file__).parents[1])]
+    return os.pathsep.join([*own, *filter(None, [os.environ.get("PYTHONPATH")])])

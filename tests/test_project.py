@@ -186,7 +186,7 @@ def test_public_names_are_importable_and_documented() -> None:
 
 def test_processes_of_tests_see_the_trl_of_the_suite() -> None:
     """A PYTHONPATH of a test's own would run the newest TRL in the suite of the oldest."""
-    own = re.compile(r"[\"']PYTHONPATH[\"']: (?!python_path\(\))")
+    own = re.compile(r"[\"']PYTHONPATH[\"']: (?!python_path\()")
     sources = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
     assert own.search('{"PYTHONPATH": str(ROOT)}') and len(sources) > 100
     assert [name for name, text in sources.items() if name != "test_project.py" and own.search(text)] == []
