@@ -27,7 +27,7 @@ def parsed(*args: str) -> PPOConfig:
 
 NOT_POSITIVE = [
     *("max_completion_length", "num_ppo_epochs", "num_mini_batches", "logits_chunk_size", "total_episodes"),
-    *("local_rollout_forward_batch_size", "max_prompt_length", "temperature", "importance_sampling_cap", "top_p"),
+    *("max_prompt_length", "temperature", "importance_sampling_cap", "top_p"),
     *("repetition_penalty", "cliprange", "cliprange_high", "cliprange_value", "target_approx_kl", "max_loss"),
     *("critic_learning_rate", "lam_adaptive_alpha", "reward_timeout", "kl_target", "kl_horizon", "dual_clip"),
     "max_ratio",
@@ -35,6 +35,7 @@ NOT_POSITIVE = [
 NEGATIVE = [
     *("vf_coef", "entropy_coef", "kl_coef", "kl_loss_coef", "critic_warmup_rollouts", "reward_retries", "gamma"),
     *("lam", "lam_critic", "max_reward_failures", "missing_eos_penalty", "min_p", "top_k"),
+    "local_rollout_forward_batch_size",
 ]
 ABOVE_ONE = ["cliprange", "gamma", "lam", "lam_critic", "max_reward_failures", "top_p", "min_p"]
 OUT_OF_RANGE = [
