@@ -38,12 +38,8 @@ class VLLMEngine(GenerationEngine):
     Args:
         tokenizer: Tokenizer of the model.
         model: The policy, which is checked here, and read at every update.
-        eos_token_ids: Tokens that end a completion.
-        max_new_tokens: Length limit in tokens.
-        temperature, top_p, top_k, min_p, repetition_penalty: The sampling distribution. Temperature 0 takes the most
-            likely token every time.
-        stop_strings: Texts that end a completion.
-        return_logps: Also return the log-probabilities that were sampled from.
+        eos_token_ids, max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, stop_strings, return_logps:
+            As in [`TransformersEngine`].
         mode: "colocate": vLLM runs in this process, on the policy's device. "server": an own process runs it.
         gpu_memory_utilization: Share of the GPU that a colocated vLLM takes.
         max_model_length: Most tokens of prompt and completion; None: the model's context.
