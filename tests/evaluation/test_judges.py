@@ -206,7 +206,7 @@ def test_a_refused_request_ends_it_at_once(status, serve, monkeypatch):
 def test_no_message_shows_a_secret_or_what_the_server_repeats(status, serve, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     url, requests = serve(lambda question, body: (status, "you sent Basic bWU6cHc= \x1b[2J and key=k3y, me:pw"))
-    judge = endpoint(url.replace("127", "me:p%77@127") + "?key=k3y&api-version=2", concurrency=1, give_up_after=3)
+    judge = endpoint(url.replace("//", "//me:p%77@") + "?key=k3y&api-version=2", concurrency=1, give_up_after=3)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

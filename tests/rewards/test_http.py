@@ -155,7 +155,7 @@ def test_an_endless_reply(serve):
 def test_secrets_reach_the_service_and_no_message(serve, monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
     url, requests = serve(failing(1, (500, b"")))
-    secret = url.replace("127", "me:p%77@127") + "?key=k3y&version=2"
+    secret = url.replace("//", "//me:p%77@") + "?key=k3y&version=2"
     assert run(secret) == [1, 2, 3, 4]
     assert requests[0]["path"] == "/score?key=k3y&version=2"
     assert requests[0]["headers"]["Authorization"] == "Basic bWU6cHc="
