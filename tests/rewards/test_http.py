@@ -169,10 +169,15 @@ def test_secrets_reach_the_service_and_no_message(serve, monkeypatch, caplog):
 
 
 def test_services_are_asked_at_the_same_time(serve):
-    url, _ = serve(lambda body: time.sleep(0.3) or lengths(body))
-    seconds = time.monotonic()
-    RewardRunner([HTTPReward(url) for _ in range(4)])(PROMPTS, COMPLETIONS, [[1]] * 4, {})
-    assert time.monotonic() - seconds < 1.0
+    all_here = threading.Barrier(4, timeout=60)  # no reply before the fourth request
+
+    def reply(body):
+        all_here.wait()
+        return lengths(body)
+
+    url, _ = serve(reply)
+    scores = RewardRunner([HTTPReward(url) for _ in range(4)])(PROMPTS, COMPLETIONS, [[1]] * 4, {})
+    assert scores.total.tolist() == [4, 8, 12, 16] and not all_here.broken
 
 
 def test_values_that_json_does_not_know_and_wrong_options(serve):
