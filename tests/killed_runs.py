@@ -16,6 +16,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from tests import scripted
+from tests.experience import copying_engine
 from trl_ext import AdaptiveKL, PPOTrainer, checkpoint, folders
 from trl_ext import trainer as trainer_module
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
@@ -142,14 +144,16 @@ def make_trainer(folder: Path, kind: str, points: Points) -> PPOTrainer:
     if kind == "critic":
         settings |= {"critic_epochs": 2, "critic_mini_batches": 2, "critic_pretraining_episodes": 12}
         settings |= {"critic_pretraining_epochs": 2, "critic_held_out": 0.3}
-    if kind == "everything":
+    if kind in ("everything", "ahead"):
         settings = everything(points)
     else:
         settings["kl_controller"] = AdaptiveKL(target=0.5, init_coef=0.1)
-    trainer = scripted.trainer(
+    make = copying_engine.trainer if kind == "ahead" else partial(scripted.trainer, scripted=False)
+    trainer = make(
         folder,
-        scripted=False,
-        critic={"full": "copy", "critic": "copy", "everything": "copy", "lora": "adapter"}.get(kind, "head"),
+        critic={"full": "copy", "critic": "copy", "everything": "copy", "ahead": "copy", "lora": "adapter"}.get(
+            kind, "head"
+        ),
         peft_config=LoraConfig(r=4, target_modules="all-linear") if kind == "lora" else None,
         num_critics=2 if kind == "lora" else 1,
         **({"kl_estimator": "exact" if kind == "lora" else "k1"} | settings),
@@ -171,7 +175,11 @@ def make_trainer(folder: Path, kind: str, points: Points) -> PPOTrainer:
         policy_ema_decay=None if kind == "stream" else 0.9,
     )
     trainer.add_callback(AtStep(points))
-    trainer.generation_engine = points.before("sample", trainer.generation_engine)
+    if kind == "ahead":
+        engine: Any = trainer.generation_engine
+        engine.sample = points.before("sample", engine.sample)
+    else:
+        trainer.generation_engine = points.before("sample", trainer.generation_engine)
     return trainer
 
 

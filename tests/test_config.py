@@ -233,6 +233,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "use_transformers_continuous_batching": (["true"], True),
     "transformers_continuous_batching_config": (['{"max_memory_percent": 0.1}'], {"max_memory_percent": 0.1}),
     "use_vllm": (["true"], True),
+    "async_rollouts": (["true"], True),
     "vllm_mode": (["server"], "server"),
     "vllm_gpu_memory_utilization": (["0.5"], 0.5),
     "vllm_max_model_length": (["1024"], 1024),
@@ -311,8 +312,9 @@ TYPED: dict[str, tuple[list[str], Any]] = {
 def test_every_setting_can_be_typed():
     assert {f.name for f in OWN_FIELDS} == set(TYPED)
     # The other engines refuse some of the others.
-    engines = ("use_transformers_continuous_batching", "use_vllm")
-    for names in ([name for name in TYPED if name not in engines], *([name] for name in engines)):
+    engines = [["use_transformers_continuous_batching"], ["use_vllm", "vllm_mode", "async_rollouts"]]
+    apart = ("use_transformers_continuous_batching", "use_vllm", "async_rollouts")
+    for names in ([name for name in TYPED if name not in apart], *engines):
         made = parsed(*(word for name in names for word in (f"--{name}", *TYPED[name][0])))
         for name in names:
             value = getattr(made, name)

@@ -43,6 +43,7 @@ def killed_runs(folder: Path, kind: str, processes: int, kills: str) -> tuple[li
         ("everything", 1, "sample.3,learn.9,save.60"),
         ("everything", 2, "step.9"),
         ("stream", 1, "learn.9"),
+        ("ahead", 1, "sample.5,learn.9,save.60"),
         ("stream", 2, "step.9"),
     ],
 )
@@ -63,7 +64,9 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path, kind, processes, 
         memories = [left["rewards"]["own_memory"] for left in (whole, other)]
         assert memories[0] != memories[1], "each process has a memory of its own"
         assert whole["kl"] == other["kl"] and whole["constraints"] == other["constraints"]
-    if kind == "everything":
+    if kind == "ahead":
+        assert {line.get("engine/staleness") for line in log} >= {0.0, 4.0}
+    if kind in ("everything", "ahead"):
         logged = {name for line in log for name in line}
         parts = {"eval_judge/short/mean", "eval_ema_reward", "explained_variance/held_out", "critic_grad_norm"}
         assert logged >= parts | {"constraints/own_memory/multiplier", "critic_pretraining/value_loss"}

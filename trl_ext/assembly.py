@@ -24,6 +24,7 @@ from .checks.deepspeed import zero_stage
 from .checks.training_arguments import asks_for_fsdp
 from .config import PPOConfig
 from .critic_learning import CriticLearner, CriticOptions, CriticPretraining
+from .experience.ahead import RolloutAhead
 from .experience.collector import Collector
 from .experience.engines import ENGINES, GenerationEngine, eos_token_ids
 from .experience.judging import Judging
@@ -229,6 +230,7 @@ def build_collector(
         num_mini_batches=args.num_mini_batches,
         missing_eos_penalty=args.missing_eos_penalty,
         engine_gap=args.engine_gap_options if args.corrects_for_engine else None,
+        ahead=RolloutAhead(args.async_rollouts),
         advantages=args.advantage_options,
         held_out=args.held_out_share,
         scale_returns=args.scales_returns,

@@ -160,6 +160,11 @@ class PPOConfig(BaseConfig):
     vllm_server_timeout: Positive = option(
         240.0, "Seconds that the vLLM server may take for a rollout, or for new weights."
     )
+    async_rollouts: bool = option(
+        False,
+        "Have the vLLM server (`vllm_mode='server'`) sample the next rollout while the policy learns from one. Its "
+        "samples are those of the policy before that learning; `importance_sampling_correction` makes up for it.",
+    )
     importance_sampling_correction: bool | None = option(
         None,
         "Weight each token by pi_old / pi_engine, capped, where the sampling engine's log-probabilities differ from "
@@ -169,8 +174,8 @@ class PPOConfig(BaseConfig):
     max_engine_gap: Positive | None = option(
         0.1,
         "With `importance_sampling_correction`, largest mean |log pi_old - log pi_engine| of a rollout, in nats: a "
-        "warning beyond it, and the end of the run beyond 4 times it; None is off. Not checked with `top_p` and the "
-        "like, which open a gap themselves.",
+        "warning beyond it, and the end of the run beyond 4 times it; None is off. Twice as large for rollouts "
+        "that `async_rollouts` sampled ahead. Not checked with `top_p` and the like, which open a gap themselves.",
     )
     max_engine_capped: Annotated[float, Limits(above=0, at_most=1)] | None = option(
         0.05, "The same for the share of the tokens whose weight is capped."

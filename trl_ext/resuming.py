@@ -18,6 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from . import checkpoint
 from .actor_critic import ActorCritic
 from .checkpoint import STATE
+from .experience.ahead import RolloutAhead
+from .experience.rollout import Rollout
 from .experience.stream import StreamRows
 from .files import write_json
 from .processes import ProcessFailureError, together
@@ -163,6 +165,18 @@ def read_state(folder: Path, process: int) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AssertionError):
         raise CheckpointError(f"{folder} is damaged ({path.name} cannot be read); resume from another one.") from None
     return _upgraded(state)
+
+
+def save_rollouts(folder: Path, process: int, rollout: Rollout, ahead: RolloutAhead) -> None:
+    """Write the rollout in use and, where there is one, the rollout that was sampled ahead."""
+    rollout.save(folder / f"rollout_{process}.safetensors")
+    ahead.save(folder / f"next_rollout_{process}.json")
+
+
+def load_rollouts(folder: Path, process: int, ahead: RolloutAhead, device: torch.device) -> Rollout:
+    """Return the rollout in use, and put the rollout that was sampled ahead back; see `save_rollouts`."""
+    ahead.load(folder / f"next_rollout_{process}.json")
+    return Rollout.load(folder / f"rollout_{process}.safetensors", device)
 
 
 class Stateful(Protocol):

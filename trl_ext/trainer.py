@@ -182,6 +182,7 @@ class PPOTrainer(BaseTrainer):
     def get_train_dataloader(self):
         """Return batches of one process's share of a rollout, and placeholders for its further micro-batches."""
         self._sampler = assembly.build_sampler(self.args, self.train_dataset)
+        self.collector.ahead.follow(RolloutRows(self.train_dataset), self._sampler, self.args.steps_per_rollout)
         return self._get_dataloader(
             RolloutRows(self.train_dataset),
             description="Training",
@@ -389,7 +390,7 @@ class PPOTrainer(BaseTrainer):
         with self.progress.phase("save"), rotation as limit, checkpoint.writing(folder, leader=leader):
             super()._save_checkpoint(model, trial)
             if not self.args.save_only_model and self._rollout is not None:
-                self._rollout.save(folder / f"rollout_{self.args.process_index}.safetensors")
+                resuming.save_rollouts(folder, self.args.process_index, self._rollout, self.collector.ahead)
                 if self.critic_learner is not None and self.args.should_save:
                     self.critic_learner.save(folder)
             resuming.write_state(folder, self.args.process_index, self._ppo_state())
@@ -442,7 +443,7 @@ class PPOTrainer(BaseTrainer):
             if self.critic_learner is not None:
                 self.critic_learner.load(folder)
             resuming.restore(self._stateful, resuming.read_state(folder, process))
-            self._rollout = Rollout.load(folder / f"rollout_{process}.safetensors", self.accelerator.device)
+            self._rollout = resuming.load_rollouts(folder, process, self.collector.ahead, self.accelerator.device)
 
 
 def _identity(batch: Any) -> Any:

@@ -317,6 +317,19 @@ COMBINATIONS = [
     case(ValueError, "`vllm_mode` must be one of colocate, server, got local.", use_vllm=True, vllm_mode="local"),
     case(
         ValueError,
+        "`async_rollouts` needs an engine that samples while this process learns; set `use_vllm` and "
+        "`vllm_mode='server'`, or leave `async_rollouts` out.",
+        async_rollouts=True,
+        use_vllm=True,
+    ),
+    case(TypeError, "`async_rollouts` must be True or False, got 1.", async_rollouts=1),
+    case(
+        TypeError,
+        "PPOConfig has no setting `max_staleness`: use `async_rollouts`, which samples one rollout ahead.",
+        max_staleness=1,
+    ),
+    case(
+        ValueError,
         "`reward_weights` are [0.0, 0.0], so nothing would be learned; set at least one of them.",
         reward_weights=[0.0, 0.0],
     ),
@@ -380,6 +393,15 @@ WARNINGS = [
     ),
     case(UserWarning, f"`max_engine_gap` {IDLE} without `importance_sampling_correction`.", max_engine_gap=1.0),
     case(UserWarning, f"`vllm_mode` {IDLE} without `use_vllm`.", vllm_mode="server"),
+    case(
+        UserWarning,
+        "`async_rollouts` samples from the policy of one rollout ago; without `importance_sampling_correction` its "
+        "samples count as the present policy's.",
+        async_rollouts=True,
+        use_vllm=True,
+        vllm_mode="server",
+        importance_sampling_correction=False,
+    ),
     case(UserWarning, f"`vllm_server_port` {IDLE} without `use_vllm`.", vllm_server_port=8001),
     case(
         UserWarning,

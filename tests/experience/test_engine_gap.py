@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests import scripted
-from trl_ext.experience.engine_gap import GapOptions, correct, importance_weights
+from trl_ext.experience.engine_gap import STALE_FACTOR, GapOptions, correct, importance_weights
 from trl_ext.experience.rollout import Rollout, collate
 
 
@@ -42,7 +42,7 @@ def test_importance_weights_stay_finite_and_take_empty_completions():
 ENGINE = [[-1.5, -2.0], [-2.0, -1.0, -3.0], [-50.0]]
 
 
-def corrected(out: Rollout | None = None, **changes: Any) -> dict[str, float]:
+def corrected(out: Rollout | None = None, *, stale: bool = False, **changes: Any) -> dict[str, float]:
     options: dict[str, Any] = {
         "importance_sampling_cap": 2.0,
         "mask_ratio_range": None,
@@ -51,7 +51,7 @@ def corrected(out: Rollout | None = None, **changes: Any) -> dict[str, float]:
         "same_distribution": True,
     }
     options = GapOptions(**(options | changes))  # type: ignore[assignment]
-    return correct(out or rollout(), ENGINE, options, reduce=lambda t: t, step=7)  # type: ignore[arg-type]
+    return correct(out or rollout(), ENGINE, options, reduce=lambda t: t, step=7, stale=stale)  # type: ignore[arg-type]
 
 
 def test_the_gap_is_the_mean_over_tokens_and_the_weights_are_filled_in() -> None:
@@ -78,6 +78,19 @@ def test_a_gap_beyond_its_limit_is_a_warning_and_beyond_four_times_it_the_end(li
         corrected(**{name: limit / 3}, same_distribution=False)
     with pytest.raises(RuntimeError, match=f"{start}.* more than 4 times `{name}` .*: the engine has not sampled"):
         corrected(**{name: limit / 3})
+
+
+def test_a_rollout_from_older_weights_has_wider_limits_and_another_remedy() -> None:
+    """A gap of 0.3 nats."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        corrected(max_engine_gap=0.31 / STALE_FACTOR, stale=True)
+    words = rf"is 0.3, more than 0.2, which is {STALE_FACTOR} times `max_engine_gap` since .*; lower `learning_rate`"
+    with pytest.warns(UserWarning, match=words):
+        corrected(max_engine_gap=0.2 / STALE_FACTOR, stale=True)
+    words = rf"is 0.3, more than 4 times 0.07, which is {STALE_FACTOR} times `max_engine_gap` .*: the engine has not"
+    with pytest.raises(RuntimeError, match=words):
+        corrected(max_engine_gap=0.07 / STALE_FACTOR, stale=True)
 
 
 class OtherModel(scripted.ScriptedEngine):

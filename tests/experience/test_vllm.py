@@ -8,7 +8,9 @@ import json
 import random
 import sys
 import threading
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -403,6 +405,8 @@ class Handler(BaseHTTPRequestHandler):
 
     asked: list[tuple[str, dict[str, Any]]] = []
     refused: str = ""
+    slow: set[int] = set()  # prompts, by their first token, that are not answered before `go`
+    go = threading.Event()
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -414,6 +418,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         text = "Success: loaded"  # no JSON
         if self.path == "/v1/completions":
+            if body["prompt"][0] in self.slow:
+                self.go.wait()
             token = sum(body["prompt"]) % 50
             reason = "stop" if token % 2 else "length"
             logprobs = {"token_logprobs": [-0.5, -1.5]}
@@ -465,6 +471,34 @@ def test_a_server_is_sent_the_adapter_alone_under_a_new_name(server: str) -> Non
         ]
         assert {body["model"] for path, body in Handler.asked if path == "/v1/completions"} == {f"policy-{number}"}
     assert ("/v1/unload_lora_adapter", {"lora_name": "policy-1"}) in Handler.asked
+
+
+@pytest.mark.parametrize("end", ["close", "interrupt"])
+def test_nobody_waits_for_answers_that_are_not_wanted(server: str, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """Of a rollout in another thread by `close`, of one in this thread by Ctrl-C."""
+    monkeypatch.setattr(Handler, "slow", {prompt[0] for prompt in PROMPTS[1:]})
+    monkeypatch.setattr(Handler, "go", threading.Event())
+    model = tiny_causal_lm().eval()
+    sampler, first = engine(model, mode="server", server_base_url=server), threading.Event()
+
+    def told(completions: int, tokens: int) -> None:
+        first.set()
+        if end == "interrupt":
+            raise KeyboardInterrupt
+
+    sample = sampler.prepare(model, PROMPTS)
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(sample, told)
+        assert first.wait(10)
+        start = time.monotonic()
+        if end == "close":
+            sampler.close()
+        with pytest.raises(KeyboardInterrupt if end == "interrupt" else ConnectionError):
+            ahead.result()
+    assert time.monotonic() - start < 2
+    Handler.go.set()
+    out = sampler(model, PROMPTS)  # it can be asked again
+    assert len(out.ids) == len(PROMPTS)
 
 
 def test_a_server_that_refuses_or_dies_gives_one_sentence(server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 from peft import LoraConfig
 
 from tests import scripted
+from tests.experience import copying_engine
 from trl_ext.config import PPOConfig
 from trl_ext.monitoring.glossary import GLOSSARY, find, label_of
 from trl_ext.monitoring.reward_hacking import RewardHackingMonitor
@@ -27,16 +28,15 @@ def with_tasks(n):
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The names that a run with everything on logs."""
-    made = scripted.trainer(
+    made = copying_engine.trainer(
         tmp_path_factory.mktemp("run"),
-        scripted=False,
+        total_episodes=16,
         reward_funcs=[
             scripted.reward,
             Ensemble([scripted.reward, gold], name="ensemble"),
             LengthDebiased(scripted.reward, min_samples=8),
         ],
         reward_constraints=["ensemble >= 1"],
-        importance_sampling_correction=True,
         mask_ratio_range=[0.5, 2.0],
         ptx_coef=0.1,
         critic="adapter",

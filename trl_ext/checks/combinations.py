@@ -140,6 +140,11 @@ def distribution_settings(args: Any) -> list[str]:
 
 
 def _check_vllm(args: Any) -> None:
+    if args.async_rollouts and (not args.use_vllm or args.vllm_mode != "server"):
+        raise ValueError(
+            "`async_rollouts` needs an engine that samples while this process learns; set `use_vllm` and "
+            "`vllm_mode='server'`, or leave `async_rollouts` out."
+        )
     if not args.use_vllm:
         return
     if args.use_transformers_continuous_batching:
@@ -205,6 +210,11 @@ def warn_where_doubtful(args: Any) -> None:
         _warn(
             f"{', '.join(f'`{n}`' for n in used)} changes the distribution that is sampled but not the one that is "
             "learned; leave it off or set `importance_sampling_correction=True`."
+        )
+    if args.async_rollouts and not args.corrects_for_engine:
+        _warn(
+            "`async_rollouts` samples from the policy of one rollout ago; without `importance_sampling_correction` its "
+            "samples count as the present policy's."
         )
     if function_bounds(args.reward_constraints) and args.metric_for_best_model in ("reward", "eval_reward"):
         _warn(

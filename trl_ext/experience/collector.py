@@ -2,6 +2,7 @@
 """`Collector`: makes a rollout, from prompts to advantages."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from trl_ext.rewards import RewardRunner, Scores
 from trl_ext.rewards.base import Batch
 from trl_ext.sharding import whole, written
 from trl_ext.text.decoding import as_completions, decode_answers
+from trl_ext.text.rows import Text
 
 from .advantages import (
     AdvantageOptions,
@@ -32,8 +34,9 @@ from .advantages import (
     monte_carlo_returns,
     named_rewards,
 )
+from .ahead import RolloutAhead
 from .engine_gap import GapOptions, correct
-from .engines import Completions, GenerationEngine, close, weights_changed
+from .engines import Completions, GenerationEngine, asynchronous, close, weights_changed
 from .prompt_hash import held_out_prompts
 from .prompts import split_columns, tokenize_prompts
 from .rollout import Rollout, collate
@@ -75,6 +78,7 @@ class Collector:
         num_mini_batches: Optimizer steps of a pass over a rollout.
         missing_eos_penalty: As in `PPOConfig`.
         engine_gap: Options of the correction for the engine's log-probabilities; None: no correction.
+        ahead: Samples the next rollout while the policy learns from one, where that is asked for.
         advantages: Options of `add_advantages`.
         held_out: Share of the prompts from which the critic must not learn.
         scale_returns: Whether the critic's `ReturnScale` follows the returns of training.
@@ -97,6 +101,7 @@ class Collector:
         num_mini_batches: int,
         missing_eos_penalty: float | None,
         engine_gap: GapOptions | None,
+        ahead: RolloutAhead,
         advantages: AdvantageOptions,
         held_out: float,
         scale_returns: bool,
@@ -109,7 +114,7 @@ class Collector:
         self.chat_template_kwargs = chat_template_kwargs
         self.micro_batches, self.num_mini_batches = micro_batches, num_mini_batches
         self.missing_eos_penalty = missing_eos_penalty
-        self.engine_gap = engine_gap
+        self.engine_gap, self.ahead = engine_gap, ahead
         self.advantages = advantages
         self.held_out, self.scale_returns = held_out, scale_returns
         self.accelerator, self.reduce = accelerator, reduce
@@ -143,7 +148,7 @@ class Collector:
         kl_coef = self.kl_controller.coef
         # 1. to 3. Prompts to tokens, generate, decode.
         with whole(model):
-            rollout, batch, sampled = self._sample(model, rows, progress)
+            rollout, batch, sampled = self._sample(model, rows, progress, state if training else None)
             # 4. Score; reward adapters read the policy's base.
             scores = self._score(rollout, batch, progress, state, training)
         # 5. Log-probabilities, KL and values.
@@ -151,9 +156,11 @@ class Collector:
         entropy, last_values, padding = self._forward_passes(model, rollout, order, progress)
         check_finite(rollout, self.reduce, state.global_step)
         # 6. Advantages.
-        gap = {}
+        staleness = self.ahead.staleness if training else 0
+        gap = {"engine/staleness": float(staleness)} if training and self.ahead.is_on else {}
         if self.engine_gap is not None and sampled.logps is not None:
-            gap = correct(rollout, sampled.logps, self.engine_gap, reduce=self.reduce, step=state.global_step)
+            options: dict[str, Any] = {"reduce": self.reduce, "step": state.global_step, "stale": staleness > 0}
+            gap |= correct(rollout, sampled.logps, self.engine_gap, **options)
         held_out = self._add_advantages(model, rollout, last_values, kl_coef, training)
         moments = None if training else self._moments(rollout, last_values, kl_coef)
         # 7. Metrics, of callbacks and reward functions too.
@@ -212,18 +219,23 @@ class Collector:
 
     def close(self) -> None:
         """Close the engine; it starts again when a rollout asks for it."""
-        close(self.engine)
+        self.ahead.close(partial(close, self.engine))
 
     def _sample(
-        self, model: ActorCritic, rows: list[dict[str, Any]], progress: PhaseProgress
+        self, model: ActorCritic, rows: list[dict[str, Any]], progress: PhaseProgress, state: Any = None
     ) -> tuple[Rollout, Batch, Completions]:
-        """Return completions as a rollout and as texts, and as the engine returned them."""
-        prompts, columns = split_columns({key: [row[key] for row in rows] for key in rows[0]}, self.prompt_column)
+        """Return completions as a rollout and as texts, and as the engine returned them.
+
+        Args:
+            model: The policy.
+            rows: Rows of the dataset.
+            progress: Times and shows the phase.
+            state: The trainer's, for a rollout of training, which may have been sampled ahead; otherwise None.
+        """
         with together("Sampling"):
-            prompt_ids = tokenize_prompts(prompts, self.tokenizer, self.chat_template_kwargs, columns)
-            weights_changed(self.engine)  # by a step, by an average in their place, or by loading: always say so
+            prompts, columns, prompt_ids = self._read(rows, list(rows[0]))
             with progress.phase("generate", total=len(rows)) as advance, self.accelerator.autocast(), model.hold():
-                sampled = self.engine(model.causal_lm, prompt_ids, advance)
+                sampled = self._completions(model, prompt_ids, list(rows[0]), advance, state)
             texts = decode_answers(self.tokenizer, prompts, prompt_ids, sampled.ids, self.chat_template_kwargs)
             batch = Batch(prompts, as_completions(prompts, texts), sampled.ids, columns)
             pad, device = self.tokenizer.pad_token_id, self.accelerator.device
@@ -231,6 +243,32 @@ class Collector:
         if self.held_out:
             rollout.held_out = held_out_prompts(rollout, self.held_out)
         return rollout, batch, sampled
+
+    def _read(
+        self, rows: list[dict[str, Any]], names: list[str]
+    ) -> tuple[list[Text], dict[str, list[Any]], list[list[int]]]:
+        """Return the prompts of rows, their other columns among `names`, and the prompts as tokens."""
+        prompts, columns = split_columns({name: [row[name] for row in rows] for name in names}, self.prompt_column)
+        return prompts, columns, tokenize_prompts(prompts, self.tokenizer, self.chat_template_kwargs, columns)
+
+    def _completions(
+        self,
+        model: ActorCritic,
+        prompt_ids: list[list[int]],
+        names: list[str],
+        advance: Callable[..., Any],
+        state: Any,
+    ) -> Completions:
+        """Return completions, and begin those of the next rollout where they are sampled ahead."""
+        weights_changed(self.engine)  # by a step, by an average in their place, or by loading: always say so
+        if state is None or not self.ahead.is_on:
+            self.ahead.finish()  # an evaluation gives the engine other weights
+            return self.engine(model.causal_lm, prompt_ids, advance)
+        engine, step = asynchronous(self.engine), state.global_step
+        sampled = self.ahead.take(prompt_ids, step, advance) or engine(model.causal_lm, prompt_ids, advance)
+        if (rows := self.ahead.next_rows(state)) is not None:
+            self.ahead.begin(engine, model.causal_lm, self._read(rows, names)[2], step)
+        return sampled
 
     def _add_advantages(
         self, model: ActorCritic, rollout: Rollout, last_values: Tensor, kl_coef: float, training: bool

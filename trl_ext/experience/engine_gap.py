@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from trl_ext.processes import Reduce
 from .rollout import Rollout
 
 STOP_FACTOR = 4  # times the limit at which a warning is given: the run stops
+STALE_FACTOR = 2  # times the limits for a rollout from older weights, whose gap is what was learned since, too
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,13 @@ class GapOptions:
 
 
 def correct(
-    rollout: Rollout, engine_logps: list[list[float]], options: GapOptions, *, reduce: Reduce, step: int
+    rollout: Rollout,
+    engine_logps: list[list[float]],
+    options: GapOptions,
+    *,
+    reduce: Reduce,
+    step: int,
+    stale: bool = False,
 ) -> dict[str, float]:
     """Fill in `weights`, and return the metrics of the gap.
 
@@ -44,6 +52,7 @@ def correct(
         options: Cap, mask and limits.
         reduce: Sums a tensor over processes.
         step: Named in the messages.
+        stale: Whether the policy has learned since the engine sampled.
 
     Raises:
         RuntimeError: when the gap is so large that the engine has not sampled from the policy.
@@ -55,8 +64,9 @@ def correct(
     gap, cut, tokens = reduce(torch.stack([masked_sum(log_ratios.abs(), mask), capped.sum(), mask.sum()])).tolist()
     gap, cut = gap / max(tokens, 1), cut / max(tokens, 1)
     if options.same_distribution:
-        _check(gap, options.max_engine_gap, "max_engine_gap", "the mean gap, in nats,", step)
-        _check(cut, options.max_engine_capped, "max_engine_capped", "the share of tokens with a capped weight", step)
+        when: dict[str, Any] = {"step": step, "stale": stale}
+        _check(gap, options.max_engine_gap, "max_engine_gap", "the mean gap, in nats,", **when)
+        _check(cut, options.max_engine_capped, "max_engine_capped", "the share of tokens with a capped weight", **when)
     return {"engine/logp_gap": gap, "engine/capped_fraction": cut}
 
 
@@ -89,17 +99,20 @@ def _log_ratios(rollout: Rollout, engine_logps: list[list[float]]) -> Tensor:
     return rollout.old_logps - padded.to(rollout.old_logps)
 
 
-def _check(value: float, limit: float | None, setting: str, what: str, step: int) -> None:
-    if limit is None or value <= limit:
+def _check(value: float, limit: float | None, setting: str, what: str, *, step: int, stale: bool) -> None:
+    if limit is None or value <= (limit := limit * STALE_FACTOR if stale else limit):
         return
-    text = f"Step {step}: between the log-probabilities of the sampling engine and of the policy, {what} is {value:.3g}"
+    bound = (
+        f"{limit:g}, which is {STALE_FACTOR} times `{setting}` since `async_rollouts` sampled before the last learning"
+    )
+    text = (
+        f"Step {step}: between the log-probabilities of the sampling engine and of the policy, {what} is {value:.3g}, "
+        f"more than {{}}{bound if stale else f'`{setting}` {limit}'}"
+    )
     if value > STOP_FACTOR * limit:
         raise RuntimeError(
-            f"{text}, more than {STOP_FACTOR} times `{setting}` {limit}: the engine has not sampled from this policy; "
-            f"give both the same model and dtype, or sample with `generate`."
+            f"{text.format(f'{STOP_FACTOR} times ')}: the engine has not sampled from this policy; give both the same "
+            "model and dtype, or sample with `generate`."
         )
-    warnings.warn(
-        f"{text}, more than `{setting}` {limit}; give engine and policy the same dtype (the run stops at "
-        f"{STOP_FACTOR} times that).",
-        stacklevel=4,
-    )
+    remedy = "lower `learning_rate` or `num_ppo_epochs`" if stale else "give engine and policy the same dtype"
+    warnings.warn(f"{text.format('')}; {remedy} (the run stops at {STOP_FACTOR} times that).", stacklevel=4)

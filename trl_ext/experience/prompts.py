@@ -133,12 +133,22 @@ class RolloutSampler(Sampler[int]):
     def __len__(self) -> int:
         return self.num_rollouts * self.repeats * self.rollout_size
 
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+    def rollout(self, number: int) -> list[int]:
+        """Return the prompts of a rollout over all processes, counted from the first one of the run on."""
+        epoch, place = divmod(number, self.num_rollouts)
+        return self._order(epoch)[place * self.rollout_size : (place + 1) * self.rollout_size]
+
+    def _order(self, epoch: int) -> list[int]:
+        """Return the prompts of an epoch."""
+        generator = torch.Generator().manual_seed(self.seed + epoch)
         order: list[int] = []
         while len(order) < self.num_rollouts * self.rollout_size:
             n = self.num_prompts
             order += torch.randperm(n, generator=generator).tolist() if self.shuffle else list(range(n))
+        return order
+
+    def __iter__(self) -> Iterator[int]:
+        order = self._order(self.epoch)
         for start in range(0, self.num_rollouts * self.rollout_size, self.rollout_size):
             yield from order[start : start + self.rollout_size]
             yield from [PLACEHOLDER] * (self.rollout_size * (self.repeats - 1))

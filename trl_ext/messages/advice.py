@@ -103,6 +103,10 @@ _ANSWERED: dict[str, str] = {
     "use `importance_sampling_cap` and `mask_ratio_range`.": (
         "vllm_importance_sampling_mode vllm_importance_sampling_clip_min"
     ),
+    "use `async_rollouts`, which samples one rollout ahead.": "max_staleness async_train",
+    "leave it out, with `async_rollouts` the server samples one rollout at a time, from new weights each.": (
+        "max_inflight_tasks queue_maxsize weight_sync_steps"
+    ),
     "leave it out, vLLM chooses its own implementation of a model.": "vllm_model_impl",
     "leave it out, completions are free text.": "vllm_structured_outputs_regex",
     "leave it out, `log_completions` shows every prompt beside its completion.": "log_unique_prompts",

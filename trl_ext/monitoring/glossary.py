@@ -183,12 +183,20 @@ GLOSSARY: tuple[Metric, ...] = (
         "Mean over tokens of |log pi_old - log pi_engine|: how far the sampling engine's log-probabilities are from "
         "those of the training path, with `importance_sampling_correction`.",
         "Below 1e-4 in float32, below 0.05 in bf16.",
-        "Larger: the engine has another dtype or other weights, or `top_p` and the like shape its samples.",
+        "Larger: the engine has another dtype or other weights, or `top_p` and the like shape its samples. With "
+        "`async_rollouts` the gap is also what the policy has learned from one rollout.",
     ),
     Metric(
         "engine/capped_fraction", POLICY, "capped importance weights", "fraction",
         "Fraction of tokens whose pi_old / pi_engine exceeds `importance_sampling_cap`.",
         "Below 0.01.", "Larger: as for `engine/logp_gap`.",
+    ),
+    Metric(
+        "engine/staleness", POLICY, "staleness of the samples", "optimizer steps",
+        "Optimizer steps between the weights that sampled the rollout and those that learn from it, with "
+        "`async_rollouts`.",
+        "The steps on one rollout, `num_ppo_epochs * num_mini_batches`; 0 for the first rollout of a run.",
+        _NO_ADVICE,
     ),
     Metric(
         "ptx_loss", POLICY, "loss on the texts of PPO-ptx", "nats per token",

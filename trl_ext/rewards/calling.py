@@ -7,6 +7,7 @@ import functools
 import inspect
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -26,6 +27,8 @@ from .base import (
 
 T = TypeVar("T")
 
+_LOOK = 0.2  # seconds between two looks at an event that ends a wait
+
 
 class RaisedInterrupt(Exception):
     """A KeyboardInterrupt raised where Ctrl-C does not arrive: in a thread of its own, or on the event loop."""
@@ -38,14 +41,15 @@ def _not_pressed(error: BaseException) -> BaseException:
 # Threads and the event loop
 
 
-def start(call: Callable[[], T]) -> Callable[[float | None], T]:
+def start(call: Callable[[], T]) -> Callable[..., T]:
     """Start `call` in a thread of its own.
 
     The thread is a daemon and in no pool: a call that never returns must not keep the process alive.
 
     Returns:
-        A function `wait(timeout)`, which returns the result of `call` or raises its exception. After `timeout` seconds
-        without a result it raises `TimeoutError`, and the call goes on in the background; None waits for ever.
+        A function `wait(timeout, stopped=None)`, which returns the result of `call` or raises its exception. After
+        `timeout` seconds without a result it raises `TimeoutError`, and the call goes on in the background; None waits
+        for ever. Once the event `stopped` is set, `wait` with a timeout raises `InterruptedError`.
     """
     outcome: dict[str, Any] = {}
 
@@ -58,8 +62,15 @@ def start(call: Callable[[], T]) -> Callable[[float | None], T]:
     thread = threading.Thread(target=target, daemon=True, name="trl_ext-reward-call")
     thread.start()
 
-    def wait(timeout: float | None) -> T:
-        thread.join(timeout)
+    def wait(timeout: float | None, stopped: threading.Event | None = None) -> T:
+        if timeout is None or stopped is None:
+            thread.join(timeout)
+        else:
+            end = time.monotonic() + timeout
+            while thread.is_alive() and time.monotonic() < end and not stopped.is_set():
+                thread.join(_LOOK)
+        if thread.is_alive() and stopped is not None and stopped.is_set():
+            raise InterruptedError("the wait was stopped")
         if thread.is_alive():
             raise TimeoutError(f"timeout: no result within {timeout:g} s")
         if "error" in outcome:

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import socket
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -80,13 +81,16 @@ class Service:
         """Send JSON, and return the reply, read as JSON; arguments and errors as in `send`."""
         return json.loads(self.send(body, timeout, largest))
 
-    def send(self, body: bytes, timeout: float, largest: int = LARGEST_REPLY) -> bytes:
+    def send(
+        self, body: bytes, timeout: float, largest: int = LARGEST_REPLY, stopped: threading.Event | None = None
+    ) -> bytes:
         """Send JSON, and return the reply.
 
         Args:
             body: The JSON.
             timeout: Seconds for the whole reply.
             largest: Most bytes of a reply.
+            stopped: Set in another thread, it ends the wait for the reply.
 
         Raises:
             urllib.error.HTTPError: the server refuses the request, or redirects it.
@@ -101,7 +105,7 @@ class Service:
             headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
         request = urllib.request.Request(self._address, body, headers, method="POST")
         # Sockets limit the seconds between two bytes; a thread limits those of the whole reply.
-        return start(lambda: _send(request, timeout, largest))(timeout)
+        return start(lambda: _send(request, timeout, largest))(timeout, stopped)
 
 
 def _send(request: urllib.request.Request, timeout: float, largest: int) -> bytes:

@@ -3,17 +3,27 @@
 
 from .continuous_batching import ContinuousBatchingEngine
 from .generate import TransformersEngine
-from .protocol import Completions, GenerationEngine, close, eos_token_ids, weights_changed
+from .protocol import (
+    AsyncEngine,
+    Completions,
+    GenerationEngine,
+    asynchronous,
+    close,
+    eos_token_ids,
+    weights_changed,
+)
 from .table import ENGINES
 from .vllm import VLLMEngine, check_vllm, server_url
 
 __all__ = [
     "ENGINES",
+    "AsyncEngine",
     "Completions",
     "ContinuousBatchingEngine",
     "GenerationEngine",
     "TransformersEngine",
     "VLLMEngine",
+    "asynchronous",
     "check_vllm",
     "close",
     "eos_token_ids",

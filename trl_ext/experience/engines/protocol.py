@@ -53,6 +53,39 @@ class GenerationEngine(Protocol):
         return None
 
 
+class AsyncEngine(GenerationEngine, Protocol):
+    """An engine that samples outside of this process, from a copy of the weights, while the policy learns."""
+
+    def prepare(
+        self, model: PreTrainedModel, prompt_ids: list[list[int]]
+    ) -> Callable[[Callable[..., Any]], Completions]:
+        """Copy the weights and draw the random numbers that sampling needs.
+
+        Args:
+            model: Causal LM in eval mode.
+            prompt_ids: Unpadded token ids of each prompt.
+
+        Returns:
+            A function of `on_progress` that samples one completion per prompt, and reads neither the model nor torch's
+            generator: it may run in another thread. It ends early where `on_progress` raises, or the engine is closed.
+        """
+        ...
+
+
+def asynchronous(engine: Any) -> AsyncEngine:
+    """Return an engine that can sample while the policy learns.
+
+    Raises:
+        ValueError: for another.
+    """
+    if not hasattr(engine, "prepare"):
+        raise ValueError(
+            f"`async_rollouts` needs an engine with a method `prepare`, and {type(engine).__name__} has none; see "
+            "AsyncEngine, or leave `async_rollouts` out."
+        )
+    return engine
+
+
 def weights_changed(engine: Any) -> None:
     """Tell an engine that the weights of the policy may have changed, if it wants to know."""
     getattr(engine, "weights_changed", _nothing)()

@@ -3,12 +3,13 @@
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .protocol import Completions, GenerationEngine
+from .protocol import AsyncEngine, Completions
 from .vllm_colocated import Colocated
 from .vllm_server import Server, vllm_service
 from .vllm_weights import largest_rank, quantization
@@ -28,7 +29,7 @@ class Backend(Protocol):
         """Give back memory and files."""
 
 
-class VLLMEngine(GenerationEngine):
+class VLLMEngine(AsyncEngine):
     """Sampling with vLLM, which holds a copy of the policy.
 
     The copy is brought up to date at the first call after `weights_changed`: of a policy with LoRA by the adapter
@@ -107,11 +108,17 @@ class VLLMEngine(GenerationEngine):
         self, model: PreTrainedModel, prompt_ids: list[list[int]], on_progress: Callable[..., Any] | None = None
     ) -> Completions:
         """Sample one completion per prompt; see [`GenerationEngine`]."""
+        return self.prepare(model, prompt_ids)(on_progress or (lambda completions, tokens: None))
+
+    def prepare(
+        self, model: PreTrainedModel, prompt_ids: list[list[int]]
+    ) -> Callable[[Callable[..., Any]], Completions]:
+        """Bring vLLM's copy of the weights up to date, and draw the seeds; see [`AsyncEngine`]."""
         if self.stale:
             self.backend.update(model)
             self.stale = False
         seeds = torch.randint(2**31, (len(prompt_ids),)).tolist()
-        return self.backend.sample(prompt_ids, seeds, on_progress or (lambda completions, tokens: None))
+        return partial(self.backend.sample, prompt_ids, seeds)
 
     def weights_changed(self) -> None:
         """Have the next call bring vLLM's copy of the weights up to date."""

@@ -3,6 +3,7 @@
 
 import json
 import tempfile
+import threading
 import urllib.error
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -42,6 +43,7 @@ class Server:
     def __init__(self, url: str, sampling: dict[str, Any], *, timeout: float, with_adapter: bool):
         self.url, self.sampling, self.timeout, self.with_adapter = url, sampling, timeout, with_adapter
         self.updates = 0
+        self.stopped = threading.Event()  # of the rollout that is being sampled
 
     @property
     def model(self) -> dict[str, str]:
@@ -76,10 +78,11 @@ class Server:
             ValueError: when it refuses.
             RuntimeError: when it drops a completion.
         """
+        stopped = self.stopped = threading.Event()
 
         def ask(ids: list[int], seed: int) -> dict[str, Any]:
             body = self.sampling | self.model | {"prompt": ids, "seed": seed, "return_token_ids": True}
-            return json.loads(self._send("/v1/completions", body))["choices"][0]
+            return json.loads(self._send("/v1/completions", body, stopped))["choices"][0]
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             asked = [pool.submit(ask, ids, seed) for ids, seed in zip(prompt_ids, seeds, strict=True)]
@@ -87,6 +90,7 @@ class Server:
                 for answer in as_completed(asked):
                     on_progress(1, len(answer.result()["token_ids"]))
             except BaseException:
+                stopped.set()
                 pool.shutdown(cancel_futures=True)
                 raise
         choices = [answer.result() for answer in asked]
@@ -98,13 +102,14 @@ class Server:
         return Completions([c["token_ids"] for c in choices], [c["finish_reason"] == "stop" for c in choices], logps)
 
     def close(self) -> None:
-        """Do nothing: the server goes on, with the policy of the last rollout."""
+        """Wait for no more answers; the server goes on, with the policy of the last rollout."""
+        self.stopped.set()
 
-    def _send(self, path: str, body: dict[str, Any]) -> bytes:
+    def _send(self, path: str, body: dict[str, Any], stopped: threading.Event | None = None) -> bytes:
         service = vllm_service(self.url, path)
         largest = LARGEST_REPLY + _TOKEN_BYTES * self.sampling["max_tokens"]
         try:
-            return service.send(json.dumps(body).encode(), self.timeout, largest)
+            return service.send(json.dumps(body).encode(), self.timeout, largest, stopped)
         except urllib.error.HTTPError as error:
             error.close()
             raise ValueError(
