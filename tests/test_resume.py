@@ -36,6 +36,7 @@ def killed_runs(folder: Path, kind: str, processes: int, kills: str) -> tuple[li
     [
         ("full", 1, "sample.2,score.1,learn.9,step.4,save.60,rotate.3"),
         ("lora", 1, "step.7,save.30"),
+        ("lora", 2, "sample.3"),
         ("hacking", 1, "step.8,save.95"),
         ("full", 2, "score.2,save.60"),
         ("critic", 1, "sample.2,learn.9"),

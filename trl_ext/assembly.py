@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, wraps
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,16 @@ from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from . import resuming, sharding
 from .actor_critic import ActorCritic, ForwardOutput, build_actor_critic
+from .actor_critic.merged import check_mergeable
 from .actor_critic.names import find_policy, load_tokenizer
 from .arguments import check_before_loading, check_datasets, count_embeddings
 from .checks.deepspeed import zero_stage
-from .checks.training_arguments import asks_for_fsdp
+from .checks.training_arguments import asks_for_fsdp, mapping
 from .config import PPOConfig
 from .critic_learning import CriticLearner, CriticOptions, CriticPretraining
 from .experience.ahead import RolloutAhead
 from .experience.collector import Collector
-from .experience.engines import ENGINES, GenerationEngine, eos_token_ids
+from .experience.engines import GenerationEngine
 from .experience.judging import Judging
 from .experience.prompt_checks import RowCheck
 from .experience.prompts import RolloutSampler
@@ -40,7 +40,7 @@ from .monitoring.console import CONSOLE
 from .processes import Reduce
 from .rewards import PreferenceReward, RewardRunner, reward_names
 from .rewards.base import JUDGE
-from .sampling_size import sampled_at_a_time
+from .sampling import build_engine
 from .step_gate import StepGate, split_critic
 from .text.tokens import set_padding
 
@@ -119,6 +119,8 @@ def assemble(
     template_kwargs = mapping(args.chat_template_kwargs)
     if asks_for_fsdp(args):
         check_not_quantized(model, quantization_config, init_kwargs)
+    if args.merges_while_sampling:
+        check_mergeable(model, peft_config, quantization_config, init_kwargs)
     tokenizer = processing_class or policy_tokenizer(model, init_kwargs)
     CONSOLE.now("loading the policy and its reference", long=True)
     actor_critic = build_actor_critic(
@@ -269,12 +271,6 @@ def _critic_learner(
         autocast=collector.accelerator.autocast,
         reduce=collector.reduce,
     )
-
-
-def mapping(value: dict[str, Any] | str | None) -> dict[str, Any]:
-    """Return a field of the configuration that may be given as JSON, which `TrainingArguments` has parsed by now."""
-    assert not isinstance(value, str)
-    return dict(value or {})
 
 
 def loading_device(args: PPOConfig) -> torch.device | None:
@@ -453,29 +449,3 @@ def run_configuration(args: PPOConfig, model: ActorCritic, kl_controller: KLCont
         "ptx_coef": args.ptx_coef,
         "seed": args.seed,
     }
-
-
-def build_engine(args: PPOConfig, model: ActorCritic, tokenizer: PreTrainedTokenizerBase) -> GenerationEngine:
-    """Return the engine that `args` asks for."""
-    values: dict[str, Any] = {
-        "eos_token_ids": eos_token_ids(model.causal_lm, tokenizer),
-        "max_new_tokens": args.max_completion_length,
-        "temperature": args.temperature,
-        "top_p": args.top_p,
-        "top_k": args.top_k,
-        "min_p": args.min_p,
-        "repetition_penalty": args.repetition_penalty,
-        "stop_strings": args.stop_strings,
-        "batch_size": args.local_rollout_forward_batch_size or sampled_at_a_time(args, model),
-        "return_logps": args.corrects_for_engine,
-        "generation_kwargs": mapping(args.generation_kwargs),
-        "model": model.causal_lm,
-        "max_model_length": args.max_prompt_length and args.max_prompt_length + args.max_completion_length,
-        "config": mapping(getattr(args, f"{args.engine}_config", None)),
-    }
-    engine = ENGINES[args.engine]
-    parameters = signature(engine).parameters
-    values |= {
-        name: value for name in parameters if (value := getattr(args, f"{args.engine}_{name}", None)) is not None
-    }
-    return engine(tokenizer, **{name: values[name] for name in values if name in parameters})

@@ -133,6 +133,11 @@ class PPOConfig(BaseConfig):
         SAMPLED_AT_A_TIME,
         "Prompts sampled at a time on each process; 0: as many as a GPU has room for, by the plan of the run.",
     )
+    merge_adapters_while_sampling: bool = option(
+        False,
+        "Merge the policy's adapter into copies of the base's weights while sampling, which spares products at every "
+        "token and takes the memory of the copies; not with a quantized base.",
+    )
     use_transformers_continuous_batching: bool = option(
         False, "Sample with transformers' continuous batching instead of `generate`."
     )
@@ -168,7 +173,7 @@ class PPOConfig(BaseConfig):
     importance_sampling_correction: bool | None = option(
         None,
         "Weight each token by pi_old / pi_engine, capped, where the sampling engine's log-probabilities differ from "
-        "the training path's; None: with `use_vllm`.",
+        "the training path's; None: with `use_vllm` or `merge_adapters_while_sampling`.",
     )
     importance_sampling_cap: Positive = option(2.0, "Upper bound of the importance-sampling weight.")
     max_engine_gap: Positive | None = option(
@@ -405,7 +410,12 @@ class PPOConfig(BaseConfig):
     def corrects_for_engine(self) -> bool:
         """Whether tokens are weighted by pi_old / pi_engine."""
         chosen = self.importance_sampling_correction
-        return self.use_vllm if chosen is None else chosen
+        return self.use_vllm or self.merges_while_sampling if chosen is None else chosen
+
+    @property
+    def merges_while_sampling(self) -> bool:
+        """Whether the policy's adapter is merged into its base while it samples; vLLM has weights of its own."""
+        return self.merge_adapters_while_sampling and not self.use_vllm
 
     @property
     def engine_gap_options(self) -> GapOptions:

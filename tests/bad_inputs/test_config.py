@@ -424,6 +424,19 @@ WARNINGS = [
         vllm_server_base_url="http://localhost:8001",
         vllm_server_port=8001,
     ),
+    case(
+        UserWarning,
+        f"`merge_adapters_while_sampling` {IDLE} with `use_vllm`, which has weights of its own.",
+        use_vllm=True,
+        merge_adapters_while_sampling=True,
+    ),
+    case(
+        UserWarning,
+        "`merge_adapters_while_sampling` samples from weights that are rounded otherwise than those that learn; leave "
+        "`importance_sampling_correction` out.",
+        merge_adapters_while_sampling=True,
+        importance_sampling_correction=False,
+    ),
     case(UserWarning, f"`critic_learning_rate` {IDLE} with `vf_coef` 0.", critic_learning_rate=1e-4, vf_coef=0.0),
     case(
         UserWarning,
@@ -507,6 +520,7 @@ SHARDED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"bf16_full_eval": True}, "`bf16_full_eval` is not supported with FSDP; use `bf16` or float32."),
     ({}, {"critic_warmup_rollouts": 2}, "`critic_warmup_rollouts` 2 is not supported with FSDP: its checkpoints"),
     ({}, {"use_transformers_continuous_batching": True}, "is not supported with FSDP: it was never run"),
+    ({}, {"merge_adapters_while_sampling": True}, "is not supported with FSDP: it was never run on a gathered model"),
     ({}, {"use_vllm": True}, "`use_vllm` True is not supported with FSDP: its copy of the weights comes from one"),
     ({}, {"critic_epochs": 2}, "`critic_epochs` 2 trains the critic outside of FSDP"),
 ]

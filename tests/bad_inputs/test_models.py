@@ -5,6 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, T5Config
 
+from tests import scripted
 from tests.bad_inputs.case import Case, check, table
 from tests.tiny_models import save_tiny, tiny_causal_lm, tiny_classifier
+from trl_ext import assembly
 from trl_ext.actor_critic import ActorCritic, build_actor_critic
 from trl_ext.actor_critic.names import load_tokenizer
 
@@ -79,6 +82,10 @@ CHAINED, NO_WEIGHTS = (
     adapter_folder("no-weights", base_model_name_or_path=BASE),
 )
 BARE = str(ROOT / "bare")
+QUANTIZED = save_tiny(ROOT / "quantized", tiny_causal_lm())
+_config = json.loads((ROOT / "quantized" / "config.json").read_text())
+_config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+(ROOT / "quantized" / "config.json").write_text(json.dumps(_config))
 tiny_causal_lm("gpt2").save_pretrained(BARE)
 BASE_OF = "`base_model_name_or_path` of its `adapter_config.json`"
 
@@ -284,7 +291,37 @@ PRECISION = [
 ]
 
 
-@table(NAMES + CRITICS + ADAPTERS + PRECISION)
+def unmergeable(model: Any, **options: Any) -> Any:
+    """Start a trainer that is to merge the policy's adapter, with models that cannot be loaded."""
+
+    def start() -> None:
+        with mock.patch.object(assembly, "build_actor_critic", side_effect=AssertionError("loaded")):
+            policy = model() if callable(model) else model
+            scripted.trainer(ROOT / "out", model=policy, merge_adapters_while_sampling=True, **options)
+
+    return start
+
+
+NO_ADAPTER = "`merge_adapters_while_sampling` needs a policy with adapters (`peft_config`); leave it out."
+NOT_QUANTIZED = (
+    "`merge_adapters_while_sampling` is not supported with a quantized `model`: the merged weights would be rounded to "
+    "its few bits again; leave it out."
+)
+FOUR_BITS = BitsAndBytesConfig(load_in_4bit=True)
+MERGING = [
+    case("no adapter to merge", unmergeable(BASE), NO_ADAPTER),
+    case("no adapter to merge in an object", unmergeable(tiny_causal_lm), NO_ADAPTER),
+    case("no adapter to merge in an actor-critic", unmergeable(lambda: ActorCritic(tiny_causal_lm())), NO_ADAPTER),
+    case(
+        "merging into four bits",
+        unmergeable(BASE, peft_config=LoraConfig(), quantization_config=FOUR_BITS),
+        NOT_QUANTIZED,
+    ),
+    case("merging into a quantized checkpoint", unmergeable(QUANTIZED, peft_config=LoraConfig()), NOT_QUANTIZED),
+]
+
+
+@table(NAMES + CRITICS + ADAPTERS + PRECISION + MERGING)
 def test_models_that_cannot_be(case):
     check(case)
 

@@ -12,7 +12,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, BitsAndBytesConfig
 
 from tests.tiny_models import save_tiny, tiny_causal_lm
-from trl_ext.actor_critic import ActorCritic, build_actor_critic
+from trl_ext.actor_critic import ActorCritic, add_policy_adapter, build_actor_critic
+from trl_ext.actor_critic.merged import merged
 from trl_ext.planner import plan as module
 from trl_ext.planner.plan import (
     GIB,
@@ -23,6 +24,7 @@ from trl_ext.planner.plan import (
     largest_model,
     load_config,
     plan,
+    sampling_batch,
 )
 from trl_ext.planner.setup import Setup
 from trl_ext.planner.shapes import SHAPES
@@ -193,6 +195,29 @@ def test_batches_without_gradients_are_as_large_as_costs_nothing():
     assert larger.peak > learning
 
 
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_merged_weights_are_as_large_as_those_that_a_real_policy_copies(arch):
+    policy, _ = add_policy_adapter(tiny_causal_lm(arch, hidden_size=64, layers=3), LoraConfig(r=4))
+    before = {name: p.data_ptr() for name, p in policy.named_parameters()}
+    with merged(policy):
+        copied = sum(p.nbytes for name, p in policy.named_parameters() if p.data_ptr() != before[name])
+    setup = Setup(quantization="none", **TINY)
+    without, beside = (
+        plan(tiny(arch), dataclasses.replace(setup, merge_adapters_while_sampling=on)) for on in (False, True)
+    )
+    assert beside.phases["generate"].pop("merged weights") == copied > 0
+    assert beside == without, "in no other phase"
+
+
+def test_beside_merged_weights_there_is_room_for_fewer():
+    setup = Setup(quantization="none", **TINY | {"rollout": 64, "merge_adapters_while_sampling": True})
+    copies = plan(tiny(), setup).phases["generate"]["merged weights"]
+    peak = plan(tiny(), dataclasses.replace(setup, generation_batch=32)).phase_peak("generate")
+    card = (peak - copies / 2 + module.CUDA_CONTEXT) / module.USABLE_FRACTION / GIB  # lacks half of the copies' room
+    assert sampling_batch(tiny(), setup, card) == 16
+    assert sampling_batch(tiny(), dataclasses.replace(setup, merge_adapters_while_sampling=False), card) == 32
+
+
 def test_vllm_takes_its_share_of_the_card_and_samples_there():
     without, beside = (plan(tiny(), Setup(vllm_gpu_memory_utilization=share, **TINY)) for share in (0.0, 0.3))
     assert "KV cache" in without.phases["generate"] and "KV cache" not in beside.phases["generate"]
@@ -259,6 +284,7 @@ def test_advice_says_what_each_change_saves(monkeypatch):
         ({"rank": 0}, "nf4 weights do not allow"),
         ({"rank": 0, "quantization": "none", "critic": "adapter"}, "without adapters"),
         ({"critic": "copy"}, "'copy' copies a whole model"),
+        ({"merge_adapters_while_sampling": True}, "needs adapters and a base that is not quantized"),
     ],
 )
 def test_what_cannot_be_is_refused(options, said):

@@ -27,6 +27,7 @@ _NOT_SHARDED = {
     "critic_warmup_rollouts": "its checkpoints need the optimizer's state of every weight",
     "use_transformers_continuous_batching": "it was never run on a gathered model",
     "use_vllm": "its copy of the weights comes from one process",
+    "merge_adapters_while_sampling": "it was never run on a gathered model",
 }
 # Settings of vLLM that one of its modes does not read.
 _COLOCATED = ("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_enable_sleep_mode")
@@ -216,6 +217,11 @@ def warn_where_doubtful(args: Any) -> None:
             "`async_rollouts` samples from the policy of one rollout ago; without `importance_sampling_correction` its "
             "samples count as the present policy's."
         )
+    if args.merges_while_sampling and not args.corrects_for_engine:
+        _warn(
+            "`merge_adapters_while_sampling` samples from weights that are rounded otherwise than those that learn; "
+            "leave `importance_sampling_correction` out."
+        )
     if function_bounds(args.reward_constraints) and args.metric_for_best_model in ("reward", "eval_reward"):
         _warn(
             f"`metric_for_best_model='{args.metric_for_best_model}'` knows nothing of `reward_constraints`, so a model "
@@ -249,6 +255,7 @@ def warn_without_effect(args: Any) -> None:
             ("importance_sampling_cap", "max_engine_gap", "max_engine_capped"),
             "without `importance_sampling_correction`",
         ),
+        (not args.use_vllm, ("merge_adapters_while_sampling",), "with `use_vllm`, which has weights of its own"),
         (args.use_vllm, ("vllm_mode", *_COLOCATED, *_SERVER), "without `use_vllm`"),
         (not args.use_vllm or args.vllm_mode == "colocate", _COLOCATED, "with `vllm_mode='server'`"),
         (not args.use_vllm or args.vllm_mode == "server", _SERVER, "with `vllm_mode='colocate'`"),

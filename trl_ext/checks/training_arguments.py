@@ -220,6 +220,12 @@ def checkpointing_kwargs(args: TrainingArguments) -> dict[str, Any]:
     return next((dict(given) for name in names if (given := getattr(args, name, None))), {})
 
 
+def mapping(value: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Return a field of the configuration that may be given as JSON, which `TrainingArguments` has parsed by now."""
+    assert not isinstance(value, str)
+    return dict(value or {})
+
+
 def asks_for_fsdp(args: TrainingArguments) -> bool:
     """Return whether the settings or the launcher ask for FSDP."""
     return bool(args.fsdp) or _is_on("ACCELERATE_USE_FSDP")

@@ -26,6 +26,7 @@ class GapOptions:
     Attributes:
         same_distribution: Whether the engine samples from the distribution that is learned, without `top_p` and the
             like; only then is a gap a fault.
+        merges_while_sampling: Whether the engine sampled from merged weights.
     """
 
     importance_sampling_cap: float
@@ -33,6 +34,7 @@ class GapOptions:
     max_engine_gap: float | None
     max_engine_capped: float | None
     same_distribution: bool
+    merges_while_sampling: bool = False
 
 
 def correct(
@@ -64,7 +66,7 @@ def correct(
     gap, cut, tokens = reduce(torch.stack([masked_sum(log_ratios.abs(), mask), capped.sum(), mask.sum()])).tolist()
     gap, cut = gap / max(tokens, 1), cut / max(tokens, 1)
     if options.same_distribution:
-        when: dict[str, Any] = {"step": step, "stale": stale}
+        when: dict[str, Any] = {"step": step, "stale": stale, "merged": options.merges_while_sampling}
         _check(gap, options.max_engine_gap, "max_engine_gap", "the mean gap, in nats,", **when)
         _check(cut, options.max_engine_capped, "max_engine_capped", "the share of tokens with a capped weight", **when)
     return {"engine/logp_gap": gap, "engine/capped_fraction": cut}
@@ -99,7 +101,7 @@ def _log_ratios(rollout: Rollout, engine_logps: list[list[float]]) -> Tensor:
     return rollout.old_logps - padded.to(rollout.old_logps)
 
 
-def _check(value: float, limit: float | None, setting: str, what: str, *, step: int, stale: bool) -> None:
+def _check(value: float, limit: float | None, setting: str, what: str, *, step: int, stale: bool, merged: bool) -> None:
     if limit is None or value <= (limit := limit * STALE_FACTOR if stale else limit):
         return
     bound = (
@@ -111,8 +113,14 @@ def _check(value: float, limit: float | None, setting: str, what: str, *, step: 
     )
     if value > STOP_FACTOR * limit:
         raise RuntimeError(
-            f"{text.format(f'{STOP_FACTOR} times ')}: the engine has not sampled from this policy; give both the same "
-            "model and dtype, or sample with `generate`."
+            f"{text.format(f'{STOP_FACTOR} times ')}: "
+            + (
+                "the base's dtype is too coarse for merged weights; leave `merge_adapters_while_sampling` out."
+                if merged
+                else "the engine has not sampled from this policy; give both the same model and dtype, or sample with "
+                "`generate`."
+            )
         )
-    remedy = "lower `learning_rate` or `num_ppo_epochs`" if stale else "give engine and policy the same dtype"
+    remedy = "leave `merge_adapters_while_sampling` out" if merged else "give engine and policy the same dtype"
+    remedy = "lower `learning_rate` or `num_ppo_epochs`" if stale else remedy
     warnings.warn(f"{text.format('')}; {remedy} (the run stops at {STOP_FACTOR} times that).", stacklevel=4)

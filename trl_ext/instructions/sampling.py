@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from trl_ext.actor_critic.loading import load_policy
-from trl_ext.assembly import mapping
+from trl_ext.checks.training_arguments import mapping
 from trl_ext.config import PPOConfig
 from trl_ext.evaluation.sampling import sample
 from trl_ext.experience.engines import TransformersEngine, eos_token_ids

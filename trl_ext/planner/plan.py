@@ -19,6 +19,7 @@ from .weights import (
     base_bytes,
     count,
     lora_parameters,
+    merged_copies,
     meta_model,
     optimizer_bytes,
     states_width,
@@ -86,7 +87,7 @@ def sampling_batch(config: PretrainedConfig, setup: Setup, card: float) -> int:
     """
     resident, _, held, dry_run = _prepared(config, setup)
     usable = card * GIB * (USABLE_FRACTION - setup.vllm_gpu_memory_utilization)
-    free = int(usable) - CUDA_CONTEXT - sum(resident.values()) - held
+    free = int(usable) - CUDA_CONTEXT - sum(resident.values()) - held - sum(_merged(config, setup).values())
     with _planning(config):
         return _affordable(dry_run.generate, None, setup.rollout, free)[0]
 
@@ -164,7 +165,7 @@ def _plans(config: PretrainedConfig, setup: Setup, micro_batches: list[int]) -> 
     """Yield a plan for every micro-batch."""
     resident, trained, held, dry_run = _prepared(config, setup)
     gradients = {"gradients": sum(n * itemsize for n, itemsize in trained)}
-    copies = {"autocast copies": held}
+    copies, merged = {"autocast copies": held}, _merged(config, setup)
     states: Parts = {}
     if setup.kl_estimator == "exact":
         width = states_width(meta_model(config)) * getattr(torch, setup.dtype).itemsize
@@ -178,12 +179,20 @@ def _plans(config: PretrainedConfig, setup: Setup, micro_batches: list[int]) -> 
             most = min(setup.rollout, 64)
             if setup.reward_adapters and setup.reward_batch is None:
                 most = _affordable(lambda batch: _forward(dry_run, batch), None, most, free)[0]
-            generation_batch, generate = _affordable(dry_run.generate, setup.generation_batch, most, free)
-            generate = {} if setup.vllm_gpu_memory_utilization else generate  # in vLLM's own memory
+            room = free - sum(merged.values())
+            generation_batch, generate = _affordable(dry_run.generate, setup.generation_batch, most, room)
+            generate = {} if setup.vllm_gpu_memory_utilization else merged | generate  # in vLLM's own memory
             reward_batch = setup.reward_batch or generation_batch
             score = {"score": _forward(dry_run, reward_batch)["forward"]} if setup.reward_adapters else {}
             phases = {"generate": copies | generate, **score, "evaluate": copies | evaluate, "learn": learn}
         yield Footprint(resident, phases, generation_batch, reward_batch, setup.vllm_gpu_memory_utilization)
+
+
+def _merged(config: PretrainedConfig, setup: Setup) -> Parts:
+    """Return the memory of the weights that the policy's adapter is merged into while it samples."""
+    if not setup.merge_adapters_while_sampling:
+        return {}
+    return {"merged weights": merged_copies(meta_model(config, getattr(torch, setup.dtype)))}
 
 
 def _forward(dry_run: DryRun, batch: int) -> dict[str, Parts]:
@@ -246,6 +255,7 @@ def advise(config: PretrainedConfig, setup: Setup, peak: int) -> list[tuple[str,
     changes: list[dict[str, Any]] = [{"quantization": q} for q in ("nf4", "int8")] if setup.rank else []
     changes += [{"rank": 16, "critic": "adapter" if setup.critic == "copy" else "head"}] if setup.rank == 0 else []
     changes += [
+        {"merge_adapters_while_sampling": False},
         {"num_critics": 1},
         {"critic": "head", "num_critics": 1},
         {"gradient_checkpointing": True},

@@ -44,6 +44,7 @@ class Setup(CheckedOptions):
     vllm_gpu_memory_utilization: Annotated[float, Limits(at_least=0, below=1)] = option(
         0.0, "share of the card that vLLM takes in the same process (use_vllm in PPOConfig); 0: without vLLM"
     )
+    merge_adapters_while_sampling: bool = option(False, "as in PPOConfig")
     optimizer: Literal[
         "adamw_torch", "adamw_torch_fused", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
         "sgd",
@@ -65,6 +66,10 @@ class Setup(CheckedOptions):
             raise ValueError(f"`num_critics` {self.num_critics} needs `critic` 'adapter'; leave it out otherwise.")
         if self.every_n_layers > 1 and not self.gradient_checkpointing:
             raise ValueError(f"`every_n_layers` {self.every_n_layers} needs `gradient_checkpointing`; leave it out.")
+        if self.merge_adapters_while_sampling and (self.rank == 0 or self.quantization != "none"):
+            raise ValueError(
+                "`merge_adapters_while_sampling` needs adapters and a base that is not quantized; leave it out."
+            )
         if self.rank > 0 and self.critic == "copy":
             raise ValueError(
                 "`critic` 'copy' copies a whole model; with adapters use 'adapter' or 'head', or `rank` 0."

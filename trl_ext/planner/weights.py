@@ -5,12 +5,13 @@ import copy
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trl_ext.actor_critic.adapters import add_policy_adapter
+from trl_ext.actor_critic.merged import merged_bytes
 from trl_ext.actor_critic.trunk import modules_beside_text
 
 # State of each parameter; torch's own AdamW has two moments in the parameter's dtype instead.
@@ -94,9 +95,17 @@ def lora_parameters(model: PreTrainedModel, rank: int) -> int:
 
     PEFT says so itself: in mixtures of experts it adapts weights that are no linear layers.
     """
+    return sum(p.numel() for p in _with_adapter(model, rank).parameters() if p.requires_grad)
+
+
+def merged_copies(model: PreTrainedModel) -> int:
+    """Return the bytes of the weights that the policy's adapter is merged into while it samples."""
+    return merged_bytes(_with_adapter(model, 1))
+
+
+def _with_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
     with torch.device("meta"):
-        policy, _ = add_policy_adapter(copy.deepcopy(model), LoraConfig(r=rank))
-    return sum(p.numel() for p in policy.parameters() if p.requires_grad)
+        return add_policy_adapter(copy.deepcopy(model), LoraConfig(r=rank))[0]
 
 
 def states_width(model: PreTrainedModel) -> int:

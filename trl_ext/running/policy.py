@@ -5,8 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from trl_ext.assembly import mapping
-from trl_ext.checks.training_arguments import asks_for_fsdp
+from trl_ext.checks.training_arguments import asks_for_fsdp, mapping
 from trl_ext.config import PPOConfig
 from trl_ext.evaluation.sampling import Policy
 from trl_ext.evaluation.scored import Scored, score_policy

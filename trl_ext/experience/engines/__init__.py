@@ -3,6 +3,7 @@
 
 from .continuous_batching import ContinuousBatchingEngine
 from .generate import TransformersEngine
+from .merged import MergedEngine
 from .protocol import (
     AsyncEngine,
     Completions,
@@ -21,6 +22,7 @@ __all__ = [
     "Completions",
     "ContinuousBatchingEngine",
     "GenerationEngine",
+    "MergedEngine",
     "TransformersEngine",
     "VLLMEngine",
     "asynchronous",

@@ -12,11 +12,11 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
-from trl_ext import PPOConfig, PPOTrainer, sampling_size
+from trl_ext import PPOConfig, PPOTrainer, sampling
 from trl_ext.actor_critic import ActorCritic, build_actor_critic
 from trl_ext.planner import plan as planner
 from trl_ext.planner.plan import GIB, plan, sampling_batch
-from trl_ext.sampling_size import sampled_at_a_time, setup_of
+from trl_ext.sampling import sampled_at_a_time, setup_of
 
 
 def config(folder: Path, **settings: Any) -> PPOConfig:
@@ -58,7 +58,7 @@ def test_as_many_are_sampled_as_the_card_has_room_for(tmp_path, monkeypatch, cap
 
     card = (peak(16) + peak(32)) / 2 / planner.USABLE_FRACTION
     memory = SimpleNamespace(total_memory=card)
-    monkeypatch.setattr(sampling_size.torch.cuda, "get_device_properties", lambda _: memory)
+    monkeypatch.setattr(sampling.torch.cuda, "get_device_properties", lambda _: memory)
     assert sampled_at_a_time(args, model) == sampling_batch(model.config, setup, card / GIB) == 16
     memory.total_memory = 100 * GIB
     assert sampled_at_a_time(args, model) == 256, "a whole rollout"

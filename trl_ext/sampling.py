@@ -1,21 +1,59 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""How many completions to sample at a time: as many as `trl_ext plan` says, from the same plan."""
+"""The engine that samples, as the settings ask for it; how many at a time is what `trl_ext plan` says."""
 
+from inspect import signature
 from typing import Any, get_args, get_type_hints
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .actor_critic import ActorCritic
-from .checks.training_arguments import checkpointing_kwargs
+from .actor_critic.merged import check_merges
+from .checks.training_arguments import checkpointing_kwargs, mapping
 from .config import SAMPLED_AT_A_TIME, PPOConfig
+from .experience.engines import ENGINES, GenerationEngine, MergedEngine, eos_token_ids
 from .planner.plan import GIB, sampling_batch
 from .planner.setup import Setup
 
 logger = logging.get_logger(__name__)
 
 PROMPT = 512  # tokens of a prompt where `max_prompt_length` does not say
+
+
+def build_engine(args: PPOConfig, model: ActorCritic, tokenizer: PreTrainedTokenizerBase) -> GenerationEngine:
+    """Return the engine that `args` asks for.
+
+    Raises:
+        ValueError: when the policy's adapter cannot be merged into its base, and is to be.
+    """
+    values: dict[str, Any] = {
+        "eos_token_ids": eos_token_ids(model.causal_lm, tokenizer),
+        "max_new_tokens": args.max_completion_length,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k,
+        "min_p": args.min_p,
+        "repetition_penalty": args.repetition_penalty,
+        "stop_strings": args.stop_strings,
+        "batch_size": args.local_rollout_forward_batch_size or sampled_at_a_time(args, model),
+        "return_logps": args.corrects_for_engine,
+        "generation_kwargs": mapping(args.generation_kwargs),
+        "model": model.causal_lm,
+        "max_model_length": args.max_prompt_length and args.max_prompt_length + args.max_completion_length,
+        "config": mapping(getattr(args, f"{args.engine}_config", None)),
+    }
+    engine = ENGINES[args.engine]
+    parameters = signature(engine).parameters
+    values |= {
+        name: value for name in parameters if (value := getattr(args, f"{args.engine}_{name}", None)) is not None
+    }
+    made = engine(tokenizer, **{name: values[name] for name in values if name in parameters})
+    if not args.merges_while_sampling:
+        return made
+    check_merges(model.policy)
+    return MergedEngine(made)
 
 
 def sampled_at_a_time(args: PPOConfig, model: ActorCritic) -> int:
@@ -58,6 +96,7 @@ def setup_of(args: PPOConfig, model: ActorCritic) -> Setup:
         "rollout": args.local_batch_size,
         "dtype": "bfloat16" if args.bf16 or args.fp16 or lm.dtype != torch.float32 else "float32",
         "every_n_layers": checkpointing_kwargs(args).get("every_n_layers", 1),
+        "merge_adapters_while_sampling": args.merges_while_sampling,
     }
     names = ("num_critics", "kl_estimator", "logits_chunk_size", "gradient_checkpointing")
     values |= {name: getattr(args, name) for name in names}
