@@ -36,6 +36,8 @@ RUNS: dict[str, dict[str, Any]] = {
     # The gradient of its key biases is rounding noise, which AdamW would blow up.
     "tied": {"arch": "gpt2", "kl_estimator": "exact", "optim": "sgd", "learning_rate": 0.01},
 }
+# The tiny models' parameters are too small to be partitioned by default, or are kept for the pass after.
+PARTITIONED = {"stage3_param_persistence_threshold": 100, "stage3_max_reuse_distance": 0}
 SHORT = {"total_episodes": 16}  # 4 optimizer steps
 # Runs that FSDP2 refuses: the critic alone learns from the first rollout.
 WARM_UP: dict[str, Any] = {"critic_warmup_rollouts": 1, "adam_epsilon": 1e-6}
@@ -94,6 +96,8 @@ def trainer(folder: Path, **settings: Any) -> PPOTrainer:
     made = scripted.trainer(folder, model=model, **defaults | settings)
     kind = "DEEPSPEED" if zero_stage() else "FSDP" if "ACCELERATE_USE_FSDP" in os.environ else "MULTI_CPU"
     assert world == 1 or made.accelerator.distributed_type == kind
+    if zero_stage() == "3":
+        made.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"] |= PARTITIONED
     return made
 
 
@@ -101,7 +105,8 @@ def trained(folder: Path, *, resume: bool = False, **settings: Any) -> PPOTraine
     """A trainer that has trained, with the model saved in `final`; it was sharded where there are two processes."""
     made = trainer(folder, **settings)
     made.train(resume_from_checkpoint=resume or None)
-    assert sharding.is_sharded(made.model) == (made.args.world_size > 1 and made.accelerator.is_fsdp2)
+    shards = made.accelerator.is_fsdp2 or zero_stage() == "3"
+    assert sharding.is_sharded(made.model) == (made.args.world_size > 1 and shards)
     made.save_model(str(folder / "final"))
     if made.is_world_process_zero():
         (folder / "logs.json").write_text(json.dumps(scripted.logs(made)))
@@ -149,7 +154,7 @@ def guards(out: Path) -> None:
             self.on_step_end(args, state, control)
 
         def on_step_end(self, args, state, control, **kwargs):
-            kept.append([sharding.local(p.detach()).clone() for p in sharding.resharded(made.model).parameters()])
+            kept.append([sharding.local(p).detach().clone() for p in sharding.resharded(made.model).parameters()])
 
     def unmoved() -> list[bool]:
         """Whether the weights of each step are those of the step before."""
@@ -198,6 +203,21 @@ def half_precision(out: Path) -> None:
     assert (after is not None) == full.is_world_process_zero()
 
 
+def untrained(out: Path) -> None:
+    """Before training a model is evaluated, saved and then trained as after it; models by name are loaded whole."""
+    settings = {**SHORT, "eval_dataset": scripted.prompts(4), "critic": "copy"}
+    made = trainer(out / "untrained", **settings)
+    assert made.evaluate()["eval_kl"] == 0
+    made.save_model(str(out / "untrained" / "start"))
+    named = trainer(out / "named", model=str(out / "untrained" / "start"), **settings)
+    for name, value in made.model.state_dict().items():
+        assert torch.equal(value, named.model.state_dict()[name]), name
+    made.train()
+    named.train()
+    keep(made, out / "untrained" / "weights.safetensors")
+    keep(named, out / "named" / "weights.safetensors")
+
+
 # Full weights, a separate critic and an average.
 SAVES: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3, "scripted": False, **RUNS["copy"]}
 
@@ -224,6 +244,8 @@ def main(out: Path, names: list[str]) -> None:
             guards(out)
         elif name == "idle":
             idle(out)
+        elif name == "untrained":
+            untrained(out)
         elif name == "half":
             half_precision(out)
         elif name == "whole":

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,64 +25,114 @@ from trl_ext.checks.deepspeed import check_deepspeed
 
 # Every import of accelerate would import it too, where it is installed among the other packages.
 FOLDERS = sorted(Path(sys.prefix).glob("deepspeed-*"))
-RUNS = {"zero1": ("head", "adapter"), "zero2": (*sharded_run.RUNS, *sharded_run.ZERO_RUNS)}
+RUNS = {
+    "zero1": ("head", "adapter"),
+    "zero2": (*sharded_run.RUNS, *sharded_run.ZERO_RUNS),
+    "zero3": (*sharded_run.RUNS, "warm-up"),
+}
+
+STAGES = pytest.mark.parametrize("stage", ["zero2", "zero3"])
 
 
-def launched(out: Path, *runs: str) -> subprocess.CompletedProcess[str]:
+def launched(out: Path, *runs: str, config: str = "zero2") -> subprocess.CompletedProcess[str]:
     """Make runs in two processes, with the configuration that users are given."""
-    config = ROOT / "recipes/configs/accelerate/zero2.yaml"
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0"]
+    config = str(ROOT / f"recipes/configs/accelerate/{config}.yaml")
+    launch = ["-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", "0"]
     return run_command([*launch, str(SCRIPT), str(out), *runs], first_on_path=FOLDERS)
 
 
-@pytest.fixture(scope="module")
-def zero(tmp_path_factory) -> Path:
-    """The runs of two processes, by stage; the last one was killed."""
+def runs_of(stages: tuple[str, ...], config: str, out: Path) -> Path:
+    """Make the runs of two processes, by stage; the last one was killed."""
     if not FOLDERS and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed is not installed: `make test` installs it into a folder of its own")
-    out = tmp_path_factory.mktemp("zero")
     sharded_run.save_reward_adapter(out / "reward-adapter")
-    equal = [word for stage, names in RUNS.items() for word in (stage, *names, "guards")]
-    done = launched(out, *equal, "idle", "half", "whole", "stopped", "killed")
-    assert "SIGKILL" in done.stderr and (out / "zero2" / "whole" / "final").is_dir(), done.stderr[-6000:]
+    equal = [word for stage in stages for word in (stage, *RUNS[stage], "guards")]
+    half = () if config == "zero3" else ("half",)
+    done = launched(out, *equal, "idle", "untrained", *half, "whole", "stopped", "killed", config=config)
+    assert "SIGKILL" in done.stderr and (out / config / "whole" / "final").is_dir(), done.stderr[-6000:]
     return out
 
 
-@pytest.mark.parametrize("name", RUNS["zero2"])
-def test_two_processes_end_with_the_weights_of_one(name: str, zero: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole_weights(tmp_path_factory) -> Path:
+    """The runs of ZeRO-1 and 2, which leave a process all weights."""
+    return runs_of(("zero1", "zero2"), "zero2", tmp_path_factory.mktemp("zero"))
+
+
+@pytest.fixture(scope="module")
+def partitioned(tmp_path_factory) -> Path:
+    """The runs of ZeRO-3."""
+    return runs_of(("zero3",), "zero3", tmp_path_factory.mktemp("zero3"))
+
+
+@pytest.fixture
+def zero(stage: str, request: pytest.FixtureRequest) -> Path:
+    """The runs of a stage, in the folder of its name."""
+    return request.getfixturevalue("partitioned" if stage == "zero3" else "whole_weights")
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of a run of one process, by its name, which is made once."""
+    out = tmp_path_factory.mktemp("one")
+    sharded_run.save_reward_adapter(out / "reward-adapter")
+
+    @cache
+    def folder(name: str) -> Path:
+        one = sharded_run.trained(out / name, **sharded_run.settings_of(name, out))
+        assert one.state.global_step == 8
+        return out / name / "final"
+
+    return folder
+
+
+@pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage, names in RUNS.items() for name in names])
+def test_two_processes_end_with_the_weights_of_one(
+    stage: str, name: str, zero: Path, one_process: Callable[[str], Path]
+) -> None:
     """8 optimizer steps: policy, critic and average, as `save_model` leaves them."""
-    one = sharded_run.trained(tmp_path / name, **sharded_run.settings_of(name, zero))
-    assert one.state.global_step == 8
-    for stage in (stage for stage, names in RUNS.items() if name in names):
-        assert difference(tmp_path / name / "final", zero / stage / name / "final") < 1e-5, stage
+    assert difference(one_process(name), zero / stage / name / "final") < 1e-5
 
 
-def test_idle_micro_batches_change_nothing(zero: Path) -> None:
-    assert difference(zero / "zero2" / "idle" / "final", zero / "zero2" / "idle-ddp" / "final") < 1e-5
+@STAGES
+def test_idle_micro_batches_change_nothing(stage: str, zero: Path) -> None:
+    assert difference(zero / stage / "idle" / "final", zero / stage / "idle-ddp" / "final") < 1e-5
 
 
-def test_one_process_loads_what_two_have_saved(zero: Path, tmp_path: Path) -> None:
-    one = sharded_run.trainer(tmp_path, **sharded_run.settings_of("copy", zero))
-    one.model.load_pretrained(zero / "zero2" / "copy" / "final")
-    theirs = load_file(zero / "zero2" / "copy" / "weights.safetensors")
+@STAGES
+def test_what_was_done_before_training_changes_nothing(stage: str, zero: Path) -> None:
+    start = load_file(zero / stage / "untrained" / "start" / "model.safetensors")
+    ends = [load_file(zero / stage / name / "weights.safetensors") for name in ("untrained", "named")]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert not all(torch.equal(value, ends[0][f"policy.{name}"]) for name, value in start.items())
+
+
+@STAGES
+@pytest.mark.parametrize("name", ["copy", "adapter"])
+def test_one_process_loads_what_two_have_saved(name: str, stage: str, zero: Path, tmp_path: Path) -> None:
+    one = sharded_run.trainer(tmp_path, **sharded_run.settings_of(name, zero))
+    one.model.load_pretrained(zero / stage / name / "final")
+    theirs = load_file(zero / stage / name / "weights.safetensors")
     assert all(torch.equal(value, theirs[name]) for name, value in one.model.state_dict().items())
     one.train()
 
 
+@STAGES
 @pytest.mark.parametrize("ended", ["killed", "stopped"])
-def test_a_run_that_ended_early_goes_on_as_if_it_had_not(ended: str, zero: Path) -> None:
+def test_a_run_that_ended_early_goes_on_as_if_it_had_not(ended: str, stage: str, zero: Path) -> None:
     if ended == "killed":
-        done = launched(zero, "zero2", "resumed")
+        done = launched(zero, stage, "resumed", config=stage)
         assert done.returncode == 0, done.stderr[-3000:]
-    folder = zero / "zero2"
+    folder = zero / stage
     assert difference(folder / "whole" / "final", folder / ended / "final") == 0
     logs = [json.loads((folder / name / "logs.json").read_text()) for name in ("whole", ended)]
     for line, again in zip(logs[0][-4:], logs[1][-4:], strict=True):
         assert all(line[name] == again[name] for name in ("reward", "loss", "grad_norm", "learning_rate"))
 
 
-def test_a_checkpoint_has_the_weights_once(zero: Path) -> None:
-    folder = zero / "zero2" / "whole" / "checkpoint-6"
+@STAGES
+def test_a_checkpoint_has_the_weights_once(stage: str, zero: Path) -> None:
+    folder = zero / stage / "whole" / "checkpoint-6"
     files = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     assert {"model.safetensors", "critic/model.safetensors", "ema", "manifest.json"} <= files
     assert {name for name in files if name.startswith("global_step/")} == {
@@ -90,8 +142,8 @@ def test_a_checkpoint_has_the_weights_once(zero: Path) -> None:
 
 # Settings of PPOConfig, sections of DeepSpeed's configuration, and the message.
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({}, {"zero_optimization": {"stage": 3}}, "`zero_stage` 3 is not supported: PPO reads weights .* use FSDP2"),
-    ({}, {"zero_optimization": {"stage": 0}}, "`zero_stage` 0 shards nothing; set 1 or 2"),
+    ({}, {"zero_optimization": {"stage": 0}}, "`zero_stage` 0 shards nothing; set 1, 2 or 3"),
+    ({}, {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}}, "`zero_quantized_weights` is not supp"),
     ({}, {"optimizer": {"type": "Adam"}}, "has `optimizer`, which is not supported: .* use `optim`"),
     ({}, {"scheduler": {"type": "WarmupLR"}}, "has `scheduler`, .* use `lr_scheduler_type`"),
     ({}, {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "`offload_optimizer` to 'cpu'"),

@@ -118,7 +118,9 @@ def assemble(
     init_kwargs = {"trust_remote_code": args.trust_remote_code, **mapping(args.model_init_kwargs)}
     template_kwargs = mapping(args.chat_template_kwargs)
     if asks_for_fsdp(args):
-        check_not_quantized(model, quantization_config, init_kwargs)
+        check_not_quantized(model, quantization_config, init_kwargs, "FSDP")
+    if zero_stage(args) == 3:
+        check_not_quantized(model, quantization_config, init_kwargs, "ZeRO-3")
     if args.merges_while_sampling:
         check_mergeable(model, peft_config, quantization_config, init_kwargs)
     tokenizer = processing_class or policy_tokenizer(model, init_kwargs)
@@ -193,8 +195,8 @@ def assemble(
     )
 
 
-def check_not_quantized(model: Any, quantization_config: Any, init_kwargs: dict[str, Any]) -> None:
-    """Refuse a quantized policy with FSDP, before it is loaded.
+def check_not_quantized(model: Any, quantization_config: Any, init_kwargs: dict[str, Any], sharder: str) -> None:
+    """Refuse a quantized policy with FSDP or ZeRO-3, before it is loaded.
 
     Raises:
         ValueError: when the policy is, or will be, quantized.
@@ -203,8 +205,8 @@ def check_not_quantized(model: Any, quantization_config: Any, init_kwargs: dict[
     given = quantization_config or init_kwargs.get("quantization_config")
     if given is not None or getattr(config, "quantization_config", None) is not None:
         raise ValueError(
-            "A quantized `model` is not supported with FSDP, which would leave its weights whole on every GPU; leave "
-            "FSDP out (one copy of a 4-bit model for each GPU), or the quantization."
+            f"A quantized `model` is not supported with {sharder}, which would leave its weights whole on every GPU; "
+            f"leave {sharder} out (one copy of a 4-bit model for each GPU), or the quantization."
         )
 
 

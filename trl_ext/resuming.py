@@ -301,7 +301,7 @@ def check_finite(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) 
     for parameter, kept in optimizer.state.items():
         name = f"the optimizer's state of {names.get(id(parameter), 'a weight')}"
         tensors += [(name, value) for value in kept.values() if isinstance(value, Tensor)]
-    finite = [torch.isfinite(local(t.detach())).all() for _, t in tensors]
+    finite = [torch.isfinite(local(t).detach()).all() for _, t in tensors]
     if not finite or bool(torch.stack([f.to(finite[0].device) for f in finite]).all()):
         return
     bad = [name for (name, _), is_finite in zip(tensors, finite, strict=True) if not is_finite]

@@ -36,7 +36,7 @@ from .monitoring.display import LogFile, show
 from .objectives import masked_sum
 from .processes import reduction, together
 from .rewards import RewardRunner
-from .sharding import load_optimizer, written
+from .sharding import load_optimizer, without_engine, written
 from .step_gate import StepGate
 
 
@@ -76,9 +76,8 @@ class PPOTrainer(BaseTrainer):
 
     # Each minibatch is normalized by its own number of tokens, so the Trainer must not divide again.
     loss_is_scaled_for_ga = True
-    _tag_names = list(TAGS)
-    _name = "PPO"
-    _paper = PAPER
+    _tag_names, _name, _paper = list(TAGS), "PPO", PAPER
+    save_model = without_engine(BaseTrainer.save_model)
 
     def __init__(
         self,
@@ -322,6 +321,7 @@ class PPOTrainer(BaseTrainer):
             torch.manual_seed(self.args.seed + self.args.process_index)
             return super().evaluate(*args, **kwargs)
 
+    @without_engine
     @evaluated_too
     def evaluation_loop(self, *args: Any, **kwargs: Any):
         """Run the Trainer's loop, and add PPO's metrics under its prefix (`eval_reward`, ...)."""

@@ -57,7 +57,7 @@ class PolicyAverage(TrainerCallback):
         # FSDP replaces the parameters when training begins.
         weights = [parameter for _, parameter in resharded(self.model).actor_parameters()] if self.is_on else []
         self._averages = [like(average, weight) for average, weight in zip(self._averages, weights, strict=True)]
-        return [(local(w.detach()), local(average)) for w, average in zip(weights, self._averages, strict=True)]
+        return [(local(w).detach(), local(average)) for w, average in zip(weights, self._averages, strict=True)]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the weights of a step into the average."""

@@ -21,7 +21,7 @@ from transformers import (
 
 from trl_ext.critic_modes import CRITIC_MODES
 from trl_ext.messages.printable import first_line
-from trl_ext.sharding import load_state
+from trl_ext.sharding import is_partitioned, load_state
 
 from .adapters import load_adapter
 from .names import check_quantization_library, find_critic, find_policy, hub_options
@@ -122,6 +122,7 @@ def load_policy(
         return policy
     if not isinstance(model, (PreTrainedModel, PeftModel)):
         raise TypeError(f"`model` must be a name, a transformers model or a PEFT model, got {type(model).__name__}.")
+    check_not_partitioned(model, "model")
     inner = causal_lm(model)
     if inner.config.is_encoder_decoder or not inner.can_generate() or inner.get_output_embeddings() is None:
         raise ValueError(
@@ -226,6 +227,19 @@ def check_one_device(model: nn.Module) -> None:
         raise ValueError(_SEVERAL_DEVICES.format(", ".join(places)))
 
 
+def check_not_partitioned(model: nn.Module, option: str) -> None:
+    """Refuse a model that ZeRO-3 has partitioned already, which can be neither checked nor copied.
+
+    Raises:
+        ValueError: when it is.
+    """
+    if any(map(is_partitioned, model.parameters())):
+        raise ValueError(
+            f"`{option}` was loaded in parts, by `deepspeed.zero.Init` or after transformers was told of ZeRO-3; load "
+            "it after the PPOConfig is made, or give its name."
+        )
+
+
 def keep_differentiable(model: PreTrainedModel) -> None:
     """Keep quantized layers on a CPU with the one kernel that has a backward pass, in eval mode as well.
 
@@ -264,6 +278,8 @@ def load_critic(
         ValueError: when the critic cannot read the policy's tokens, lacks weights, or is quantized, an encoder or a
             classifier with several labels.
     """
+    if isinstance(critic, nn.Module):
+        check_not_partitioned(critic, "critic")
     score: nn.Module | None = None
     if isinstance(critic, str) and critic == "copy":
         trunk = copy.deepcopy(text_trunk(causal_lm(policy)))

@@ -344,14 +344,15 @@ class ActorCritic(nn.Module):
         Args:
             folder: Folder for the policy (or its adapter, and the quantization of its base), and the name of the model
                 that training began from; its subfolder `critic` gets the value head and the critic's own weights.
-            state_dict: Whole state dict of this module, where FSDP has left this process a part of the weights alone.
+            state_dict: Whole state dict of this module, where FSDP or ZeRO-3 has left this process a part of
+                the weights alone.
 
         Raises:
             ValueError: without it in such a process.
         """
         folder = Path(folder)
         if state_dict is None and is_sharded(self):
-            raise ValueError("FSDP has left this process a part of the weights: save with `PPOTrainer.save_model`.")
+            raise ValueError("This process has but a part of the weights: save with `PPOTrainer.save_model`.")
         critic_folder = folder / CRITIC_FOLDER
         critic_folder.mkdir(parents=True, exist_ok=True)
         self.save_policy(folder, state_dict)

@@ -22,7 +22,7 @@ from .training_arguments import asks_for_fsdp, checkpointing_kwargs
 _OWN_GENERATION = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
 _OWN_GENERATION |= {"num_beams", "num_return_sequences", "use_cache", "stop_strings"}
 _OWN_GENERATION |= {"pad_token_id", "bos_token_id", "eos_token_id"}
-# Settings that FSDP excludes, with the reason.
+# Settings that FSDP excludes, and ZeRO-3 but for the first, with the reason.
 _NOT_SHARDED = {
     "critic_warmup_rollouts": "its checkpoints need the optimizer's state of every weight",
     "use_transformers_continuous_batching": "it was never run on a gathered model",
@@ -77,10 +77,10 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
         raise ValueError("`critic='adapter'` needs checkpointing with `use_reentrant=False`.")
     _check_checkpointing(args)
     _check_critic(args)
-    if asks_for_fsdp(args):
-        for name, reason in _NOT_SHARDED.items():
-            if value := getattr(args, name):
-                raise ValueError(f"`{name}` {value} is not supported with FSDP: {reason}; leave it out.")
+    sharder = "FSDP" if asks_for_fsdp(args) else "ZeRO-3" if zero_stage(args) == 3 else None
+    for name, reason in _NOT_SHARDED.items() if sharder else ():
+        if (value := getattr(args, name)) and (name, sharder) != ("critic_warmup_rollouts", "ZeRO-3"):
+            raise ValueError(f"`{name}` {value} is not supported with {sharder}: {reason}; leave it out.")
     if args.max_steps == 0:
         raise ValueError("`max_steps` must be at least 1, or -1 to count by `num_train_epochs`, got 0.")
     _check_sizes(args)

@@ -8,6 +8,8 @@ from typing import Any
 from accelerate.utils import compare_versions
 from transformers.training_args import ParallelMode
 
+from trl_ext.sharding import load_models_whole
+
 __all__ = ["check_deepspeed", "check_deepspeed_starts", "zero_stage"]
 
 OLDEST = "0.19.8"  # the first that was seen to leave steps to the caller (`managed_gradient_accumulation`)
@@ -20,6 +22,11 @@ _SECTIONS = {
     "tensor_parallel": "PPO reads whole log-probabilities; leave it out",
     "torch_autocast": "set `bf16` of PPOConfig instead",
 }
+# Settings of ZeRO by which a process holds something else than its float part of each weight.
+_OTHER_PARTS = (
+    *("zero_hpz_partition_size", "mics_shard_size", "zero_quantized_weights", "zero_quantized_nontrainable_weights"),
+    *("zero_quantized_gradients", "stage3_module_granularity_threshold"),
+)
 
 
 def zero_stage(args: Any) -> int | None:
@@ -63,15 +70,15 @@ def check_deepspeed(args: Any) -> None:
         )
     config = args.deepspeed_plugin.deepspeed_config
     if stage == 3:
-        raise ValueError(
-            "DeepSpeed with `zero_stage` 3 is not supported: PPO reads weights outside of the engine's forward pass; "
-            "use FSDP2, which shards them too, or set 1 or 2."
-        )
-    if stage not in (1, 2):
-        raise ValueError(f"DeepSpeed with `zero_stage` {stage} shards nothing; set 1 or 2, or use DDP.")
+        load_models_whole()
+    elif stage not in (1, 2):
+        raise ValueError(f"DeepSpeed with `zero_stage` {stage} shards nothing; set 1, 2 or 3, or use DDP.")
     for name, reason in _SECTIONS.items():
         if name in config:
             raise ValueError(f"DeepSpeed's configuration has `{name}`, which is not supported: {reason}.")
+    for name in _OTHER_PARTS:
+        if config["zero_optimization"].get(name) not in (None, False, 1, -1):
+            raise ValueError(f"DeepSpeed's `{name}` is not supported, as it was never run; leave it out.")
     for name in ("offload_optimizer", "offload_param"):
         device = ((config["zero_optimization"].get(name)) or {}).get("device") or "none"
         if device != "none":

@@ -153,7 +153,8 @@ class Collector:
             scores = self._score(rollout, batch, progress, state, training)
         # 5. Log-probabilities, KL and values.
         order = rollout.first_pass(self.num_mini_batches if training else 1)
-        entropy, last_values, padding = self._forward_passes(model, rollout, order, progress)
+        with whole(model, fsdp=False):  # FSDP gathers for any forward pass, ZeRO-3 for those of its engine
+            entropy, last_values, padding = self._forward_passes(model, rollout, order, progress)
         check_finite(rollout, self.reduce, state.global_step)
         # 6. Advantages.
         staleness = self.ahead.staleness if training else 0

@@ -38,9 +38,7 @@ _ANSWERED: dict[str, str] = {
     "use `run_name`.": "exp_name task_name",
     "use `log_completions` and `num_completions_to_print`.": "num_sample_generations",
     "leave it out, prompts are tokenized rollout by rollout.": "dataset_num_proc",
-    "leave it out, FSDP2 gathers the weights for generation by itself, and ZeRO-3 is not supported.": (
-        "ds3_gather_for_generation"
-    ),
+    "leave it out, FSDP2 and ZeRO-3 gather the weights for generation by themselves.": ("ds3_gather_for_generation"),
     "set `per_device_train_batch_size` and `gradient_accumulation_steps`; their product is sampled per rollout.": (
         "batch_size local_batch_size generation_batch_size rollout_batch_size steps_per_generation"
     ),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from trl_ext.checks.deepspeed import zero_stage
 from trl_ext.checks.training_arguments import asks_for_fsdp, mapping
 from trl_ext.config import PPOConfig
 from trl_ext.evaluation.sampling import Policy
@@ -19,11 +20,13 @@ Measured = TypeVar("Measured")
 
 
 def refuse_fsdp(args: PPOConfig, command: str) -> None:
-    """Refuse FSDP in a command whose main process measures and changes weights alone.
+    """Refuse FSDP and ZeRO-3 in a command whose main process measures and changes weights alone.
 
     Raises:
-        ValueError: when the settings or the launcher ask for FSDP.
+        ValueError: when the settings or the launcher ask for one of them.
     """
+    if zero_stage(args) == 3:
+        raise ValueError(f"`{command}` does not work with ZeRO-3; use `trl_ext ppo`, or set `zero_stage` 2.")
     if asks_for_fsdp(args):
         raise ValueError(f"`{command}` does not work with FSDP; use `trl_ext ppo`, or leave FSDP out.")
 

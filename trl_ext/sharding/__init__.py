@@ -4,7 +4,7 @@
 On a model that is whole in every process each function does the plain thing, so that its callers need not ask.
 """
 
-from .configuring import configure
+from .configuring import configure, load_models_whole
 from .weights import (
     gathered_state,
     is_sharded,
@@ -16,20 +16,24 @@ from .weights import (
     whole,
     written,
 )
-from .zero import ZeroEngine, engine_of, load_optimizer
+from .zero import ZeroEngine, engine_of, load_optimizer, without_engine
+from .zero3 import is_partitioned
 
 __all__ = [
     "ZeroEngine",
     "configure",
     "engine_of",
     "gathered_state",
+    "is_partitioned",
     "is_sharded",
     "like",
+    "load_models_whole",
     "load_optimizer",
     "load_state",
     "local",
     "part_of",
     "resharded",
     "whole",
+    "without_engine",
     "written",
 ]

@@ -11,9 +11,22 @@ from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from .weights import gathered_state
 from .zero import ZeroEngine
 
-__all__ = ["configure"]
+__all__ = ["configure", "load_models_whole"]
+
+
+def load_models_whole() -> None:
+    """Have transformers load models as it does without DeepSpeed.
+
+    Told of ZeRO-3, it would partition every model as it loads it, also one that no engine of DeepSpeed ever gathers,
+    such as a reward model; and a policy that is partitioned can be neither checked nor copied. DeepSpeed partitions the
+    trained model when it is prepared.
+    """
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
 
 
 def configure(
@@ -72,6 +85,10 @@ def _configure_deepspeed(
     config["train_batch_size"] = config["train_micro_batch_size_per_gpu"] * accelerator.num_processes
     config["gradient_clipping"] = max_grad_norm
     config["fp16"], config["bf16"] = {"enabled": False}, {"enabled": False}
+    if zero["stage"] == 3:
+        load_models_whole()  # the accelerator has told transformers again
+        # What is gathered ahead follows the order of the passes before, and PPO's passes differ.
+        zero["stage3_prefetch_bucket_size"] = 0
     if zero["stage"] != 2:
         zero["overlap_comm"] = False  # DeepSpeed's rule where the caller decides about steps
     if bf16:
@@ -91,4 +108,5 @@ def _configure_deepspeed(
 
     accelerator.prepare = prepared  # type: ignore[method-assign]
     # Accelerate's would copy all weights in every process, though one of them writes.
-    accelerator.get_state_dict = lambda *_, **__: None  # type: ignore[assignment]
+    state = gathered_state if zero["stage"] == 3 else lambda _: None
+    accelerator.get_state_dict = lambda *_, **__: state(model)  # type: ignore[assignment]

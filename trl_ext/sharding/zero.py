@@ -1,7 +1,9 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """DeepSpeed's ZeRO: an engine that takes an optimizer step only when it is told to, and the state of its optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-__all__ = ["ZeroEngine", "engine_of", "load_optimizer"]
+from .zero3 import gathering, release, without_hooks
+
+__all__ = ["ZeroEngine", "engine_of", "load_optimizer", "without_engine"]
 
 # The Trainer looks for a folder of this name before it asks an engine to load a checkpoint.
 STATES = "global_step"
@@ -19,7 +23,8 @@ class ZeroEngine:
     """DeepSpeed's engine of a model in training, in the place of accelerate's wrapper of it.
 
     Accelerate's steps inside the last backward pass of an optimizer step. This one adds gradients in backward passes,
-    and `settle` ends the optimizer step, so that a decision about the step can be taken from all of its losses.
+    and `settle` ends the optimizer step, so that a decision about the step can be taken from all of its losses. It
+    knows the optimizers of ZeRO-1 and 2, which are one, and of ZeRO-3.
 
     A checkpoint holds whole weights, as those of every other run, and here the state of the optimizer alone: of each
     process its own part, in float32.
@@ -33,6 +38,7 @@ class ZeroEngine:
         self.engine, self.zero = engine, engine.optimizer
         self.load_weights = load_weights
         self._norm = 0.0
+        self._is_partitioned = engine.zero_optimization_partition_weights()
         # The Trainer calls these two.
         engine.save_checkpoint, engine.load_checkpoint = self.save, self.load
 
@@ -65,6 +71,9 @@ class ZeroEngine:
         if idle:
             return False
         self.engine.step()
+        if self._is_partitioned:
+            # A weight without a gradient in the first backward pass of a step would add to that of the step before.
+            self.zero.grad_partitions_flat_buffer.zero_()
         broken = bool(self.zero.overflow)
         if learns and not broken:
             self._norm = float(self.engine.get_global_grad_norm())
@@ -74,12 +83,26 @@ class ZeroEngine:
         """Have the optimizer start from the model's weights, after something other than a step has changed them."""
         self.zero.refresh_fp32_params()
 
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Have every process hold all weights for the length of a block that does not change them; a collective."""
+        if not self._is_partitioned:
+            yield
+            return
+        model = self.engine.module
+        release(model)
+        with without_hooks(self.zero.parameter_offload), gathering(model.parameters()):
+            yield
+
     # ---- checkpoints ----
 
     @property
     def _parts(self) -> list[Tensor]:
         """This process's part of the trained weights, flat in float32; the torch optimizer has the state of each."""
-        parts: list[Tensor] = self.zero.single_partition_of_fp32_groups
+        zero = self.zero
+        parts: list[Tensor] = (
+            zero.fp32_partitioned_groups_flat if self._is_partitioned else zero.single_partition_of_fp32_groups
+        )
         return parts
 
     def save(self, folder: str | Path, **_: Any) -> None:
@@ -128,3 +151,18 @@ def load_optimizer(model: nn.Module, folder: Path) -> None:
 def engine_of(model: nn.Module) -> ZeroEngine | None:
     """Return the engine that trains a model; None where DeepSpeed does not."""
     return getattr(model, "zero_engine", None)
+
+
+def without_engine(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method of a Trainer do without DeepSpeed before `train`: until then every process has a whole model."""
+
+    @wraps(method)
+    def call(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        uses = trainer.is_deepspeed_enabled
+        trainer.is_deepspeed_enabled = uses and trainer.deepspeed is not None
+        try:
+            return method(trainer, *args, **kwargs)
+        finally:
+            trainer.is_deepspeed_enabled = uses
+
+    return call
