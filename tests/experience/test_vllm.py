@@ -460,17 +460,19 @@ def test_a_server_reads_all_weights_from_files_and_samples(server: str) -> None:
 def test_a_server_is_sent_the_adapter_alone_under_a_new_name(server: str) -> None:
     policy = get_peft_model(tiny_causal_lm(), LoraConfig(r=4, target_modules="all-linear")).eval()
     model = policy.get_base_model()
-    sampler = engine(model, mode="server", server_base_url=server)
-    for number in (1, 2):
+    sampler, names = engine(model, mode="server", server_base_url=server), []
+    for _ in range(2):
         Handler.asked.clear()
         sampler(model, PROMPTS)
         sampler.weights_changed()
         loaded = [body for path, body in Handler.asked if path == "/v1/load_lora_adapter"]
-        assert [(body["lora_name"], body["files"]) for body in loaded] == [
-            (f"policy-{number}", ["adapter_config.json", "adapter_model.safetensors"])
-        ]
-        assert {body["model"] for path, body in Handler.asked if path == "/v1/completions"} == {f"policy-{number}"}
-    assert ("/v1/unload_lora_adapter", {"lora_name": "policy-1"}) in Handler.asked
+        assert [body["files"] for body in loaded] == [["adapter_config.json", "adapter_model.safetensors"]]
+        names.append(loaded[0]["lora_name"])
+        assert {body["model"] for path, body in Handler.asked if path == "/v1/completions"} == {names[-1]}
+    assert ("/v1/unload_lora_adapter", {"lora_name": names[0]}) in Handler.asked
+    engine(model, mode="server", server_base_url=server)(model, PROMPTS)  # of another run, at the same server
+    names += [body["lora_name"] for path, body in Handler.asked[3:] if path == "/v1/load_lora_adapter"]
+    assert len(set(names)) == len(names) == 3
 
 
 @pytest.mark.parametrize("end", ["close", "interrupt"])

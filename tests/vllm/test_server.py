@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from peft import get_peft_model
 
+from tests import scripted
 from tests.tiny_models import tiny_tokenizer
 
 from . import made
@@ -79,7 +80,9 @@ def _kill(process: subprocess.Popen) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_server_has_the_weights_of_the_step_until_it_dies(served: tuple[str, str, subprocess.Popen]) -> None:
+def test_a_server_has_the_weights_of_the_step_until_it_dies(
+    served: tuple[str, str, subprocess.Popen], tmp_path: Path
+) -> None:
     kind, url, process = served
     model: Any = made.model()
     if kind == "lora":
@@ -91,8 +94,33 @@ def test_a_server_has_the_weights_of_the_step_until_it_dies(served: tuple[str, s
         assert gap(model, sampler(model, PROMPTS)) > 0.05, "before the server is told"
         sampler.weights_changed()
         check(sampler, model)
+    _train_ahead(kind, url, folder=tmp_path / "run")
     _kill(process)
     with pytest.raises(
         ConnectionError, match=rf"^The vLLM server does not answer at {url}/v1/completions \(.*\); start it"
     ):
         sampler(model, PROMPTS)
+
+
+def _train_ahead(kind: str, url: str, *, folder: Path) -> None:
+    """Four rollouts, each sampled while the one before is learned from, with an evaluation in between."""
+    made_so = {"peft_config": made.lora()} if kind == "lora" else {}
+    run = made.trainer(
+        folder,
+        async_rollouts=True,
+        vllm_mode="server",
+        vllm_server_base_url=url,
+        num_ppo_epochs=2,
+        max_engine_gap=1.0,  # the learning rate is high
+        eval_strategy="steps",
+        eval_steps=3,
+        eval_dataset=scripted.prompts(4),
+        **made_so,
+    )
+    run.train()
+    lines = scripted.logs(run)
+    assert [line["engine/staleness"] for line in lines] == [0, 0, *[2] * 6]
+    assert lines[0]["engine/logp_gap"] < 1e-5 < lines[-1]["engine/logp_gap"]
+    evaluated = [line["eval_engine/logp_gap"] for line in run.state.log_history if "eval_engine/logp_gap" in line]
+    assert len(evaluated) >= 2 and max(evaluated) < 1e-5, "from the weights of that moment"
+    assert (folder / "checkpoint-2" / "next_rollout_0.json").is_file()

@@ -2,6 +2,7 @@
 """A vLLM server (`vllm serve`) that samples; weights reach it as files, so that it needs no GPU link to the trainer."""
 
 import json
+import secrets
 import tempfile
 import threading
 import urllib.error
@@ -43,12 +44,16 @@ class Server:
     def __init__(self, url: str, sampling: dict[str, Any], *, timeout: float, with_adapter: bool):
         self.url, self.sampling, self.timeout, self.with_adapter = url, sampling, timeout, with_adapter
         self.updates = 0
+        self.run = secrets.token_hex(4)  # the server refuses a name that it has, such as that of a killed run's adapter
         self.stopped = threading.Event()  # of the rollout that is being sampled
 
     @property
     def model(self) -> dict[str, str]:
         """The policy's name in a request: that of its newest adapter, or nothing for the model itself."""
-        return {"model": f"policy-{self.updates}"} if self.with_adapter else {}
+        return {"model": self._name(self.updates)} if self.with_adapter else {}
+
+    def _name(self, update: int) -> str:
+        return f"policy-{self.run}-{update}"
 
     def update(self, model: PreTrainedModel) -> None:
         """Have the server read the weights of the model: those of its active adapter alone, if it has one.
@@ -66,9 +71,9 @@ class Server:
                 return
             save_adapter(model, path)
             old, self.updates = self.updates, self.updates + 1
-            self._send("/v1/load_lora_adapter", {"lora_name": f"policy-{self.updates}", "lora_path": str(path)})
+            self._send("/v1/load_lora_adapter", {"lora_name": self._name(self.updates), "lora_path": str(path)})
             if old:
-                self._send("/v1/unload_lora_adapter", {"lora_name": f"policy-{old}"})
+                self._send("/v1/unload_lora_adapter", {"lora_name": self._name(old)})
 
     def sample(self, prompt_ids: list[list[int]], seeds: list[int], on_progress: Callable[..., Any]) -> Completions:
         """Sample one completion per prompt; see `VLLMEngine`.
