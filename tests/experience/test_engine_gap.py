@@ -93,6 +93,15 @@ def test_a_rollout_from_older_weights_has_wider_limits_and_another_remedy() -> N
         corrected(max_engine_gap=0.07 / STALE_FACTOR, stale=True)
 
 
+def test_a_gap_of_merged_weights_names_the_option_that_merges_them() -> None:
+    with pytest.warns(
+        UserWarning, match="; leave `merge_adapters_while_sampling` out \\(the run stops at 4 times that"
+    ):
+        corrected(max_engine_gap=0.2, merges_while_sampling=True)
+    with pytest.raises(RuntimeError, match="too coarse for merged weights; leave `merge_adapters_while_sampling` out"):
+        corrected(max_engine_gap=0.05, merges_while_sampling=True)
+
+
 class OtherModel(scripted.ScriptedEngine):
     """An engine whose log-probabilities are those of another model."""
 
