@@ -64,7 +64,8 @@ def measure(name: str) -> list[dict[str, float]]:
     import torch
     from datasets import Dataset
 
-    from eval.performance.stopwatch import Stopwatch, TimedProgress
+    from eval.performance.progress import TimedProgress
+    from eval.performance.stopwatch import Stopwatch
     from trl_ext import PPOConfig, PPOTrainer
 
     class ProcessorTime(Stopwatch):

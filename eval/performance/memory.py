@@ -27,7 +27,8 @@ from trl_ext.planner.shapes import SHAPES
 from trl_ext.rewards import PreferenceReward
 
 from .arrangements import four_models, one_base, weights_by_role
-from .peaks import CudaMemory, PhasePeaks, ProcessMemory
+from .peaks import CudaMemory, ProcessMemory
+from .progress import PhasePeaks
 from .random_models import SPECIAL, prompts, word_tokenizer
 
 DESCRIPTION = """Run PPO for two rollouts on random weights of an architecture, measure the peak memory of every phase

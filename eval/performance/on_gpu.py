@@ -30,8 +30,9 @@ from . import memory
 from .arrangements import one_base
 from .gpu_table import summary, summary_tables
 from .operations import Sizes, operations, peak_rate
+from .progress import TimedProgress
 from .random_models import prompts, random_model, word_tokenizer
-from .stopwatch import Stopwatch, TimedProgress
+from .stopwatch import Stopwatch
 
 DESCRIPTION = """Measure on a GPU: the peak rate of a matrix product, the memory of every planned run beside the plan,
 tokens per second of every phase, the share of the peak that learning reaches, and the engines side by side."""

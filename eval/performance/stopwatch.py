@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Seconds of every update and of its phases, in our trainer and in TRL's last PPOTrainer."""
+"""Seconds of every update and of its phases. `trl_ext` is not imported: any interpreter can run this."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,8 +9,6 @@ from unittest import mock
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback
-
-from trl_ext.monitoring import PhaseProgress
 
 PHASES = ("generate", "score", "evaluate", "learn")
 
@@ -27,14 +25,16 @@ class Stopwatch(TrainerCallback):
 
     Attributes:
         updates: Seconds by phase, one mapping per update.
+        tokens: Tokens of completions, one number per update, where the run counts them.
     """
 
     def __init__(self, device: str, steps: int, clock: str = "wall"):
         self.device, self.steps = device, steps
         self._read = time.process_time if clock == "cpu" else time.perf_counter
         self.updates: list[dict[str, float]] = []
+        self.tokens: list[int] = []
         self._phases: dict[str, float] = {}
-        self._start = 0.0
+        self._start, self._tokens = 0.0, 0
 
     def now(self) -> float:
         """Return the time at which the device has finished its work."""
@@ -49,33 +49,36 @@ class Stopwatch(TrainerCallback):
         try:
             yield
         finally:
-            self._phases[name] = self._phases.get(name, 0.0) + self.now() - start
+            self.add(name, self.now() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count seconds towards the phase `name`."""
+        self._phases[name] = self._phases.get(name, 0.0) + seconds
+
+    def count(self, tokens: int) -> None:
+        """Count tokens of completions towards this update."""
+        self._tokens += tokens
+
+    def start(self) -> None:
+        """Start the first update."""
+        self._start = self.now()
+
+    def end_update(self) -> None:
+        """End an update, and start the next."""
+        now = self.now()
+        phases = {name: self._phases.get(name, 0.0) for name in PHASES if name != "learn"}
+        self.updates.append(phases | {"learn": now - self._start - sum(phases.values())})
+        self.tokens.append(self._tokens)
+        self._phases, self._start, self._tokens = {}, now, 0
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Start the first update."""
-        self._start = self.now()
+        self.start()
 
     def on_step_end(self, args, state, control, **kwargs):
         """End an update with the last of its steps."""
         if state.global_step % self.steps == 0:
-            now = self.now()
-            phases = {name: self._phases.get(name, 0.0) for name in PHASES if name != "learn"}
-            self.updates.append(phases | {"learn": now - self._start - sum(phases.values())})
-            self._phases, self._start = {}, now
-
-
-class TimedProgress(PhaseProgress):
-    """The progress display of our trainer, timed."""
-
-    def __init__(self, stopwatch: Stopwatch):
-        super().__init__(enabled=False)
-        self.stopwatch = stopwatch
-
-    @contextmanager
-    def phase(self, name: str, *args: Any, **kwargs: Any) -> Iterator[Callable[..., Any]]:
-        """Measure the phase `name`, as `PhaseProgress.phase` does."""
-        with self.stopwatch.phase(name), super().phase(name, *args, **kwargs) as advance:
-            yield advance
+            self.end_update()
 
 
 @contextmanager

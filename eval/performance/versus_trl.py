@@ -10,8 +10,6 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -32,8 +30,10 @@ from trl_ext.files import write_json
 from .memory import RESULTS, describe_device, installed_versions
 from .operations import Sizes, operations, peak_rate
 from .peaks import CudaMemory, ProcessMemory
+from .progress import TimedProgress
 from .random_models import end_with_probability, prompts, random_model, word_tokenizer
-from .stopwatch import PHASES, Stopwatch, TimedProgress, timed_functions
+from .stopwatch import Stopwatch, timed_functions
+from .turns import by_turns, result_of
 from .versus_table import TRAINERS, results_table
 
 WARM_UP = 1  # updates at the start of a run that do not count
@@ -60,13 +60,14 @@ class Run:
     """One run of one trainer.
 
     Attributes:
-        trainer: "trl" or "ours".
+        trainer: "trl" or "ours"; "agilerl" in `eval.performance.versus_agilerl`.
         setting: A key of `SETTINGS`.
         vocab_size, hidden_size, layers: Of a Llama; the reward model is one of the same size.
         prompt, completion: Tokens of every prompt and of every completion.
         batch, micro_batch: Completions of an update, and at a time in learning.
         epochs: Passes over them.
         updates: Rollouts.
+        seed: Of the first round; every round has its own.
         lengths: "fixed": every completion has the most tokens; "geometric": an EOS token ends it, with a probability of
             4 / `completion` at every token, so that the mean is about a quarter of the most.
         clock: "wall", or "cpu" for processor seconds, on a machine that others use too.
@@ -86,6 +87,7 @@ class Run:
     epochs: int = 4
     updates: int = WARM_UP + 2
     logits_chunk_size: int = 512
+    seed: int = 42
     lengths: str = "fixed"
     clock: str = "wall"
     device: str = "cpu"
@@ -139,6 +141,7 @@ def settings(run: Run, folder: str) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
         "logging_steps": 1,
+        "seed": run.seed,
     }
 
 
@@ -190,6 +193,7 @@ def train_ours(run: Run, folder: str, stopwatch: Stopwatch) -> None:
 
     @torch.no_grad()
     def score(prompts: list[str], completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        stopwatch.count(sum(map(len, completion_ids)))
         rows = [p + c for p, c in zip(tokenizer(prompts)["input_ids"], completion_ids, strict=True)]
         batch = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt").to(run.device)
         return reward_model(**batch).logits.squeeze(1).tolist()
@@ -220,10 +224,10 @@ def execute(run: Run, measure: str) -> dict[str, Any]:
         measure: "time" or "memory".
 
     Returns:
-        `updates`, the seconds by phase of every update after the first; or `process` and `allocated`, peaks in bytes
-        as in `eval.performance.peaks`.
+        `updates`, the seconds by phase of every update after the first, and `tokens`, those of their completions; or
+        `process` and `allocated`, peaks in bytes as in `eval.performance.peaks`.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(run.seed)
     memory = None
     if measure == "memory":
         memory = CudaMemory() if run.device == "cuda" else ProcessMemory()
@@ -231,7 +235,9 @@ def execute(run: Run, measure: str) -> dict[str, Any]:
     stopwatch = Stopwatch(run.device, clock=run.clock, steps=1 if run.trainer == "trl" else run.epochs)
     with tempfile.TemporaryDirectory() as folder:
         {"trl": train_trl, "ours": train_ours}[run.trainer](run, folder, stopwatch)
-    return {"updates": stopwatch.updates[WARM_UP:]} if memory is None else memory.read()
+    if memory is not None:
+        return memory.read()
+    return {"updates": stopwatch.updates[WARM_UP:], "tokens": stopwatch.tokens[WARM_UP:]}
 
 
 # ---- the comparison ----
@@ -260,19 +266,16 @@ def machine_rate(device: str) -> float:
 
 
 def in_own_process(run: Run, measure: str) -> dict[str, Any]:
-    """Call [`execute`] in a new process.
+    """Call [`execute`] in a new process."""
+    arguments = [json.dumps(dataclasses.asdict(run)), measure]
+    return result_of([sys.executable, "-m", __spec__.name, "--run", *arguments], run)
 
-    Raises:
-        RuntimeError: when it fails, with the last of what it wrote.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "result.json"
-        arguments = [json.dumps(dataclasses.asdict(run)), measure, str(path)]
-        command = [sys.executable, "-m", __spec__.name, "--run", *arguments]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{run} failed:\n{done.stderr[-3000:]}")
-        return json.loads(path.read_text(encoding="utf-8"))
+
+def of_a_turn(cell: Run, trainer: str, measure: str, number: int) -> Run:
+    """Return a trainer's run in a round; every round draws other completions."""
+    run = dataclasses.replace(cell, trainer=trainer, seed=cell.seed + number)
+    # The second update has the peak, as the optimizer has its state then; one epoch is enough.
+    return dataclasses.replace(run, epochs=1, updates=2) if measure == "memory" else run
 
 
 def compare(cell: Run, rounds: int, rate: float, advance: Callable[[], Any]) -> dict[str, Any]:
@@ -285,41 +288,20 @@ def compare(cell: Run, rounds: int, rate: float, advance: Callable[[], Any]) -> 
         advance: Called after every run.
 
     Returns:
-        `run`; by trainer its median seconds by phase, `floor` (seconds of the phases' operations at that rate), samples
-        per second and peaks of memory; and `speed` and `memory`, ours over TRL's. `speed_by_round` shows the spread of
-        the ratio, `speed_by_count` is the ratio if all time went into products with weights.
+        `run` and what `turns.by_turns` returns; by trainer also `floor`, seconds of the phases' operations at that
+        rate; `speed_by_count` is the ratio if all time went into products with weights.
     """
-    runs = {trainer: dataclasses.replace(cell, trainer=trainer) for trainer in TRAINERS}
 
-    def measured(trainer: str, measure: str) -> dict[str, Any]:
-        run = runs[trainer]
-        if measure == "memory":
-            # The second update has the peak, as the optimizer has its state then; one epoch is enough.
-            run = dataclasses.replace(run, epochs=1, updates=2)
-        result = in_own_process(run, measure)
+    def measured(trainer: str, measure: str, number: int) -> dict[str, Any]:
+        result = in_own_process(of_a_turn(cell, trainer, measure, number), measure)
         advance()
         return result
 
-    updates: dict[str, list[list[dict[str, float]]]] = {trainer: [] for trainer in TRAINERS}
-    for _ in range(rounds):
-        for trainer in TRAINERS:
-            updates[trainer].append(measured(trainer, "time")["updates"])
-    result: dict[str, Any] = {"run": dataclasses.asdict(cell)}
+    result = {"run": dataclasses.asdict(cell)} | by_turns(TRAINERS, rounds, cell.batch, measured)
     for trainer in TRAINERS:
-        every = [update for one in updates[trainer] for update in one]
-        seconds = {phase: statistics.median(update[phase] for update in every) for phase in PHASES}
-        speed = cell.batch / statistics.median(sum(update.values()) for update in every)
-        floor = {phase: count / rate for phase, count in counted(cell, trainer).items()}
-        figures = {"seconds": seconds, "floor": floor, "samples_per_second": speed}
-        result[trainer] = figures | measured(trainer, "memory")
-    theirs, ours = (result[trainer] for trainer in TRAINERS)
-    whole = [[sum(sum(update.values()) for update in one) for one in updates[trainer]] for trainer in TRAINERS]
-    return result | {
-        "speed": ours["samples_per_second"] / theirs["samples_per_second"],
-        "speed_by_round": [their_time / our_time for their_time, our_time in zip(*whole, strict=True)],
-        "speed_by_count": sum(theirs["floor"].values()) / sum(ours["floor"].values()),
-        "memory": ours["process"] / theirs["process"],
-    }
+        result[trainer]["floor"] = {phase: count / rate for phase, count in counted(cell, trainer).items()}
+    theirs, ours = (sum(result[trainer]["floor"].values()) for trainer in TRAINERS)
+    return result | {"speed_by_count": theirs / ours}
 
 
 def write(cells: list[dict[str, Any]], device: dict[str, Any], folder: Path) -> Path:
@@ -358,6 +340,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     arguments = parser().parse_args(argv)
+    if arguments.run is not None:
+        run, measure, path = arguments.run
+        write_json(Path(path), execute(Run(**json.loads(run)), measure))
+        return 0
     if importlib.util.find_spec("trl.experimental.ppo") is None:
         print(
             "error: the installed TRL has no PPOTrainer (it had one up to 1.12): run `make test-trl-1.12`, then this "
@@ -365,10 +351,6 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    if arguments.run is not None:
-        run, measure, path = arguments.run
-        write_json(Path(path), execute(Run(**json.loads(run)), measure))
-        return 0
     given = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Run)}
     sizes: dict[str, Any] = {name: size for name, size in given.items() if isinstance(size, int)}
     vocabularies, completions, rounds = arguments.vocab_size, arguments.completion, arguments.rounds or 2

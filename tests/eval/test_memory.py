@@ -14,7 +14,8 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from transformers import AutoModelForCausalLM
 
 from eval.performance import memory, table
-from eval.performance.peaks import PhasePeaks, ProcessMemory
+from eval.performance.peaks import ProcessMemory
+from eval.performance.progress import PhasePeaks
 from eval.performance.random_models import prompts, quantization_config, random_model, word_tokenizer
 from tests.tiny_models import tiny_causal_lm
 from trl_ext.actor_critic.reward_adapter import AdapterRewardModel

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eval.performance import random_models, versus_trl
-from eval.performance.stopwatch import Stopwatch, TimedProgress, timed_functions
+from eval.performance import random_models, turns, versus_trl
+from eval.performance.progress import TimedProgress
+from eval.performance.stopwatch import Stopwatch, timed_functions
 
 QUICK = versus_trl.Run(**versus_trl.QUICK, vocab_size=64, completion=4)
 needs_trls_ppo = pytest.mark.skipif(
@@ -150,7 +151,7 @@ def test_memory_is_measured_in_a_process_of_its_own():
 
 
 def test_a_run_that_fails_says_why(monkeypatch):
-    monkeypatch.setattr(versus_trl.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=1, stderr="no memory"))
+    monkeypatch.setattr(turns.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=1, stderr="no memory"))
     with pytest.raises(RuntimeError, match="trainer='ours'.*failed:\nno memory"):
         versus_trl.in_own_process(QUICK, "time")
 
