@@ -77,7 +77,8 @@ def check_deepspeed(args: Any) -> None:
         if name in config:
             raise ValueError(f"DeepSpeed's configuration has `{name}`, which is not supported: {reason}.")
     for name in _OTHER_PARTS:
-        if config["zero_optimization"].get(name) not in (None, False, 1, -1):
+        value = config["zero_optimization"].get(name)
+        if value is True or (value or 0) > 1:  # groups of 1 are none
             raise ValueError(f"DeepSpeed's `{name}` is not supported, as it was never run; leave it out.")
     for name in ("offload_optimizer", "offload_param"):
         device = ((config["zero_optimization"].get(name)) or {}).get("device") or "none"
