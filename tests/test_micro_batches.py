@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
 from trl_ext import PPOConfig, PPOTrainer
@@ -208,6 +209,66 @@ def test_a_run_that_runs_out_of_memory_learns_the_same(where, options, tmp_path,
     for ours, theirs in zip(trainer.state.log_history, expected.state.log_history, strict=True):
         for key in ("loss", "policy_loss", "value_loss", "approx_kl", "grad_norm"):
             assert ours.get(key) == pytest.approx(theirs.get(key), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_checkpointing": False},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"every_n_layers": 2}},
+        {"gradient_checkpointing": False, "lora": True, "critic": "adapter", "learning_rate": 0.05},
+        {"gradient_checkpointing": False, "critic": "copy", "critic_epochs": 1},
+    ],
+)
+def test_where_one_sample_is_too_much_every_layer_is_checkpointed_and_the_run_learns_the_same(
+    options, tmp_path, caplog
+):
+    expected, _ = train(tmp_path / "a", **options)
+
+    def keep_few_activations(model: ActorCritic) -> None:
+        """Let the last block fail as long as it keeps its activations."""
+
+        def hook(module: Any, args: tuple, output: Any) -> None:
+            if torch.is_grad_enabled() and not module.gradient_checkpointing:
+                raise out_of_memory()
+
+        for part in (model.causal_lm, model.critic):
+            if part is not None:
+                *_, last = (m for m in part.modules() if isinstance(m, GradientCheckpointingLayer))
+                last.register_forward_hook(hook)
+
+    real = PPOTrainer.train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PPOTrainer, "train", lambda self: (keep_few_activations(self.model), real(self))[1])
+        trainer, limited = train(tmp_path / "b", **options)
+    assert trainer.micro_batches.size == 1 and not limited
+    assert caplog.text.count("going on with checkpoints at every layer") == 1
+    layers = [m for m in trainer.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    assert all(m.gradient_checkpointing for m in layers if any(p.requires_grad for p in m.parameters()))
+    for (name, p), (_, q) in zip(trainer.model.named_parameters(), expected.model.named_parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_memory_that_runs_out_with_every_layer_checkpointed_ends_the_run(tmp_path):
+    def fail(model: ActorCritic) -> None:
+        def hook(module: Any, args: tuple, output: Any) -> None:
+            if torch.is_grad_enabled():
+                raise out_of_memory()
+
+        model.causal_lm.model.layers[0].register_forward_hook(hook)
+
+    real = PPOTrainer.train
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(PPOTrainer, "train", lambda self: (fail(self.model), real(self))[1])
+        train(tmp_path, gradient_checkpointing=False)
+
+
+def test_passes_without_gradients_do_not_checkpoint():
+    asked: list[int] = []
+    batches = MicroBatches(1, "batch_size", checkpoint=lambda: asked.append(1) or True)  # type: ignore[func-returns-value]
+    with pytest.raises(torch.OutOfMemoryError):
+        batches.run([1], Capacity(0), "sampling")
+    assert not asked
 
 
 def test_memory_that_runs_out_in_the_second_micro_batch_begins_the_step_again(tmp_path):

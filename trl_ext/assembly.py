@@ -17,6 +17,7 @@ from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from . import resuming, sharding
 from .actor_critic import ActorCritic, ForwardOutput, build_actor_critic
+from .actor_critic.checkpointing import checkpoint_every_layer
 from .actor_critic.merged import check_mergeable
 from .actor_critic.names import find_policy, load_tokenizer
 from .arguments import check_before_loading, check_datasets, count_embeddings
@@ -213,8 +214,9 @@ def check_not_quantized(model: Any, quantization_config: Any, init_kwargs: dict[
 def build_micro_batches(args: PPOConfig, model: ActorCritic, accelerator: Accelerator) -> MicroBatches:
     """Return the sizes of the passes; neither several processes nor DeepSpeed can begin a step again."""
     fixed = accelerator.num_processes > 1 or zero_stage(args) is not None
-    sizes: dict[str, Any] = {"fixed": fixed, "trained": model.trained_share}
-    return MicroBatches(args.micro_batch_size, "per_device_train_batch_size", **sizes)
+    options: dict[str, Any] = {"fixed": fixed, "trained": model.trained_share}
+    options["checkpoint"] = partial(checkpoint_every_layer, model)
+    return MicroBatches(args.micro_batch_size, "per_device_train_batch_size", **options)
 
 
 def build_collector(

@@ -179,7 +179,7 @@ def learn(
             loss = sum(backward(piece) for piece in pieces)
 
     numbers = range(number, number + 1)
-    while not micro_batches.attempt(partial(add_gradients, numbers), "learning from"):
+    while not micro_batches.attempt(partial(add_gradients, numbers), "learning from", learns=True):
         start_again()
         numbers = range(number + 1)
     return loss

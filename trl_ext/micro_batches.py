@@ -30,16 +30,28 @@ class MicroBatches:
         fixed: Never halve and never cut: with several processes, one that needs more passes would keep the others
             waiting.
         trained: Trained weights for each weight of the layers that the samples pass through.
+        checkpoint: Has every layer of the models recompute its activations from now on, and returns False if every
+            layer does already. Called where memory does not suffice for learning from one sample: recomputing costs a
+            third more time for good, and smaller pieces cost less, so that it comes last.
     """
 
-    def __init__(self, size: int, advice: str, *, fixed: bool = False, trained: float = 0.0):
+    def __init__(
+        self,
+        size: int,
+        advice: str,
+        *,
+        fixed: bool = False,
+        trained: float = 0.0,
+        checkpoint: Callable[[], bool] | None = None,
+    ):
         self.size = size
         self.advice = advice
         self.fixed = fixed
         self.trained = trained
+        self.checkpoint = checkpoint
 
     def state_dict(self) -> dict[str, int]:
-        """Return the size that a resumed run goes on with."""
+        """Return the size that a resumed run goes on with; it finds again that layers have to be checkpointed."""
         return {"size": self.size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -84,29 +96,41 @@ class MicroBatches:
                     break
                 start += len(piece)
 
-    def attempt(self, function: Callable[[], object], what: str, size: int | None = None) -> bool:
-        """Call `function`; when memory runs out in it, halve the size.
+    def attempt(
+        self, function: Callable[[], object], what: str, size: int | None = None, *, learns: bool = False
+    ) -> bool:
+        """Call `function`; when memory runs out in it, halve the size, or checkpoint more layers.
 
         Args:
             function: To be called.
             what: The work, for the message: "sampling".
             size: Samples in the call; default: the current size.
+            learns: Whether it makes backward passes, in which checkpointing saves memory.
 
         Returns:
             Whether the call succeeded. If not, the caller tries again in smaller pieces.
 
         Raises:
-            RuntimeError: what `function` raises, out of memory included when there is nothing to halve.
+            RuntimeError: what `function` raises, out of memory included when there is nothing to halve and no layer to
+                checkpoint.
         """
         tried = self.size if size is None else size
         try:
             function()
             return True
         except RuntimeError as error:
-            if self.fixed or tried < 2 or not should_reduce_batch_size(error):
+            if self.fixed or not should_reduce_batch_size(error):
+                raise
+            if tried < 2 and not (learns and self.checkpoint is not None and self.checkpoint()):
                 raise
         # After the `except` block, since the traceback keeps the tensors of the failed attempt alive.
         clear_device_cache(garbage_collection=True)
+        if tried < 2:
+            logger.warning(
+                f"Out of memory {what} one sample at a time; going on with checkpoints at every layer. To start with "
+                f"that, set `gradient_checkpointing` and `{self.advice}` 1, and leave `every_n_layers` out."
+            )
+            return False
         self.size = max(1, tried // 2)
         logger.warning(
             f"Out of memory {what} {tried} samples at a time; going on with {self.size}. To start with that, lower "

@@ -164,7 +164,7 @@ class CriticLearner:
             pieces = self.micro_batches.split(rollout.by_length(rows), rollout.lengths) if len(rows) else ()
             measured.extend(self._add_gradients(rollout, piece, states, tokens) for piece in pieces)
 
-        while not self.micro_batches.attempt(add_gradients, "training the critic on"):
+        while not self.micro_batches.attempt(add_gradients, "training the critic on", learns=True):
             pass
         # A value that is not finite makes the loss NaN and gives no gradient.
         broken = [~torch.isfinite(masked_sum(losses["value_loss"], mask)) for losses, mask in measured]
