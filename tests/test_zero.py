@@ -20,8 +20,12 @@ from transformers.training_args import OptimizerNames, ParallelMode
 from tests import sharded_run
 from tests.launching import run_command
 from tests.test_sharding import ROOT, SCRIPT, difference
+from tests.tiny_models import tiny_causal_lm
 from trl_ext import PPOConfig
+from trl_ext.actor_critic.loading import load_critic, load_policy
+from trl_ext.assembly import check_not_quantized
 from trl_ext.checks.deepspeed import check_deepspeed
+from trl_ext.running.policy import refuse_fsdp
 
 # Every import of accelerate would import it too, where it is installed among the other packages.
 FOLDERS = sorted(Path(sys.prefix).glob("deepspeed-*"))
@@ -189,3 +193,29 @@ def test_what_trains_outside_of_the_engine_is_refused(monkeypatch: pytest.Monkey
     made.critic_epochs = 2
     with pytest.raises(ValueError, match="`critic_epochs` 2 trains the critic outside of DeepSpeed"):
         made.check()
+
+
+def test_what_cannot_be_gathered_is_refused_with_zero3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = PPOConfig(output_dir=str(tmp_path), use_cpu=True)
+    made.deepspeed_plugin = SimpleNamespace(zero_stage=3, deepspeed_config={"zero_optimization": {"stage": 3}})
+    monkeypatch.setattr(PPOConfig, "parallel_mode", ParallelMode.DISTRIBUTED)
+    made.critic_warmup_rollouts = 1  # FSDP alone excludes it
+    made.check()
+    for name in ("merge_adapters_while_sampling", "use_transformers_continuous_batching", "use_vllm"):
+        setattr(made, name, True)
+        with pytest.raises(ValueError, match=f"`{name}` True is not supported with ZeRO-3"):
+            made.check()
+        setattr(made, name, False)
+    with pytest.raises(ValueError, match="`trl_ext detox` does not work with ZeRO-3; use `trl_ext ppo`, or set"):
+        refuse_fsdp(made, "trl_ext detox")
+    with pytest.raises(ValueError, match="A quantized `model` is not supported with ZeRO-3"):
+        check_not_quantized(tiny_causal_lm(), {"load_in_4bit": True}, {}, "ZeRO-3")
+
+
+def test_a_model_that_was_partitioned_before_is_refused() -> None:
+    model = tiny_causal_lm()
+    next(model.parameters()).ds_tensor = torch.zeros(1)  # as `deepspeed.zero.Init` leaves it
+    with pytest.raises(ValueError, match="`model` was loaded in parts, by `deepspeed.zero.Init`"):
+        load_policy(model)
+    with pytest.raises(ValueError, match="`critic` was loaded in parts"):
+        load_critic(model, tiny_causal_lm(), device=None)
