@@ -102,25 +102,27 @@ def _log_ratios(rollout: Rollout, engine_logps: list[list[float]]) -> Tensor:
 
 
 def _check(value: float, limit: float | None, setting: str, what: str, *, step: int, stale: bool, merged: bool) -> None:
-    if limit is None or value <= (limit := limit * STALE_FACTOR if stale else limit):
+    if limit is None:
         return
-    bound = (
-        f"{limit:g}, which is {STALE_FACTOR} times `{setting}` since `async_rollouts` sampled before the last learning"
-    )
-    text = (
-        f"Step {step}: between the log-probabilities of the sampling engine and of the policy, {what} is {value:.3g}, "
-        f"more than {{}}{bound if stale else f'`{setting}` {limit}'}"
+    bound = f"`{setting}` {limit}"
+    if stale:
+        limit *= STALE_FACTOR
+        why = "since `async_rollouts` sampled before the last learning"
+        bound = f"{limit:g}, which is {STALE_FACTOR} times `{setting}` {why}"
+    if value <= limit:
+        return
+    start = (
+        f"Step {step}: between the log-probabilities of the sampling engine and of the policy, {what} is {value:.3g}"
     )
     if value > STOP_FACTOR * limit:
-        raise RuntimeError(
-            f"{text.format(f'{STOP_FACTOR} times ')}: "
-            + (
-                "the base's dtype is too coarse for merged weights; leave `merge_adapters_while_sampling` out."
-                if merged
-                else "the engine has not sampled from this policy; give both the same model and dtype, or sample with "
-                "`generate`."
-            )
-        )
-    remedy = "leave `merge_adapters_while_sampling` out" if merged else "give engine and policy the same dtype"
-    remedy = "lower `learning_rate` or `num_ppo_epochs`" if stale else remedy
-    warnings.warn(f"{text.format('')}; {remedy} (the run stops at {STOP_FACTOR} times that).", stacklevel=4)
+        reason = "the engine has not sampled from this policy; "
+        reason += "give both the same model and dtype, or sample with `generate`"
+        if merged:
+            reason = "the base's dtype is too coarse for merged weights; leave `merge_adapters_while_sampling` out"
+        raise RuntimeError(f"{start}, more than {STOP_FACTOR} times {bound}: {reason}.")
+    remedy = "give engine and policy the same dtype"
+    if merged:
+        remedy = "leave `merge_adapters_while_sampling` out"
+    elif stale:
+        remedy = "lower `learning_rate` or `num_ppo_epochs`"
+    warnings.warn(f"{start}, more than {bound}; {remedy} (the run stops at {STOP_FACTOR} times that).", stacklevel=4)
