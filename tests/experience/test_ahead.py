@@ -18,6 +18,7 @@ from tests.experience import copying_engine
 from tests.experience.copying_engine import CopyingEngine
 from tests.killed_runs import TIMING
 from tests.tiny_models import tiny_tokenizer
+from trl_ext.experience.ahead import RolloutAhead
 from trl_ext.experience.prompts import PLACEHOLDER, RolloutSampler
 
 
@@ -246,3 +247,25 @@ def test_an_engine_that_cannot_sample_meanwhile_is_refused(tmp_path: Path) -> No
         ValueError, match="^`async_rollouts` needs an engine with a method `prepare`, and ScriptedEngine"
     ):
         made.train()
+
+
+def test_a_rollout_that_nobody_wants_ends_at_its_next_completion() -> None:
+    ended = threading.Event()
+
+    class Endless:
+        def prepare(self, model, prompt_ids):
+            def sample(on_progress):
+                try:
+                    while not ended.wait(0.01):
+                        on_progress(1, 1)
+                finally:
+                    ended.set()
+
+            return sample
+
+    ahead = RolloutAhead(True)
+    ahead.begin(Endless(), None, [[1]], 0)
+    assert ahead.take([[2]], 1, lambda *_: None) is None, "completions of other prompts do not count"
+    is_over = ended.wait(5)
+    ended.set()
+    assert is_over
