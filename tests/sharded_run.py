@@ -23,6 +23,7 @@ from tests.sharded_on_cpu import deepspeed_on_cpu, shard_on_cpu
 from tests.tiny_models import tiny_causal_lm
 from trl_ext import PPOTrainer, sharding
 from trl_ext.monitoring import PhaseProgress
+from trl_ext.processes import leave
 from trl_ext.running.policy import scored
 
 LORA: dict[str, Any] = {"peft_config": LoraConfig(r=4, target_modules="all-linear"), "critic": "adapter"}
@@ -209,6 +210,7 @@ def untrained(out: Path) -> None:
     made = trainer(out / "untrained", **settings)
     assert made.evaluate()["eval_kl"] == 0
     made.save_model(str(out / "untrained" / "start"))
+    made.accelerator.wait_for_everyone()  # the main process alone writes
     named = trainer(out / "named", model=str(out / "untrained" / "start"), **settings)
     for name, value in made.model.state_dict().items():
         assert torch.equal(value, named.model.state_dict()[name]), name
@@ -266,3 +268,4 @@ if __name__ == "__main__":
     else:
         deepspeed_on_cpu()
     main(Path(sys.argv[1]), sys.argv[2:])
+    leave()

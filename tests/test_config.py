@@ -234,6 +234,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "transformers_continuous_batching_config": (['{"max_memory_percent": 0.1}'], {"max_memory_percent": 0.1}),
     "use_vllm": (["true"], True),
     "async_rollouts": (["true"], True),
+    "cache_implementation": (["static"], "static"),
     "merge_adapters_while_sampling": (["true"], True),
     "vllm_mode": (["server"], "server"),
     "vllm_gpu_memory_utilization": (["0.5"], 0.5),

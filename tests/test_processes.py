@@ -13,7 +13,7 @@ import torch
 
 from tests.launching import torchrun
 from trl_ext import checkpoint
-from trl_ext.processes import ProcessFailureError, together
+from trl_ext.processes import ProcessFailureError, leave, together
 
 
 def test_one_process_keeps_its_own_exception():
@@ -37,7 +37,8 @@ def in_processes(function, count: int = 3) -> list[str]:
                 store = torch.distributed.TCPStore("localhost", port, count, rank == 0, timeout=timedelta(seconds=30))
                 torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=count)
                 said = str(function(rank))
-                torch.distributed.barrier()
+                if torch.distributed.is_initialized():
+                    torch.distributed.barrier()
             except BaseException as error:
                 said = f"{type(error).__name__}: {error}"
             os.write(pipes[rank][1], said.encode())
@@ -76,6 +77,18 @@ def test_a_checkpoint_is_committed_when_the_slowest_process_has_written_its_part
         return checkpoint.find_damage(folder), len((folder / "manifest.json").read_text().split("part-")) - 1
 
     assert in_processes(write) == ["(None, 3)"] * 3
+
+
+def test_processes_leave_when_the_slowest_is_done(tmp_path):
+    leave()  # one process has nothing to leave
+
+    def end(rank):
+        time.sleep(0.3 * rank)
+        (tmp_path / str(rank)).touch()
+        leave()
+        return len(list(tmp_path.iterdir())), torch.distributed.is_initialized()
+
+    assert in_processes(end) == ["(3, False)"] * 3
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,11 @@ class PPOConfig(BaseConfig):
     generation_kwargs: dict[str, Any] | str | None = option(
         None, "Further arguments of transformers' GenerationConfig."
     )
+    cache_implementation: Literal["static"] | None = option(
+        None,
+        "'static': sample with a KV cache of fixed size, with which `generate` compiles the pass of a token on a GPU; "
+        "finished completions then stay in the batch.",
+    )
     local_rollout_forward_batch_size: CountOrZero = option(
         SAMPLED_AT_A_TIME,
         "Prompts sampled at a time on each process; 0: as many as a GPU has room for, by the plan of the run.",

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-__all__ = ["ProcessFailureError", "Reduce", "gather", "reduction", "together"]
+__all__ = ["ProcessFailureError", "Reduce", "gather", "leave", "reduction", "together"]
 
 Reduce = Callable[..., Tensor]
 """`reduce(tensor, operation="sum")`: the sum or, with "max", the largest value over processes."""
@@ -79,3 +79,10 @@ def gather(value: Any) -> list[Any]:
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, value)
     return parts
+
+
+def leave() -> None:
+    """Leave the other processes, at the end of a program that all of them reach; torch warns where that is left out."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

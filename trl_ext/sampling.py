@@ -13,7 +13,7 @@ from .actor_critic import ActorCritic
 from .actor_critic.merged import check_merges
 from .checks.training_arguments import checkpointing_kwargs, mapping
 from .config import SAMPLED_AT_A_TIME, PPOConfig
-from .experience.engines import ENGINES, GenerationEngine, MergedEngine, eos_token_ids
+from .experience.engines import ENGINES, GenerationEngine, MergedEngine, check_static_cache, eos_token_ids
 from .planner.plan import GIB, sampling_batch
 from .planner.setup import Setup
 
@@ -26,8 +26,11 @@ def build_engine(args: PPOConfig, model: ActorCritic, tokenizer: PreTrainedToken
     """Return the engine that `args` asks for.
 
     Raises:
-        ValueError: when the policy's adapter cannot be merged into its base, and is to be.
+        ValueError: when the policy's adapter cannot be merged into its base, and is to be; when the policy has no
+            cache that could be static, and it is to be.
     """
+    if args.cache_implementation == "static":
+        check_static_cache(model.causal_lm)
     values: dict[str, Any] = {
         "eos_token_ids": eos_token_ids(model.causal_lm, tokenizer),
         "max_new_tokens": args.max_completion_length,
@@ -39,6 +42,7 @@ def build_engine(args: PPOConfig, model: ActorCritic, tokenizer: PreTrainedToken
         "stop_strings": args.stop_strings,
         "batch_size": args.local_rollout_forward_batch_size or sampled_at_a_time(args, model),
         "return_logps": args.corrects_for_engine,
+        "cache_implementation": args.cache_implementation,
         "generation_kwargs": mapping(args.generation_kwargs),
         "model": model.causal_lm,
         "max_model_length": args.max_prompt_length and args.max_prompt_length + args.max_completion_length,

@@ -81,6 +81,8 @@ SETTINGS: list[Setting] = [
     *_grid("instructions", "8000", [1.0], [5]),
     *_grid("detoxification", "classifier", [None], [1]),
     *_grid("detoxification", "classifier, length", [0.3], [1]),
+    *_grid("instructions", "500", [None], [3, 4]),
+    *_grid("instructions", "2000", [None], [7, 8]),
 ]
 
 

@@ -39,6 +39,7 @@ tokens per second of every phase, the share of the peak that learning reaches, a
 PARTS = ("peak", "memory", "phases", "engines")
 ENGINES: dict[str, dict[str, Any]] = {
     "generate": {},
+    "static-cache": {"cache_implementation": "static"},
     "continuous-batching": {"use_transformers_continuous_batching": True},
     "vllm": {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.3},
 }
@@ -109,7 +110,7 @@ def tiny_jobs() -> list[Job]:
     nf4 = Setup(critic="adapter", reward_adapters=1, **sizes)
     full = Setup(quantization="none", generation_batch=4, **sizes | {"rank": 0})
     shape = "llama-3-8b"
-    engines = [Job("engines", shape, full, engine) for engine in ("generate", "continuous-batching")]
+    engines = [Job("engines", shape, full, engine) for engine in ("generate", "static-cache", "continuous-batching")]
     return [Job("peak"), Job("memory", shape, nf4), Job("phases", shape, full), *engines]
 
 

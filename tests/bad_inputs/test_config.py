@@ -314,6 +314,19 @@ COMBINATIONS = [
         use_vllm=True,
         generation_kwargs={"min_new_tokens": 2},
     ),
+    case(
+        ValueError,
+        "`use_transformers_continuous_batching` cannot do `cache_implementation`; leave one of them out.",
+        use_transformers_continuous_batching=True,
+        cache_implementation="static",
+    ),
+    case(ValueError, "`cache_implementation` must be one of static, got hybrid.", cache_implementation="hybrid"),
+    case(
+        ValueError,
+        "`cache_implementation` is set, and again in `generation_kwargs`; leave one of them out.",
+        cache_implementation="static",
+        generation_kwargs={"cache_implementation": "offloaded"},
+    ),
     case(ValueError, "`vllm_mode` must be one of colocate, server, got local.", use_vllm=True, vllm_mode="local"),
     case(
         ValueError,
@@ -521,6 +534,11 @@ SHARDED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"critic_warmup_rollouts": 2}, "`critic_warmup_rollouts` 2 is not supported with FSDP: its checkpoints"),
     ({}, {"use_transformers_continuous_batching": True}, "is not supported with FSDP: it was never run"),
     ({}, {"merge_adapters_while_sampling": True}, "is not supported with FSDP: it was never run on a gathered model"),
+    (
+        {},
+        {"cache_implementation": "static"},
+        "`cache_implementation` static is not supported with FSDP: it was never run",
+    ),
     ({}, {"use_vllm": True}, "`use_vllm` True is not supported with FSDP: its copy of the weights comes from one"),
     ({}, {"critic_epochs": 2}, "`critic_epochs` 2 trains the critic outside of FSDP"),
 ]

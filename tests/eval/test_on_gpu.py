@@ -26,7 +26,7 @@ def test_every_kind_of_job_runs_and_none_that_is_done_runs_again(tmp_path, capsy
     assert on_gpu.run_all(jobs, arguments, here) == {}
     assert {path.stem for path in tmp_path.iterdir()} == {job.name for job in jobs}
     made = summary(tmp_path)
-    assert [len(made[part]) for part in ("memory", "phases", "engines")] == [1, 1, 2]
+    assert [len(made[part]) for part in ("memory", "phases", "engines")] == [1, 1, 3]
     (phases,) = made["phases"]
     assert set(phases["tokens_per_second"]) == {"generate", "evaluate", "learn"}
     assert 0 < phases["share_of_peak"] <= phases["share_with_recomputation"] < 1
@@ -49,7 +49,8 @@ def test_the_jobs_are_those_that_the_issue_of_a_gpu_asks_for():
     shapes = {part: {job.shape for job in jobs if job.part == part} for part in on_gpu.PARTS}
     assert {"llama-3-8b", "qwen2.5-14b"} <= shapes["memory"]
     assert shapes["phases"] == {"qwen2.5-0.5b", "llama-3.2-3b", "llama-3-8b"}
-    assert {job.engine for job in jobs if job.part == "engines"} == {"generate", "continuous-batching", "vllm"}
+    engines = {"generate", "static-cache", "continuous-batching", "vllm"}
+    assert {job.engine for job in jobs if job.part == "engines"} == engines
 
 
 def test_operations_of_learning_by_hand():

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    CompileConfig,
     GenerationConfig,
     MambaConfig,
     MambaForCausalLM,
@@ -44,8 +45,16 @@ def continuous_engine(**options: Any) -> ContinuousBatchingEngine:
     return ContinuousBatchingEngine(options.pop("tokenizer", None) or tiny_tokenizer(), **{**defaults, **options})
 
 
-ENGINES: dict[str, Callable[..., Any]] = {"generate": transformers_engine, "continuous": continuous_engine}
-both = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def static_engine(**options: Any) -> TransformersEngine:
+    return transformers_engine(cache_implementation="static", **options)
+
+
+ENGINES: dict[str, Callable[..., Any]] = {
+    "generate": transformers_engine,
+    "static": static_engine,
+    "continuous": continuous_engine,
+}
+every = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 
 
 def peaked_model() -> PreTrainedModel:
@@ -73,7 +82,7 @@ def seeded(engine: Any, model: PreTrainedModel, prompts: list[list[int]]) -> Com
 # ---- which prompt is continued, and how ----
 
 
-@both
+@every
 def test_each_prompt_of_a_batch_is_continued_as_it_would_be_alone(engine):
     model = peaked_model()
     progress: list[tuple[int, int]] = []
@@ -183,7 +192,7 @@ def sampling_log_probs(
     return result
 
 
-@both
+@every
 def test_logps_are_those_of_the_distribution_sampled_from_and_eos_ends(engine):
     model = tiny_causal_lm().eval()
     engine = engine(temperature=1.3, top_k=40, return_logps=True, eos_token_ids=MANY_EOS)
@@ -361,6 +370,53 @@ def test_completions_are_the_same_whether_finished_ones_leave_the_batch_or_not(o
     going = [sum(len(ids) > i for ids in whole.ids) for i in range(len(calls[1]))]
     assert all(needed <= rows < 2 * needed for needed, rows in zip(going, calls[1], strict=True))
     assert calls[1][-1] < 10
+
+
+# ---- a cache of fixed size ----
+
+
+@pytest.mark.parametrize("make", [lambda: tiny_causal_lm().eval(), small_mistral], ids=["llama", "mistral"])
+@pytest.mark.parametrize("options", COMPACTED.values(), ids=COMPACTED)
+def test_a_static_cache_samples_what_a_growing_one_does(options, make):
+    model = make()
+    options = {"return_logps": True, "eos_token_ids": MANY_EOS, "max_new_tokens": 20, **options}
+    growing, static = (seeded(make(**options), model, PROMPTS * 4) for make in (transformers_engine, static_engine))
+    assert static.ids == growing.ids and static.terminated == growing.terminated
+    assert sum(static.logps, []) == pytest.approx(sum(growing.logps, []), abs=1e-5)
+
+
+def test_a_static_cache_is_compiled_once_for_prompts_of_any_length():
+    """dynamo captures the pass of a token as it would on a GPU; here what it captured is run as it is."""
+    model, captured = tiny_causal_lm().eval(), []
+
+    def backend(graph, inputs):
+        captured.append(graph)
+        return graph.forward
+
+    everywhere = CompileConfig(backend=backend, mode=None, fullgraph=True)
+    everywhere._compile_all_devices = True  # `generate` compiles for accelerators alone
+    engine = static_engine(return_logps=True, generation_kwargs={"compile_config": everywhere})
+    growing = transformers_engine(return_logps=True)
+    for longest in (3, 40, 200):
+        prompts = [[30 + i] * n for i, n in enumerate((longest, 1, 2))]
+        expected, out = seeded(growing, model, prompts), seeded(engine, model, prompts)
+        assert out.ids == expected.ids and len(captured) == 1
+        assert sum(out.logps, []) == pytest.approx(sum(expected.logps, []), abs=1e-5)
+
+
+def test_a_static_cache_does_not_depend_on_what_was_sampled_before():
+    """A resumed run has not seen the longest prompt of the run before it."""
+    fresh, used = tiny_causal_lm().eval(), tiny_causal_lm().eval()
+    engine = static_engine(return_logps=True)
+    engine(used, [[30] * 300])
+    assert seeded(engine, used, PROMPTS).logps == seeded(engine, fresh, PROMPTS).logps
+
+
+def test_a_static_cache_needs_a_model_with_keys_and_values():
+    sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    generate.check_static_cache(tiny_causal_lm())
+    with pytest.raises(ValueError, match="'static'` needs a model with a cache .*, which MambaForCausalLM has not"):
+        generate.check_static_cache(MambaForCausalLM(MambaConfig(**sizes)))
 
 
 @pytest.mark.parametrize(

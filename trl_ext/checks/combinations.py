@@ -27,6 +27,7 @@ _NOT_GATHERED = {
     "use_transformers_continuous_batching": "it was never run on a gathered model",
     "use_vllm": "its copy of the weights comes from one process",
     "merge_adapters_while_sampling": "it was never run on a gathered model",
+    "cache_implementation": "it was never run on a gathered model",
 }
 _NOT_WITH_FSDP = {
     "critic_warmup_rollouts": "its checkpoints need the optimizer's state of every weight"
@@ -118,7 +119,7 @@ def _check_controller(args: Any) -> None:
 
 
 def _check_sampling(args: Any, followed: Container[str]) -> None:
-    used = [n for n in ("min_p", "stop_strings", "generation_kwargs") if getattr(args, n)]
+    used = [n for n in ("min_p", "stop_strings", "cache_implementation", "generation_kwargs") if getattr(args, n)]
     used += ["repetition_penalty"] if args.repetition_penalty != 1.0 else []
     if unknown := [name for name in used if name not in followed]:
         raise ValueError(
@@ -132,6 +133,8 @@ def _check_sampling(args: Any, followed: Container[str]) -> None:
             f"`generation_kwargs` has {', '.join(sorted(taken))}, which PPO decides; use the field of PPOConfig where "
             "there is one."
         )
+    if args.cache_implementation is not None and "cache_implementation" in given:
+        raise ValueError("`cache_implementation` is set, and again in `generation_kwargs`; leave one of them out.")
     batching = [field.name for field in dataclasses.fields(ContinuousBatchingConfig)]
     _check_keys("generation_kwargs", given, list(GenerationConfig().to_dict()))
     _check_keys("transformers_continuous_batching_config", args.transformers_continuous_batching_config or {}, batching)

@@ -93,7 +93,6 @@ _ANSWERED: dict[str, str] = {
     "leave it out, every completion token is learned from.": "top_entropy_quantile",
     "leave it out, the router of a mixture of experts has no loss of its own here.": "router_aux_loss_coef",
     "use `use_transformers_continuous_batching`.": "use_transformers_paged",
-    "put it into `generation_kwargs`.": "cache_implementation",
     "leave it out, a colocated vLLM runs on the policy's device.": "vllm_tensor_parallel_size",
     "leave it out, the vLLM server is given weights as files.": "vllm_group_port",
     "use `importance_sampling_correction`.": "vllm_importance_sampling_correction",

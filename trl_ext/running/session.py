@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trl_ext.checkpoint import checkpoints
 from trl_ext.config import PPOConfig
+from trl_ext.processes import leave
 from trl_ext.trainer import PPOTrainer
 
 from .cli import check_launch, check_output_dir, newest_checkpoint
@@ -19,6 +20,8 @@ __all__ = ["output_folder", "started", "train"]
 @contextmanager
 def output_folder(args: PPOConfig) -> Iterator[str | None]:
     """Make the output folder, and keep other runs out of it; its absolute path becomes `args.output_dir`.
+
+    Processes that come to the end of the block leave each other there.
 
     Yields:
         The checkpoint to go on from; None for a new run.
@@ -34,6 +37,7 @@ def output_folder(args: PPOConfig) -> Iterator[str | None]:
         with args.main_process_first(desc="checkpoint"):
             checkpoint = newest_checkpoint(args.resume_from_checkpoint, folder)
         yield checkpoint
+    leave()
 
 
 @contextmanager

@@ -5,19 +5,22 @@ import copy
 import inspect
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import (
+    Cache,
     DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     RepetitionPenaltyLogitsProcessor,
+    StaticCache,
     StoppingCriteria,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
@@ -34,6 +37,7 @@ from .protocol import Completions, GenerationEngine, own_generation_config
 # Options of `generate` that shape the distribution after the caller's processors; with them `generate` draws itself.
 _APPLIED_LAST = {"typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "watermarking_config"}
 _REPORT_SECONDS = 0.2  # between two reports of progress
+_STATIC_STEP = 256  # tokens; the prompts' part of a static cache is a multiple of it, so that few sizes are compiled
 
 
 class TransformersEngine(GenerationEngine):
@@ -45,7 +49,8 @@ class TransformersEngine(GenerationEngine):
 
     Once half of the completions of a batch are finished they leave it, with their part of the KV cache, and `generate`
     goes on with the others; the random numbers of a completion stay the same. That takes a cache of plain key-value
-    layers, and neither `generation_kwargs` nor `stopping_criteria`, which may count from where `generate` began.
+    layers that grows, and neither `generation_kwargs` nor `stopping_criteria`, which may count from where `generate`
+    began.
 
     Args:
         tokenizer: Tokenizer of the model, with a pad token.
@@ -57,6 +62,8 @@ class TransformersEngine(GenerationEngine):
         batch_size: Prompts sampled at a time.
         return_logps: Also return the log-probabilities that were sampled from. They are collected token by token, so
             that no step's logits outlive the next.
+        cache_implementation: "static" for a KV cache of fixed size, with which `generate` compiles a token's pass on a
+            GPU.
         generation_kwargs: Further arguments of `GenerationConfig`.
         stopping_criteria: Further ends of a completion; each is called after every token.
     """
@@ -75,6 +82,7 @@ class TransformersEngine(GenerationEngine):
         stop_strings: list[str] | None = None,
         batch_size: int = 64,
         return_logps: bool = False,
+        cache_implementation: Literal["static"] | None = None,
         generation_kwargs: dict[str, Any] | None = None,
         stopping_criteria: Sequence[StoppingCriteria] = (),
     ):
@@ -99,7 +107,8 @@ class TransformersEngine(GenerationEngine):
         if stop_strings:
             self.endings.append(StopStringCriteria(tokenizer, stop_strings))
         self.endings.extend(stopping_criteria)
-        self.compacts = not stopping_criteria and not generation_kwargs
+        self.static = cache_implementation == "static"
+        self.compacts = not (self.static or stopping_criteria or generation_kwargs)
         self.generation_config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=not (greedy or self.draws),
@@ -107,7 +116,7 @@ class TransformersEngine(GenerationEngine):
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=eos_token_ids or None,
-            **{"disable_compile": True, **(generation_kwargs or {})},
+            **{"disable_compile": not self.static, **(generation_kwargs or {})},
         )
 
     def __call__(
@@ -139,8 +148,8 @@ class TransformersEngine(GenerationEngine):
         input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompt_ids], device=model.device)
         mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompt_ids], device=model.device)
         batch = _Batch(len(prompt_ids), longest, self.generation_config.max_new_tokens, model.device)
-        cache = _selectable_cache(model) if self.compacts else None
-        ending = _Ending(self.endings, batch, count, compacts=cache is not None)
+        cache = self._cache(model, batch)
+        ending = _Ending(self.endings, batch, count, compacts=self.compacts and cache is not None)
         recorder = _SampledLogprobs(batch) if self.return_logps else None
         draw = _Draw(batch) if self.draws else None
         while True:
@@ -149,7 +158,7 @@ class TransformersEngine(GenerationEngine):
             if recorder:
                 recorder.collect(sequences)
             going = ending.unfinished()
-            if cache is None or len(going) == 0 or batch.columns == batch.width:
+            if cache is None or not ending.compacts or len(going) == 0 or batch.columns == batch.width:
                 break
             cache.batch_select_indices(going)
             input_ids, batch.rows = sequences[going], batch.rows[going]
@@ -164,12 +173,20 @@ class TransformersEngine(GenerationEngine):
             [row[:n] for row, n in zip(logps, lengths, strict=True)] if logps is not None else None,
         )
 
+    def _cache(self, model: PreTrainedModel, batch: "_Batch") -> Cache | None:
+        """Return the empty cache of a batch; None where `generate` makes one."""
+        if self.static:
+            # Its size follows from this batch alone, so that a resumed run computes what the other would have.
+            prompts = -(-batch.prompt_length // _STATIC_STEP) * _STATIC_STEP
+            return StaticCache(config=_text_config(model), max_cache_len=prompts + batch.width - batch.prompt_length)
+        return _selectable_cache(model) if self.compacts else None
+
     def _generate(
         self,
         model: PreTrainedModel,
         input_ids: Tensor,
         mask: Tensor,
-        cache: DynamicCache | None,
+        cache: Cache | None,
         observers: list[LogitsProcessor | None],
         ending: "_Ending",
     ) -> Tensor:
@@ -188,14 +205,35 @@ class TransformersEngine(GenerationEngine):
             )
 
 
+def check_static_cache(model: PreTrainedModel) -> None:
+    """Refuse `cache_implementation="static"` for a model that samples without a cache of keys and values.
+
+    Raises:
+        ValueError: for such a model.
+    """
+    if not _takes_cache(model):
+        raise ValueError(
+            f"`cache_implementation='static'` needs a model with a cache of keys and values, which "
+            f"{type(model).__name__} has not; leave it out."
+        )
+
+
+def _takes_cache(model: PreTrainedModel) -> bool:
+    return "past_key_values" in inspect.signature(model.forward).parameters
+
+
+def _text_config(model: PreTrainedModel) -> PretrainedConfig:
+    return model.config.get_text_config(decoder=True)
+
+
 def _selectable_cache(model: PreTrainedModel) -> DynamicCache | None:
     """Return an empty cache from which rows can be taken out; None for a model that needs another kind.
 
     Layers of linear attention keep a state that `batch_select_indices` leaves alone.
     """
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    if not _takes_cache(model):
         return None
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    cache = DynamicCache(config=_text_config(model))
     plain = {type(layer) for layer in cache.layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
     return cache if cache.layers and plain else None
 
