@@ -214,7 +214,7 @@ def test_a_run_that_runs_out_of_memory_learns_the_same(where, options, tmp_path,
 @pytest.mark.parametrize(
     "options",
     [
-        {"gradient_checkpointing": False},
+        {"gradient_checkpointing": False, "gradient_checkpointing_kwargs": {"preserve_rng_state": False}},
         {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"every_n_layers": 2}},
         {"gradient_checkpointing": False, "lora": True, "critic": "adapter", "learning_rate": 0.05},
         {"gradient_checkpointing": False, "critic": "copy", "critic_epochs": 1},
@@ -245,6 +245,9 @@ def test_where_one_sample_is_too_much_every_layer_is_checkpointed_and_the_run_le
     assert caplog.text.count("going on with checkpoints at every layer") == 1
     layers = [m for m in trainer.model.modules() if isinstance(m, GradientCheckpointingLayer)]
     assert all(m.gradient_checkpointing for m in layers if any(p.requires_grad for p in m.parameters()))
+    kept = options.get("gradient_checkpointing_kwargs", {}).get("preserve_rng_state")
+    functions = [m._gradient_checkpointing_func for m in layers if m.gradient_checkpointing]
+    assert {function.keywords.get("preserve_rng_state") for function in functions} == {kept}
     for (name, p), (_, q) in zip(trainer.model.named_parameters(), expected.model.named_parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 

@@ -22,7 +22,7 @@ from .actor_critic.merged import check_mergeable
 from .actor_critic.names import find_policy, load_tokenizer
 from .arguments import check_before_loading, check_datasets, count_embeddings
 from .checks.deepspeed import zero_stage
-from .checks.training_arguments import asks_for_fsdp, mapping
+from .checks.training_arguments import asks_for_fsdp, checkpointing_kwargs, mapping
 from .config import PPOConfig
 from .critic_learning import CriticLearner, CriticOptions, CriticPretraining
 from .experience.ahead import RolloutAhead
@@ -215,7 +215,7 @@ def build_micro_batches(args: PPOConfig, model: ActorCritic, accelerator: Accele
     """Return the sizes of the passes; neither several processes nor DeepSpeed can begin a step again."""
     fixed = accelerator.num_processes > 1 or zero_stage(args) is not None
     options: dict[str, Any] = {"fixed": fixed, "trained": model.trained_share}
-    options["checkpoint"] = partial(checkpoint_every_layer, model)
+    options["checkpoint"] = partial(checkpoint_every_layer, model, checkpointing_kwargs(args))
     return MicroBatches(args.micro_batch_size, "per_device_train_batch_size", **options)
 
 

@@ -1,6 +1,9 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Activation checkpointing that is switched on where memory turns out to be too small."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .model import ActorCritic
@@ -8,10 +11,14 @@ from .model import ActorCritic
 __all__ = ["checkpoint_every_layer"]
 
 
-def checkpoint_every_layer(model: ActorCritic) -> bool:
+def checkpoint_every_layer(model: ActorCritic, options: Mapping[str, Any]) -> bool:
     """Recompute the activations of every layer of policy and critic in backward passes from now on.
 
     Gradients stay the same: what is recomputed has the same values, dropout included.
+
+    Args:
+        model: Policy and critic.
+        options: `gradient_checkpointing_kwargs` of the run, of which `every_n_layers` no longer counts.
 
     Returns:
         Whether there was a layer that kept its activations until now, and policy and critic support checkpointing.
@@ -22,5 +29,5 @@ def checkpoint_every_layer(model: ActorCritic) -> bool:
         return False
     if not all(part.supports_gradient_checkpointing for part in parts):
         return False
-    model.gradient_checkpointing_enable()
+    model.gradient_checkpointing_enable({name: value for name, value in options.items() if name != "every_n_layers"})
     return True

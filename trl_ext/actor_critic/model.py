@@ -475,8 +475,8 @@ class ActorCritic(nn.Module):
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs) -> None:
         """Do the same under the older name, which transformers before 5.20 calls."""
         options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
-        if "every_n_layers" in options:  # the Trainer's own key, where this is called without the Trainer
-            kwargs["every_n_layers"] = options.pop("every_n_layers")
+        # Keys of the Trainer's own, where this is called without the Trainer.
+        kwargs |= {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
         if options["use_reentrant"] and self.critic_kind == "adapter":
             raise ValueError("`critic='adapter'` needs checkpointing with `use_reentrant=False`.")
         if not options["use_reentrant"]:
