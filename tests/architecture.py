@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"experience", "checkpoint"}),
     frozenset({"learning", "critic_learning", "step_gate"}),
     frozenset({"config"}),
-    frozenset({"evaluation", "arguments", "resuming", "sampling"}),
+    frozenset({"evaluation", "arguments", "identity", "resuming", "sampling"}),
     frozenset({"assembly", "model_card"}),
     frozenset({"trainer"}),
     frozenset({"trl_ext"}),

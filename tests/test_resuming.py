@@ -14,7 +14,8 @@ from tests.tiny_models import tiny_causal_lm, tiny_classifier, tiny_tokenizer
 from trl_ext import checkpoint
 from trl_ext.actor_critic import ActorCritic
 from trl_ext.files import write_json
-from trl_ext.resuming import check_checkpoint, check_finite, read_state, reward_settings, run_identity
+from trl_ext.identity import reward_settings, run_identity
+from trl_ext.resuming import check_checkpoint, check_finite, read_state
 from trl_ext.rewards import Ensemble, PreferenceReward, RewardRunner, RunningNormalization
 
 CONFIGURATION = {"batch size": 8, "critic": "head", "adapters": False}

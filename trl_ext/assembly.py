@@ -15,7 +15,7 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
-from . import resuming, sharding
+from . import sharding
 from .actor_critic import ActorCritic, ForwardOutput, build_actor_critic
 from .actor_critic.checkpointing import checkpoint_every_layer
 from .actor_critic.merged import check_mergeable
@@ -34,6 +34,7 @@ from .experience.prompts import RolloutSampler
 from .experience.rollout import forward
 from .experience.stream import StreamRows, check_stream
 from .experience.supervised import SupervisedData
+from .identity import run_identity
 from .kl_control import KLController, function_bounds, make_controller
 from .micro_batches import MicroBatches
 from .monitoring import SampleTable
@@ -192,7 +193,7 @@ def assemble(
         train_dataset=train_dataset,
         judging=Judging(judges, compute_metrics),
         configuration=run_configuration(args, actor_critic, kl_controller)
-        | resuming.run_identity(actor_critic, tokenizer, train_dataset, ptx_dataset, rewards),
+        | run_identity(actor_critic, tokenizer, train_dataset, ptx_dataset, rewards),
     )
 
 

@@ -15,7 +15,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from . import assembly, checkpoint, learning, resuming
+from . import assembly, checkpoint, identity, learning, resuming
 from ._compat import BaseTrainer
 from .actor_critic import ActorCritic
 from .actor_critic.averaging import PolicyAverage, evaluated_too
@@ -136,7 +136,7 @@ class PPOTrainer(BaseTrainer):
         self.progress = PhaseProgress(self.is_world_process_zero(), bars=not args.disable_tqdm)
         self.display = show(self, kl_target=getattr(parts.kl_controller, "target", None))
         self.run_log = RunLog(self._reduce)
-        self._configuration, self._reward_settings = parts.configuration, resuming.reward_settings(parts.rewards)
+        self._configuration, self._reward_settings = parts.configuration, identity.reward_settings(parts.rewards)
         self._gate = StepGate()
         self.critic_learner = assembly.build_critic_learner(args, parts.actor_critic, self.collector)
         self._pretraining = assembly.build_pretraining(args, parts, self.collector)
@@ -398,8 +398,8 @@ class PPOTrainer(BaseTrainer):
             checkpoint.rotate(folder, limit, self.state.best_model_checkpoint)
 
     def _ppo_state(self) -> dict[str, Any]:
-        identity = {"configuration": self._configuration, "reward settings": self._reward_settings}
-        return identity | {name: part.state_dict() for name, part in self._stateful.items()}
+        settings = {"configuration": self._configuration, "reward settings": self._reward_settings}
+        return settings | {name: part.state_dict() for name, part in self._stateful.items()}
 
     @property
     def _stateful(self) -> dict[str, resuming.Stateful]:
