@@ -27,7 +27,7 @@ trainer = PPOTrainer(
         max_completion_length=32,
         learning_rate=2e-4,
         kl_controller="pid",
-        kl_target=1.75,  # nats per completion; a higher target lets the model move further away from what it was
+        kl_target=1.75,  # nats per completion; a higher target lets the policy move further from the initial model
     ),
     train_dataset=Dataset.from_dict({"prompt": PROMPTS * 64}),
     peft_config=LoraConfig(r=16, lora_alpha=32),
