@@ -106,6 +106,8 @@ def trained(folder: Path, *, resume: bool = False, **settings: Any) -> PPOTraine
     """A trainer that has trained, with the model saved in `final`; it was sharded where there are two processes."""
     made = trainer(folder, **settings)
     made.train(resume_from_checkpoint=resume or None)
+    if zero_stage() == "3":  # the next step would add to what is left
+        assert not sharding.engine_of(made.model).zero.grad_partitions_flat_buffer.any()
     shards = made.accelerator.is_fsdp2 or zero_stage() == "3"
     assert sharding.is_sharded(made.model) == (made.args.world_size > 1 and shards)
     made.save_model(str(folder / "final"))
