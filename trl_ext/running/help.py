@@ -26,7 +26,7 @@ COMMON = {
     "bf16": "Compute in bfloat16; the trained weights stay float32. Default: where the device has it.",
     "use_cpu": "Train on the CPU although there is a GPU.",
     "seed": "Seed of the weights, the data and the sampling.",
-    "logging_steps": "Steps of the optimizer from one line of the log to the next.",
+    "logging_steps": "Optimizer steps from one line of the log to the next.",
     "eval_strategy": "When to evaluate during the training.",
     "eval_steps": "Steps from one evaluation to the next, with `--eval_strategy steps`.",
     "save_steps": "Steps from one checkpoint to the next.",
