@@ -89,6 +89,7 @@ def test_processes_leave_when_the_slowest_is_done(tmp_path):
         return len(list(tmp_path.iterdir())), torch.distributed.is_initialized()
 
     assert in_processes(end) == ["(3, False)"] * 3
+    assert in_processes(end, 1) == ["(3, True)"], "a group of one process is not ours"
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,11 @@ def gather(value: Any) -> list[Any]:
 
 
 def leave() -> None:
-    """Leave the other processes, at the end of a program that all of them reach; torch warns where that is left out."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    """Leave the other processes, at the end of a program that all of them reach; torch warns where that is left out.
+
+    The group of a single process stays: vLLM makes one, and takes it apart itself.
+    """
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and torch.distributed.get_world_size() > 1:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
