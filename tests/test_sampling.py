@@ -33,10 +33,12 @@ def adapters() -> ActorCritic:
 
 def test_the_planner_is_told_what_runs(tmp_path):
     settings = {"gradient_checkpointing_kwargs": {"every_n_layers": 2}, "policy_ema_decay": 0.9}
+    settings |= {"cache_implementation": "static"}
     setup = setup_of(config(tmp_path, critic="adapter", critic_lora_rank=2, optim="sgd", **settings), adapters())
     assert (setup.quantization, setup.critic, setup.rank, setup.critic_rank) == ("none", "adapter", 4, 2)
     assert (setup.micro_batch, setup.rollout, setup.completion, setup.prompt) == (4, 256, 40, 512)
     assert (setup.every_n_layers, setup.policy_ema, setup.optimizer, setup.dtype) == (2, True, "sgd", "float32")
+    assert setup.cache_implementation == "static"
     full = ActorCritic(tiny_causal_lm().bfloat16(), "copy")
     settings = {"gradient_checkpointing": False, "max_prompt_length": 9, "optim": "adafactor"}
     setup = setup_of(config(tmp_path, critic="copy", **settings), full)

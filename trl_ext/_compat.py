@@ -20,6 +20,7 @@ __all__ = [
     "AdapterSwitch",
     "BaseConfig",
     "BaseTrainer",
+    "compiles_whole",
     "keep_vllm_weights_plain",
     "portable_attention",
     "training_metrics",
@@ -109,6 +110,15 @@ def training_metrics(trainer: Any) -> dict[str, list[float]]:
     logs the values that are appended.
     """
     return trainer._metrics["train"]
+
+
+def compiles_whole(model: torch.nn.Module) -> bool:
+    """Return whether a model of transformers is declared to compile as one graph.
+
+    Only such models are tested with a cache of fixed size. `generate` takes one for any other too, and fails at its
+    shapes or samples from another distribution.
+    """
+    return bool(getattr(model, "_can_compile_fullgraph", False))
 
 
 def keep_vllm_weights_plain() -> None:

@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .actor_critic import ActorCritic
+from .actor_critic.caches import check_static_cache
 from .actor_critic.merged import check_merges
 from .checks.training_arguments import checkpointing_kwargs, mapping
 from .config import SAMPLED_AT_A_TIME, PPOConfig
-from .experience.engines import ENGINES, GenerationEngine, MergedEngine, check_static_cache, eos_token_ids
+from .experience.engines import ENGINES, GenerationEngine, MergedEngine, eos_token_ids
 from .planner.plan import GIB, sampling_batch
 from .planner.setup import Setup
 
@@ -26,8 +27,8 @@ def build_engine(args: PPOConfig, model: ActorCritic, tokenizer: PreTrainedToken
     """Return the engine that `args` asks for.
 
     Raises:
-        ValueError: when the policy's adapter cannot be merged into its base, and is to be; when the policy has no
-            cache that could be static, and it is to be.
+        ValueError: when the policy's adapter cannot be merged into its base, and is to be; when the policy
+            does not sample the same with a static cache, and is to have one.
     """
     if args.cache_implementation == "static":
         check_static_cache(model.causal_lm)
@@ -102,7 +103,7 @@ def setup_of(args: PPOConfig, model: ActorCritic) -> Setup:
         "every_n_layers": checkpointing_kwargs(args).get("every_n_layers", 1),
         "merge_adapters_while_sampling": args.merges_while_sampling,
     }
-    names = ("num_critics", "kl_estimator", "logits_chunk_size", "gradient_checkpointing")
+    names = ("num_critics", "kl_estimator", "logits_chunk_size", "gradient_checkpointing", "cache_implementation")
     values |= {name: getattr(args, name) for name in names}
     if not args.gradient_checkpointing:
         del values["every_n_layers"]

@@ -11,10 +11,11 @@ import trl
 
 import trl_ext
 from trl_ext import kl_control, rewards
+from trl_ext.checks.combinations import NOT_GATHERED, NOT_WITH_FSDP
 from trl_ext.critic_modes import CRITIC_MODES
 from trl_ext.monitoring.glossary import GLOSSARY
 
-from .pages import README, quoted, table
+from .pages import README, ROOT, quoted, table
 
 # What `trl.experimental.ppo.PPOConfig` of TRL 1.12 adds to `TrainingArguments`; later TRL has no PPO to ask.
 TRL_PPO_FIELDS = [
@@ -99,3 +100,10 @@ def test_the_readme_is_short_and_takes_the_metrics_from_the_glossary() -> None:
     for name, meaning, healthy in rows:
         metric = known[name.strip("`")]
         assert (meaning, healthy) == (f"{metric.label}, {metric.unit}", metric.healthy)
+
+
+def test_the_page_on_memory_names_every_setting_that_is_refused_with_a_sharder():
+    text = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+    for sharder, settings in (("FSDP", NOT_WITH_FSDP), ("ZeRO-3", NOT_GATHERED)):
+        listed = re.search(rf"Refused with {sharder}: (.+?)(?:\n\n|\Z)", text, re.DOTALL)
+        assert listed is not None and not set(settings) - set(quoted(listed[1])), sharder

@@ -11,6 +11,8 @@ import torch
 from transformers import (
     CompileConfig,
     GenerationConfig,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
@@ -21,6 +23,7 @@ from transformers import (
 )
 
 from tests.tiny_models import EOS_ID, PAD_ID, VOCAB_SIZE, tiny_causal_lm, tiny_tokenizer
+from trl_ext.actor_critic.caches import check_static_cache, selectable_cache
 from trl_ext.experience.engines import (
     Completions,
     ContinuousBatchingEngine,
@@ -414,9 +417,32 @@ def test_a_static_cache_does_not_depend_on_what_was_sampled_before():
 
 def test_a_static_cache_needs_a_model_with_keys_and_values():
     sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
-    generate.check_static_cache(tiny_causal_lm())
+    check_static_cache(tiny_causal_lm())
     with pytest.raises(ValueError, match="'static'` needs a model with a cache .*, which MambaForCausalLM has not"):
-        generate.check_static_cache(MambaForCausalLM(MambaConfig(**sizes)))
+        check_static_cache(MambaForCausalLM(MambaConfig(**sizes)))
+
+
+def test_a_static_cache_is_refused_where_the_model_would_sample_from_another_distribution():
+    """The local attention of GPT-Neo counts from the end of the cache."""
+    sizes = {"num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]], "window_size": 8}
+    model = GPTNeoForCausalLM(GPTNeoConfig(vocab_size=VOCAB_SIZE, hidden_size=16, **sizes)).eval()
+    with pytest.raises(ValueError, match="that transformers can compile, which GPTNeoForCausalLM is not; leave"):
+        check_static_cache(model)
+    with pytest.raises(ValueError, match="that transformers can compile"):
+        static_engine()(model, PROMPTS)
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "gemma2"])
+def test_a_static_cache_may_be_longer_than_the_context(arch):
+    """128 positions are learned, and a cache for 256 is made."""
+    model = tiny_causal_lm(arch, vocab_size=VOCAB_SIZE).eval()
+    prompts = [[30 + i % 90 for i in range(120)], [40], [50, 51, 52]]
+    growing, static = (
+        seeded(make(return_logps=True, max_new_tokens=8), model, prompts)
+        for make in (transformers_engine, static_engine)
+    )
+    assert static.ids == growing.ids
+    assert sum(static.logps, []) == pytest.approx(sum(growing.logps, []), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -427,14 +453,14 @@ def test_options_that_count_from_where_generate_began_keep_all_in_the_batch(opti
 
 
 def test_a_cache_with_other_states_than_keys_and_values_keeps_all_in_the_batch():
-    assert generate._selectable_cache(small_mistral()) is not None
+    assert selectable_cache(small_mistral()) is not None
     sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
-    assert generate._selectable_cache(MambaForCausalLM(MambaConfig(**sizes))) is None
+    assert selectable_cache(MambaForCausalLM(MambaConfig(**sizes))) is None
     sizes |= {"num_hidden_layers": 2, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
     sizes |= {"linear_num_value_heads": 2, "linear_num_key_heads": 1, "head_dim": 8, "num_experts": 2}
     config = Qwen3NextConfig(**sizes, layer_types=["linear_attention", "full_attention"])
     with torch.device("meta"):
-        assert generate._selectable_cache(Qwen3NextForCausalLM(config)) is None
+        assert selectable_cache(Qwen3NextForCausalLM(config)) is None
 
 
 def test_under_autocast_finished_completions_leave_the_batch_too():

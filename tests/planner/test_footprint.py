@@ -12,8 +12,10 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache
 
-from tests.tiny_models import VOCAB_SIZE, save_tiny, tiny_causal_lm
+from tests.tiny_models import VOCAB_SIZE, save_tiny, tiny_causal_lm, tiny_tokenizer
 from trl_ext.actor_critic import build_actor_critic
+from trl_ext.actor_critic.caches import static_cache
+from trl_ext.experience.engines import generate
 from trl_ext.planner import footprint
 from trl_ext.planner.footprint import DryRun, Meter
 from trl_ext.planner.weights import base_bytes, lora_parameters, meta_model, optimizer_bytes, quantized_bytes
@@ -227,6 +229,21 @@ def test_cache_is_that_of_a_real_generation(changes):
             model(torch.full((3, 8), 5 + start), past_key_values=cache, use_cache=True)
     kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert dry_run(model.config).generate(3)["last token"]["KV cache"] == pytest.approx(kept, rel=0.3 if changes else 0)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma2", "gpt2"])
+def test_a_static_cache_is_that_of_a_real_generation_from_its_prompts_on(arch, monkeypatch):
+    model, made = tiny_causal_lm(arch, layers=6), []
+    monkeypatch.setattr(generate, "static_cache", lambda *sizes: made.append(static_cache(*sizes)) or made[0])
+    engine = generate.TransformersEngine(
+        tiny_tokenizer(), eos_token_ids=[], max_new_tokens=COMPLETION, cache_implementation="static"
+    )
+    engine(model.eval(), [[5] * PROMPT] * 3)
+    kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in made[0].layers)
+    planned = dry_run(model.config, cache_implementation="static").generate(3)
+    assert [parts["KV cache"] for parts in planned.values()] == [kept, kept]
+    growing = dry_run(model.config).generate(3)["prompts"]
+    assert growing["activations"] < planned["prompts"]["activations"], "attention over the whole cache"
 
 
 def test_other_layers_are_like_the_ones_that_are_run(monkeypatch):

@@ -272,12 +272,25 @@ def test_advice_says_what_each_change_saves(monkeypatch):
     assert lora == ["rank=16 instead of 0"]  # the critic stays a head
 
 
+def test_with_a_static_cache_there_is_room_for_fewer():
+    """Prompts of 12 tokens take as much of it as prompts of 256."""
+    setup = Setup(quantization="none", **TINY | {"rollout": 64})
+    static = dataclasses.replace(setup, cache_implementation="static")
+    card = (plan(tiny(), dataclasses.replace(setup, generation_batch=32)).phase_peak("generate")) * 1.5
+    card = (card + module.CUDA_CONTEXT) / module.USABLE_FRACTION / GIB
+    assert sampling_batch(tiny(), static, card) < sampling_batch(tiny(), setup, card)
+    peak = plan(tiny(), dataclasses.replace(static, generation_batch=32)).peak
+    advice = dict(advise(tiny(), dataclasses.replace(static, generation_batch=32), peak))
+    assert advice["cache_implementation=None instead of 'static'"] > 0
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"quantization": "fp4"}, "nf4, int8, none"),
         ({"critic": "model"}, "head, adapter, copy"),
         ({"optimizer": "lion"}, "adamw_torch"),
+        ({"cache_implementation": "dynamic"}, "`cache_implementation` must be one of static, got dynamic"),
         ({"prompt": 0}, "`prompt` must be at least 1"),
         ({"rank": -1}, "`rank` must be 0 or more"),
         ({"generation_batch": 0}, "`generation_batch`"),

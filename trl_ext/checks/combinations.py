@@ -23,15 +23,13 @@ _OWN_GENERATION = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k
 _OWN_GENERATION |= {"num_beams", "num_return_sequences", "use_cache", "stop_strings"}
 _OWN_GENERATION |= {"pad_token_id", "bos_token_id", "eos_token_id"}
 # Settings that cannot be had on a model that is gathered for a rollout, with the reason.
-_NOT_GATHERED = {
+NOT_GATHERED = {
     "use_transformers_continuous_batching": "it was never run on a gathered model",
     "use_vllm": "its copy of the weights comes from one process",
     "merge_adapters_while_sampling": "it was never run on a gathered model",
     "cache_implementation": "it was never run on a gathered model",
 }
-_NOT_WITH_FSDP = {
-    "critic_warmup_rollouts": "its checkpoints need the optimizer's state of every weight"
-} | _NOT_GATHERED
+NOT_WITH_FSDP = {"critic_warmup_rollouts": "its checkpoints need the optimizer's state of every weight"} | NOT_GATHERED
 # Settings of vLLM that one of its modes does not read.
 _COLOCATED = ("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_enable_sleep_mode")
 _SERVER = ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout")
@@ -81,7 +79,7 @@ def check_combinations(args: Any, engine: Callable[..., Any]) -> None:
     _check_checkpointing(args)
     _check_critic(args)
     sharder = "FSDP" if asks_for_fsdp(args) else "ZeRO-3" if zero_stage(args) == 3 else ""
-    for name, reason in {"FSDP": _NOT_WITH_FSDP, "ZeRO-3": _NOT_GATHERED}.get(sharder, {}).items():
+    for name, reason in {"FSDP": NOT_WITH_FSDP, "ZeRO-3": NOT_GATHERED}.get(sharder, {}).items():
         if value := getattr(args, name):
             raise ValueError(f"`{name}` {value} is not supported with {sharder}: {reason}; leave it out.")
     if args.max_steps == 0:

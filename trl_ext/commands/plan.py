@@ -58,7 +58,8 @@ def setup_parser(prog: str, description: str) -> CommandParser:
         elif hint is bool:
             parser.add_argument(f"--{name}", action="store_true", help=help)
         else:
-            choices = f"{', '.join(get_args(hint))}; " if get_origin(hint) is Literal else ""
+            literal = next((part for part in (hint, *get_args(hint)) if get_origin(part) is Literal), None)
+            choices = f"{', '.join(get_args(literal))}; " if literal else ""
             default = "" if field.default is None else f" ({field.default})"
             kind = str if choices else float if hint is float else int
             parser.add_argument(f"--{name}", type=kind, default=field.default, help=f"{choices}{help}{default}")

@@ -22,10 +22,11 @@ from peft.functional import set_requires_grad
 from torch import Tensor, autograd, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel, StaticCache
 
 from trl_ext._compat import AdapterSwitch
 from trl_ext.actor_critic.adapters import CRITIC_ADAPTERS, add_policy_adapter, with_rank
+from trl_ext.actor_critic.caches import static_cache, static_length
 from trl_ext.actor_critic.trunk import (
     causal_lm,
     compare_tokens,
@@ -189,6 +190,7 @@ class DryRun:
         logits_chunk_size: As in `PPOConfig`.
         gradient_checkpointing: Whether activations are recomputed in the backward pass.
         every_n_layers: One of so many layers recomputes them, the first among them.
+        cache_implementation: "static" for a KV cache of fixed size, which is whole from the first token on.
         dtype: Dtype of the computation.
     """
 
@@ -206,13 +208,14 @@ class DryRun:
         logits_chunk_size: int,
         gradient_checkpointing: bool,
         every_n_layers: int = 1,
+        cache_implementation: str | None = None,
         exact_kl: bool,
         dtype: torch.dtype,
     ):
         text = config.get_text_config()
         self.num_layers, self.vocab_size = text.num_hidden_layers, text.vocab_size
         self.critic, self.prompt, self.completion, self.chunk_size = critic, prompt, completion, logits_chunk_size
-        self.dtype, self.exact_kl = dtype, exact_kl
+        self.dtype, self.exact_kl, self.has_static_cache = dtype, exact_kl, cache_implementation == "static"
         self._critics = CRITIC_ADAPTERS[:num_critics] if critic == "adapter" else ("default",)
         self._models: dict[int, tuple[nn.Module, nn.Module]] = {}
         period = math.lcm(_period(text), every_n_layers)
@@ -298,15 +301,16 @@ class DryRun:
 
     def _generate(self, policy: nn.Module, trunk: nn.Module, meter: Meter, batch: int) -> None:
         model = causal_lm(policy)
+        static = static_cache(model.config, self.prompt, self.completion) if self.has_static_cache else None
         past, shapes = self.prompt + self.completion - 1, list[tuple[torch.Size, torch.Size]]()
         for moment, new in (("prompts", self.prompt), ("last token", 1)):
-            cache = DynamicCache(config=model.config)
+            cache: Any = static or DynamicCache(config=model.config)
             for i, sizes in enumerate(shapes):
                 cache.update(*(torch.empty(*n[:2], past, n[3], dtype=self.dtype, device="meta") for n in sizes), i)
             with meter.moment(moment):
                 states = self._states(text_trunk(model), batch, new, cache)
                 self._sample(logits(model, states[:, -1:]))
-            shapes = [(layer.keys.shape, layer.values.shape) for layer in cache.layers]
+            shapes = [] if static else [(layer.keys.shape, layer.values.shape) for layer in cache.layers]
             kept = sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
             peak = meter.peaks[moment]
             peak |= {"KV cache": kept, "activations": peak["activations"] - kept}
@@ -314,8 +318,12 @@ class DryRun:
     def _states(self, trunk: nn.Module, batch: int, new: int | None = None, cache: Any = None) -> Tensor:
         """Return hidden states of `trunk` for `new` tokens after those in `cache`."""
         new = new or self.prompt + self.completion
-        # A decoding step's mask is broadcast: layers with a sliding window hold fewer keys than there are tokens.
-        mask = torch.empty(batch, 1, new, new if new > 1 else 1, dtype=self.dtype, device="meta")
+        # Masks are broadcast, but that of a whole prompt: layers with a sliding window hold fewer keys than there are
+        # tokens, and static caches have room for more.
+        is_static = isinstance(cache, StaticCache)
+        columns = static_length(self.prompt, self.completion) if is_static else new
+        mask = torch.empty(batch, 1, new, columns, dtype=self.dtype, device="meta")
+        mask = mask[..., :1] if is_static or new == 1 else mask
         ids = torch.empty(batch, new, dtype=torch.long, device="meta")
         inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": cache is not None, "past_key_values": cache}
         if "position_ids" in inspect.signature(trunk.forward).parameters:

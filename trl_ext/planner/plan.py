@@ -143,6 +143,7 @@ def _prepared(config: PretrainedConfig, setup: Setup) -> tuple[Parts, list[tuple
         "logits_chunk_size",
         "gradient_checkpointing",
         "every_n_layers",
+        "cache_implementation",
     )
     options = {name: getattr(setup, name) for name in names} | {"exact_kl": setup.kl_estimator == "exact"}
     dry_run = DryRun(config, critic_rank=setup.critic_rank or setup.rank, dtype=dtype, **options)
@@ -256,6 +257,7 @@ def advise(config: PretrainedConfig, setup: Setup, peak: int) -> list[tuple[str,
     changes += [{"rank": 16, "critic": "adapter" if setup.critic == "copy" else "head"}] if setup.rank == 0 else []
     changes += [
         {"merge_adapters_while_sampling": False},
+        {"cache_implementation": None},
         {"num_critics": 1},
         {"critic": "head", "num_critics": 1},
         {"gradient_checkpointing": True},

@@ -45,6 +45,7 @@ class Setup(CheckedOptions):
         0.0, "share of the card that vLLM takes in the same process (use_vllm in PPOConfig); 0: without vLLM"
     )
     merge_adapters_while_sampling: bool = option(False, "as in PPOConfig")
+    cache_implementation: Literal["static"] | None = option(None, "as in PPOConfig")
     optimizer: Literal[
         "adamw_torch", "adamw_torch_fused", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
         "sgd",

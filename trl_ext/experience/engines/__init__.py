@@ -2,7 +2,7 @@
 """Engines that sample completions: transformers' `generate` and continuous batching, and vLLM."""
 
 from .continuous_batching import ContinuousBatchingEngine
-from .generate import TransformersEngine, check_static_cache
+from .generate import TransformersEngine
 from .merged import MergedEngine
 from .protocol import (
     AsyncEngine,
@@ -26,7 +26,6 @@ __all__ = [
     "TransformersEngine",
     "VLLMEngine",
     "asynchronous",
-    "check_static_cache",
     "check_vllm",
     "close",
     "eos_token_ids",

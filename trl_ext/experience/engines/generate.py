@@ -2,7 +2,6 @@
 """Sampling with transformers' `generate`."""
 
 import copy
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -11,25 +10,22 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     Cache,
-    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     RepetitionPenaltyLogitsProcessor,
-    StaticCache,
     StoppingCriteria,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import EosTokenCriteria, StopStringCriteria
 
+from trl_ext.actor_critic.caches import check_static_cache, selectable_cache, static_cache
 from trl_ext.micro_batches import MicroBatches
 
 from .protocol import Completions, GenerationEngine, own_generation_config
@@ -37,7 +33,6 @@ from .protocol import Completions, GenerationEngine, own_generation_config
 # Options of `generate` that shape the distribution after the caller's processors; with them `generate` draws itself.
 _APPLIED_LAST = {"typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "watermarking_config"}
 _REPORT_SECONDS = 0.2  # between two reports of progress
-_STATIC_STEP = 256  # tokens; the prompts' part of a static cache is a multiple of it, so that few sizes are compiled
 
 
 class TransformersEngine(GenerationEngine):
@@ -176,10 +171,9 @@ class TransformersEngine(GenerationEngine):
     def _cache(self, model: PreTrainedModel, batch: "_Batch") -> Cache | None:
         """Return the empty cache of a batch; None where `generate` makes one."""
         if self.static:
-            # Its size follows from this batch alone, so that a resumed run computes what the other would have.
-            prompts = -(-batch.prompt_length // _STATIC_STEP) * _STATIC_STEP
-            return StaticCache(config=_text_config(model), max_cache_len=prompts + batch.width - batch.prompt_length)
-        return _selectable_cache(model) if self.compacts else None
+            check_static_cache(model)
+            return static_cache(model.config, batch.prompt_length, batch.width - batch.prompt_length)
+        return selectable_cache(model) if self.compacts else None
 
     def _generate(
         self,
@@ -203,39 +197,6 @@ class TransformersEngine(GenerationEngine):
                 synced_gpus=False,  # under FSDP the model is gathered, and no process needs the steps of another
                 **({} if cache is None else {"past_key_values": cache}),
             )
-
-
-def check_static_cache(model: PreTrainedModel) -> None:
-    """Refuse `cache_implementation="static"` for a model that samples without a cache of keys and values.
-
-    Raises:
-        ValueError: for such a model.
-    """
-    if not _takes_cache(model):
-        raise ValueError(
-            f"`cache_implementation='static'` needs a model with a cache of keys and values, which "
-            f"{type(model).__name__} has not; leave it out."
-        )
-
-
-def _takes_cache(model: PreTrainedModel) -> bool:
-    return "past_key_values" in inspect.signature(model.forward).parameters
-
-
-def _text_config(model: PreTrainedModel) -> PretrainedConfig:
-    return model.config.get_text_config(decoder=True)
-
-
-def _selectable_cache(model: PreTrainedModel) -> DynamicCache | None:
-    """Return an empty cache from which rows can be taken out; None for a model that needs another kind.
-
-    Layers of linear attention keep a state that `batch_select_indices` leaves alone.
-    """
-    if not _takes_cache(model):
-        return None
-    cache = DynamicCache(config=_text_config(model))
-    plain = {type(layer) for layer in cache.layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
-    return cache if cache.layers and plain else None
 
 
 class _Batch:
