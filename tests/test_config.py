@@ -162,6 +162,14 @@ def test_the_batch_is_counted_over_all_processes(monkeypatch):
         ({"kl_estimator": "k2"}, "`kl_estimator='k2'` inside the reward gives a biased gradient"),
         ({"top_p": 0.9}, "`top_p` changes the distribution that is sampled"),
         ({"top_k": 50, "min_p": 0.1}, "`top_k`, `min_p` changes the distribution"),
+        (
+            {"generation_kwargs": {"no_repeat_ngram_size": 3}},
+            r"`generation_kwargs.no_repeat_ngram_size` changes .*; leave it off or set `importance_sampling_correction",
+        ),
+        (
+            {"generation_kwargs": {"typical_p": 0.9}},
+            r"`generation_kwargs.typical_p` changes .* learned; leave it off\.$",
+        ),
         ({"repetition_penalty": 1.1}, "`repetition_penalty` changes"),
     ],
 )

@@ -320,6 +320,13 @@ COMBINATIONS = [
         use_transformers_continuous_batching=True,
         cache_implementation="static",
     ),
+    case(
+        ValueError,
+        "`generation_kwargs` has top_h, typical_p, whose effect `importance_sampling_correction` cannot see; leave "
+        "one of them out.",
+        generation_kwargs={"typical_p": 0.9, "top_h": 0.4},
+        importance_sampling_correction=True,
+    ),
     case(ValueError, "`cache_implementation` must be one of static, got hybrid.", cache_implementation="hybrid"),
     case(
         ValueError,

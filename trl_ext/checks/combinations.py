@@ -16,12 +16,9 @@ from trl_ext.messages.printable import brief
 from trl_ext.messages.suggestion import suggestion
 
 from .deepspeed import zero_stage
+from .generation import APPLIED_LAST, OWN, SHAPING
 from .training_arguments import asks_for_fsdp, checkpointing_kwargs
 
-# Arguments of `generate` that PPO sets itself: learning relies on the sampled log-probabilities and lengths.
-_OWN_GENERATION = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
-_OWN_GENERATION |= {"num_beams", "num_return_sequences", "use_cache", "stop_strings"}
-_OWN_GENERATION |= {"pad_token_id", "bos_token_id", "eos_token_id"}
 # Settings that cannot be had on a model that is gathered for a rollout, with the reason.
 NOT_GATHERED = {
     "use_transformers_continuous_batching": "it was never run on a gathered model",
@@ -126,10 +123,15 @@ def _check_sampling(args: Any, followed: Container[str]) -> None:
     if "" in (args.stop_strings or []):
         raise ValueError(f"`stop_strings` must not have an empty text, got {args.stop_strings}.")
     given = args.generation_kwargs or {}
-    if taken := _OWN_GENERATION & given.keys():
+    if taken := OWN & given.keys():
         raise ValueError(
             f"`generation_kwargs` has {', '.join(sorted(taken))}, which PPO decides; use the field of PPOConfig where "
             "there is one."
+        )
+    if args.corrects_for_engine and (unseen := APPLIED_LAST & given.keys()):
+        raise ValueError(
+            f"`generation_kwargs` has {', '.join(sorted(unseen))}, whose effect `importance_sampling_correction` "
+            "cannot see; leave one of them out."
         )
     if args.cache_implementation is not None and "cache_implementation" in given:
         raise ValueError("`cache_implementation` is set, and again in `generation_kwargs`; leave one of them out.")
@@ -140,7 +142,9 @@ def _check_sampling(args: Any, followed: Container[str]) -> None:
 
 def distribution_settings(args: Any) -> list[str]:
     """Return the settings that make the distribution that is sampled another than the one that is learned."""
-    return [name for name in ("top_p", "top_k", "min_p", "repetition_penalty") if _is_set(args, name)]
+    given = sorted((SHAPING | APPLIED_LAST) & (args.generation_kwargs or {}).keys())
+    fields = [name for name in ("top_p", "top_k", "min_p", "repetition_penalty") if _is_set(args, name)]
+    return [*fields, *(f"generation_kwargs.{name}" for name in given)]
 
 
 def _check_vllm(args: Any) -> None:
@@ -210,10 +214,12 @@ def warn_where_doubtful(args: Any) -> None:
             "there, or `kl_loss_coef` with `kl_loss_estimator`."
         )
     used = distribution_settings(args)
+    seen = APPLIED_LAST.isdisjoint(args.generation_kwargs or {})
+    remedy = " or set `importance_sampling_correction=True`" if seen else ""
     if used and not args.corrects_for_engine:
         _warn(
             f"{', '.join(f'`{n}`' for n in used)} changes the distribution that is sampled but not the one that is "
-            "learned; leave it off or set `importance_sampling_correction=True`."
+            f"learned; leave it off{remedy}."
         )
     if args.async_rollouts and not args.corrects_for_engine:
         _warn(

@@ -12,7 +12,7 @@ from .parser import CommandParser
 
 SUMMARY = "try a reward on samples, with its spread and its speed"
 DESCRIPTION = """Try a reward by name before a run: what it returns, its spread, its time a sample, and what is wrong
-with it. The samples are texts given here, rows of a data set, or four stock texts, one of them empty."""
+with it. The samples are texts given here, rows of a dataset, or four stock texts, one of them empty."""
 EPILOG = """Exit status: 0 where the reward can be used (there may be warnings), 1 where it is found and fails or breaks
 the contract of reward functions, 2 where it, the data or the model is not found."""
 
@@ -38,7 +38,7 @@ def make_parser() -> CommandParser:
     )
     parser.add_argument("--prompt", action="append", default=[], help="prompt of a sample, repeatable")
     parser.add_argument("--completion", action="append", default=[], help="its completion, repeatable")
-    parser.add_argument("--dataset_name", help="data set of prompts: a file, a folder or a name on the Hub")
+    parser.add_argument("--dataset_name", help="dataset of prompts: a file, a folder or a name on the Hub")
     parser.add_argument("--split", default="train", help="split, or a slice such as test[:100] (train)")
     parser.add_argument("--prompt_column", default="prompt", help="column of the prompts (prompt)")
     parser.add_argument("--completion_column", default="completion", help="column of completions (completion)")

@@ -11,8 +11,10 @@ from .parser import CommandParser
 
 SUMMARY = "print the completion script of bash or zsh"
 DESCRIPTION = "Print a script with which the shell completes subcommands, options, choices and file names."
-EPILOG = """bash: trl_ext completion bash > ~/.local/share/bash-completion/completions/trl_ext
-zsh: trl_ext completion zsh > a folder of $fpath, as _trl_ext"""
+EPILOG = (
+    "With bash: trl_ext completion bash > ~/.local/share/bash-completion/completions/trl_ext. With zsh the script goes "
+    "into a folder of $fpath, as _trl_ext."
+)
 
 
 def make_parser() -> CommandParser:

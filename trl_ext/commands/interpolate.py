@@ -52,7 +52,7 @@ def make_parser() -> CommandParser:
     )
     data = parser.add_argument_group("prompts (the run's own, where DIR records them)")
     add_prompts(data, required=False)
-    data.add_argument("--num_prompts", type=int, help="the first so many prompts (all of the run's; 256 of a data set)")
+    data.add_argument("--num_prompts", type=int, help="the first so many prompts (all of the run's; 256 of a dataset)")
     what = parser.add_argument_group("measures (the run's own, where DIR records them)")
     add_measures(what)
     what.add_argument("--judge", metavar="SPEC", help="another reward as judge; never the training reward")

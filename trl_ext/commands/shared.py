@@ -7,7 +7,7 @@ from typing import Any
 def add_prompts(data: Any, *, required: bool) -> None:
     """Add the options of the prompts to a group; `required`: whether `--prompts` must be given."""
     data.add_argument(
-        "--prompts", required=required, help="file, folder written by save_to_disk, or data set of the Hub"
+        "--prompts", required=required, help="file, folder written by save_to_disk, or dataset of the Hub"
     )
     data.add_argument("--prompt_column", default="prompt", help="column of the prompts (prompt)")
     data.add_argument("--split", default="train", help="split, or a slice such as test[:100] (train)")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from .parser import CommandParser
 
 SUMMARY = "make the embedded models and prompts, offline"
+DESCRIPTION = "Make the embedded models and prompts of the detoxification recipe, and show where they are."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make_parser() -> CommandParser:
     """Return the parser of this subcommand."""
-    parser = CommandParser("trl_ext worlds", description=__doc__)
+    parser = CommandParser("trl_ext worlds", description=DESCRIPTION)
     parser.add_argument("--cache_dir", help="folder of the models; default: $TRL_EXT_CACHE or ~/.cache/trl_ext/offline")
     parser.add_argument("--seed", type=int, default=0, help="seed of the grammar and of the training runs")
     return parser

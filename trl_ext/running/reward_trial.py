@@ -37,7 +37,7 @@ class Samples(NamedTuple):
     Attributes:
         prompts: N texts or conversations.
         completions: N completions in the format of the prompts.
-        columns: Further columns of the data set, N values each.
+        columns: Further columns of the dataset, N values each.
         origin: Where the completions come from, in words.
         completion_ids: N lists of tokens that a model sampled; None for texts.
     """
@@ -68,7 +68,7 @@ def find_samples(
         dataset_name, split, prompt_column: Data set of prompts, as `load_prompts` reads it.
         completion_column: Its column of completions, if it has one.
         num_samples: The first so many rows count.
-        model: Makes the completions, sampled as its run did; None for those of the data set, or stock texts.
+        model: Makes the completions, sampled as its run did; None for those of the dataset, or stock texts.
         device: Of the model.
 
     Raises:

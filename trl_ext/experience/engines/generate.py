@@ -26,12 +26,11 @@ from transformers import (
 from transformers.generation import EosTokenCriteria, StopStringCriteria
 
 from trl_ext.actor_critic.caches import check_static_cache, selectable_cache, static_cache
+from trl_ext.checks.generation import APPLIED_LAST
 from trl_ext.micro_batches import MicroBatches
 
 from .protocol import Completions, GenerationEngine, own_generation_config
 
-# Options of `generate` that shape the distribution after the caller's processors; with them `generate` draws itself.
-_APPLIED_LAST = {"typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "watermarking_config"}
 _REPORT_SECONDS = 0.2  # between two reports of progress
 
 
@@ -97,7 +96,7 @@ class TransformersEngine(GenerationEngine):
             self.processors.append(TopPLogitsWarper(top_p))
         if min_p is not None:
             self.processors.append(MinPLogitsWarper(min_p))
-        self.draws = not greedy and _APPLIED_LAST.isdisjoint(generation_kwargs or {})
+        self.draws = not greedy and APPLIED_LAST.isdisjoint(generation_kwargs or {})
         self.endings: list[StoppingCriteria] = [EosTokenCriteria(eos_token_ids)] if eos_token_ids else []
         if stop_strings:
             self.endings.append(StopStringCriteria(tokenizer, stop_strings))
