@@ -179,7 +179,13 @@ def test_the_doubtful_warns_with_the_fix(settings, message):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"kl_estimator": "k3", "kl_coef": 0.0}, {"top_p": 0.9, "importance_sampling_correction": True}]
+    "settings",
+    [
+        {"kl_estimator": "k3", "kl_coef": 0.0},
+        {"top_p": 0.9, "importance_sampling_correction": True},
+        {"generation_kwargs": {"typical_p": 1.0, "no_repeat_ngram_size": 0}, "importance_sampling_correction": True},
+        {"generation_kwargs": {"typical_p": 1.0, "guidance_scale": None, "min_length": 0}},
+    ],
 )
 def test_what_the_warning_asks_for_is_silent(settings):
     with warnings.catch_warnings():

@@ -16,7 +16,7 @@ from trl_ext.messages.printable import brief
 from trl_ext.messages.suggestion import suggestion
 
 from .deepspeed import zero_stage
-from .generation import APPLIED_LAST, OWN, SHAPING
+from .generation import APPLIED_LAST, OWN, SHAPING, switched_on
 from .training_arguments import asks_for_fsdp, checkpointing_kwargs
 
 # Settings that cannot be had on a model that is gathered for a rollout, with the reason.
@@ -128,9 +128,9 @@ def _check_sampling(args: Any, followed: Container[str]) -> None:
             f"`generation_kwargs` has {', '.join(sorted(taken))}, which PPO decides; use the field of PPOConfig where "
             "there is one."
         )
-    if args.corrects_for_engine and (unseen := APPLIED_LAST & given.keys()):
+    if args.corrects_for_engine and (unseen := switched_on(APPLIED_LAST, given)):
         raise ValueError(
-            f"`generation_kwargs` has {', '.join(sorted(unseen))}, whose effect `importance_sampling_correction` "
+            f"`generation_kwargs` has {', '.join(unseen)}, whose effect `importance_sampling_correction` "
             "cannot see; leave one of them out."
         )
     if args.cache_implementation is not None and "cache_implementation" in given:
@@ -142,7 +142,7 @@ def _check_sampling(args: Any, followed: Container[str]) -> None:
 
 def distribution_settings(args: Any) -> list[str]:
     """Return the settings that make the distribution that is sampled another than the one that is learned."""
-    given = sorted((SHAPING | APPLIED_LAST) & (args.generation_kwargs or {}).keys())
+    given = switched_on(SHAPING | APPLIED_LAST, args.generation_kwargs)
     fields = [name for name in ("top_p", "top_k", "min_p", "repetition_penalty") if _is_set(args, name)]
     return [*fields, *(f"generation_kwargs.{name}" for name in given)]
 
@@ -214,8 +214,8 @@ def warn_where_doubtful(args: Any) -> None:
             "there, or `kl_loss_coef` with `kl_loss_estimator`."
         )
     used = distribution_settings(args)
-    seen = APPLIED_LAST.isdisjoint(args.generation_kwargs or {})
-    remedy = " or set `importance_sampling_correction=True`" if seen else ""
+    unseen = switched_on(APPLIED_LAST, args.generation_kwargs)
+    remedy = "" if unseen else " or set `importance_sampling_correction=True`"
     if used and not args.corrects_for_engine:
         _warn(
             f"{', '.join(f'`{n}`' for n in used)} changes the distribution that is sampled but not the one that is "

@@ -1,7 +1,10 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """What arguments of transformers' `generate` mean for PPO, which learns from the log-probabilities of its samples."""
 
-__all__ = ["APPLIED_LAST", "OWN", "SHAPING"]
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["APPLIED_LAST", "OWN", "SHAPING", "switched_on"]
 
 OWN = frozenset(
     {
@@ -23,3 +26,11 @@ SHAPING = frozenset(
 
 APPLIED_LAST = frozenset({"typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "watermarking_config"})
 """Arguments that do so after the log-probabilities are recorded, where `generate` draws a token."""
+
+_OFF = {"typical_p": 1.0, "guidance_scale": 1.0}  # values without effect; of the others None, 0 and nothing are
+
+
+def switched_on(names: frozenset[str], given: Mapping[str, Any] | None) -> list[str]:
+    """Return which of these arguments are given with a value that has an effect, by name."""
+    found = {name: value for name, value in (given or {}).items() if name in names}
+    return sorted(name for name, value in found.items() if value and value != _OFF.get(name))
