@@ -157,6 +157,7 @@ def make_trainer(folder: Path, kind: str, points: Points) -> PPOTrainer:
         peft_config=LoraConfig(r=4, target_modules="all-linear") if kind == "lora" else None,
         num_critics=2 if kind == "lora" else 1,
         merge_adapters_while_sampling=kind == "lora",
+        cache_implementation="static" if kind == "lora" else None,
         **({"kl_estimator": "exact" if kind == "lora" else "k1"} | settings),
         # a rollout of 8 completions in all, whatever the number of processes
         per_device_train_batch_size=4 // int(os.environ.get("WORLD_SIZE", "1")),
