@@ -127,6 +127,7 @@ def everything(points: Points) -> dict:
         "critic_held_out": 0.3,
         "kl_estimator": "exact",
         "mask_ratio_range": [0.8, 1.25],
+        "critic_reads_reward_every": 2,
     }
 
 
@@ -158,6 +159,7 @@ def make_trainer(folder: Path, kind: str, points: Points) -> PPOTrainer:
         num_critics=2 if kind == "lora" else 1,
         merge_adapters_while_sampling=kind == "lora",
         cache_implementation="static" if kind == "lora" else None,
+        **({"critic_reads_reward_every": 1} if kind == "lora" else {}),
         **({"kl_estimator": "exact" if kind == "lora" else "k1"} | settings),
         # a rollout of 8 completions in all, whatever the number of processes
         per_device_train_batch_size=4 // int(os.environ.get("WORLD_SIZE", "1")),

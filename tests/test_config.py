@@ -298,6 +298,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "critic_max_grad_norm": (["0.5"], 0.5),
     "scale_returns": (["true"], True),
     "critic_held_out": (["0.2"], 0.2),
+    "critic_reads_reward_every": (["4"], 4),
     "critic_pretraining_episodes": (["512"], 512),
     "critic_pretraining_epochs": (["3"], 3),
     "critic_pretraining_learning_rate": (["1e-3"], 1e-3),

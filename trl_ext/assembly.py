@@ -20,6 +20,7 @@ from .actor_critic import ActorCritic, ForwardOutput, build_actor_critic
 from .actor_critic.checkpointing import checkpoint_every_layer
 from .actor_critic.merged import check_mergeable
 from .actor_critic.names import find_policy, load_tokenizer
+from .actor_critic.saved_critic import check_reading
 from .arguments import check_before_loading, check_datasets, count_embeddings
 from .checks.deepspeed import zero_stage
 from .checks.training_arguments import asks_for_fsdp, checkpointing_kwargs, mapping
@@ -116,6 +117,7 @@ def assemble(
     """
     datasets = (train_dataset, eval_dataset, ptx_dataset)
     check_before_loading(args, reward_funcs, reward_processing_classes, *datasets, eval_reward_funcs)
+    check_reading(args.critic, args.critic_reads_reward_every)
     set_seed(args.seed)  # adapters and heads are initialised at random
     init_kwargs = {"trust_remote_code": args.trust_remote_code, **mapping(args.model_init_kwargs)}
     template_kwargs = mapping(args.chat_template_kwargs)
@@ -139,6 +141,8 @@ def assemble(
         init_kwargs=init_kwargs,
         device=loading_device(args),
     )
+    if args.critic_reads_reward_every is not None:
+        actor_critic.value_head.read_rewards()
     if args.use_liger_kernel:
         actor_critic.apply_liger_kernel(args.liger_kernel_config)
     set_padding(tokenizer)
@@ -241,6 +245,7 @@ def build_collector(
         advantages=args.advantage_options,
         held_out=args.held_out_share,
         scale_returns=args.scales_returns,
+        reads_reward_every=args.critic_reads_reward_every,
         accelerator=accelerator,
         reduce=reduce,
     )
@@ -447,6 +452,7 @@ def run_configuration(args: PPOConfig, model: ActorCritic, kl_controller: KLCont
         "critic_held_out": args.held_out_share,
         "scale_returns": args.scales_returns,
         "num_critics": model.num_critics,
+        "critic_reads_reward_every": args.critic_reads_reward_every,
         "critic_learning_rate of its own": args.critic_learning_rate is not None,
         "adapters": isinstance(model.policy, PeftModel),
         "KL controller": type(kl_controller).__name__,

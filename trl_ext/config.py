@@ -258,6 +258,11 @@ class PPOConfig(BaseConfig):
         "`cliprange_value` do not depend on the unit of the reward; None: with `critic_epochs` or "
         "`critic_pretraining_episodes`.",
     )
+    critic_reads_reward_every: Count | None = option(
+        None,
+        "Score the beginning of each completion anew after every so many tokens, for the critic to read: it then knows "
+        "what is written already, and predicts the rest; None: it does not read rewards.",
+    )
     critic_held_out: Annotated[float, Limits(at_least=0, at_most=0.5)] | None = option(
         None,
         "Share of the prompts from which the critic never learns, to measure `explained_variance/held_out`; None: 0.1 "

@@ -22,7 +22,7 @@ from tests.actor_critic.makes import (
 )
 from tests.tiny_models import VOCAB_SIZE, save_tiny, tiny_causal_lm, tiny_classifier
 from trl_ext.actor_critic import ActorCritic, ForwardOutput, build_actor_critic, trunk
-from trl_ext.actor_critic.trunk import ValueHead
+from trl_ext.actor_critic.value_head import ValueHead
 
 ARCHITECTURES = ["llama", "gpt2", "qwen2", "mistral", "gemma2", "phi", "gpt_neox"]
 

@@ -16,7 +16,7 @@ from tests.actor_critic.makes import batch, reference, scramble
 from tests.tiny_models import prompt_dataset, save_tiny, tiny_causal_lm, tiny_classifier, tiny_tokenizer
 from trl_ext import PPOConfig, PPOTrainer
 from trl_ext.actor_critic import ActorCritic, build_actor_critic
-from trl_ext.actor_critic.trunk import ValueHead
+from trl_ext.actor_critic.value_head import ValueHead
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

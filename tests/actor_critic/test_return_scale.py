@@ -7,7 +7,7 @@ import torch
 from tests.tiny_models import tiny_causal_lm
 from trl_ext.actor_critic import ActorCritic
 from trl_ext.actor_critic.return_scale import ReturnScale
-from trl_ext.actor_critic.trunk import ValueHead
+from trl_ext.actor_critic.value_head import ValueHead
 
 ALL = torch.ones(1, 4, dtype=torch.bool)
 

@@ -62,6 +62,28 @@ def test_the_critic_learns_and_nothing_else_does(kind):
     assert second["value_loss"] < first["value_loss"] and first["critic_skipped_steps"] == 0
 
 
+@pytest.mark.parametrize(("kind", "rate", "passes"), [("head", 3e-2, 30), ("copy", 3e-3, 5), ("adapter", 1e-2, 10)])
+def test_a_critic_that_reads_the_reward_so_far_explains_what_no_token_tells(kind, rate, passes):
+    """Returns are drawn at random, and stand in what the critic reads before the last token alone."""
+    generator, n = torch.Generator().manual_seed(3), 256
+    explained = {}
+    for reads in (False, True):
+        model = actor_critic(kind)
+        ids = torch.randint(5, 90, (n, 3), generator=generator).tolist()
+        samples = collate([[1, 2]] * n, ids, [True] * n, pad_token_id=0)
+        samples.returns = torch.randn(n, 1, generator=generator).expand(n, 3).clone()
+        samples.held_out[: n // 2] = True
+        if reads:
+            model.value_head.read_rewards()
+            samples.rewards_so_far = torch.zeros(n, 4)
+            samples.rewards_so_far[:, 2:] = 5 * samples.returns[:, :2]
+        made = learner(model, size=64, rate=rate)
+        made.learn(samples, passes, (0,))
+        explained[reads] = explained_on_held_out(made, [samples])["by_position"]
+    assert explained[True][2] > 0.7 and explained[True][1] < 0.1
+    assert max(explained[False]) < 0.1
+
+
 def test_held_out_samples_and_the_size_of_the_pieces_change_nothing():
     ends = []
     for size, changed in ((8, False), (8, True), (1, False)):

@@ -469,3 +469,11 @@ def test_two_critics_are_refused():
     model = build_actor_critic(tiny_causal_lm(), "adapter", peft_config=config, num_critics=2)
     with pytest.raises(ValueError, match="TRL's PPO trains one critic, and this ActorCritic has two"):
         ppo_models(model)
+
+
+@needs_ppo
+def test_a_critic_that_reads_rewards_is_refused():
+    model = build_actor_critic(tiny_causal_lm())
+    model.value_head.read_rewards()
+    with pytest.raises(ValueError, match="this critic reads rewards of their beginnings"):
+        ppo_models(model)

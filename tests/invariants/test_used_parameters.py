@@ -20,8 +20,9 @@ LORA = LoraConfig(target_modules="all-linear")
         {"peft_config": LORA},
         {"peft_config": LORA, "critic": "adapter"},
         {"peft_config": LORA, "critic": "adapter", "num_critics": 2, "per_device_train_batch_size": 1},
+        {"critic_reads_reward_every": 1},
     ],
-    ids=["full", "copy", "lora", "adapter", "two critics"],
+    ids=["full", "copy", "lora", "adapter", "two critics", "reads rewards"],
 )
 def test_every_trained_parameter_gets_a_gradient(tmp_path: Any, settings: dict[str, Any]) -> None:
     made = scripted.trainer(tmp_path, num_ppo_epochs=1, total_episodes=8, **settings)

@@ -27,7 +27,8 @@ from .adapters import load_adapter
 from .names import check_quantization_library, find_critic, find_policy, hub_options
 from .precision import with_dtype
 from .saved_critic import check_saved_critic, find_saved_critic
-from .trunk import ValueHead, causal_lm, check_trunk, text_trunk
+from .trunk import causal_lm, check_trunk, text_trunk
+from .value_head import ValueHead
 
 _HEADS = ("score", "classifier")
 _SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")  # strategies of `device_map` over all devices

@@ -54,7 +54,6 @@ from .saved_critic import (
     save_critic,
 )
 from .trunk import (
-    ValueHead,
     causal_lm,
     check_deterministic,
     check_logits,
@@ -64,6 +63,7 @@ from .trunk import (
     logits,
     text_trunk,
 )
+from .value_head import ValueHead
 
 REFERENCE_FOLDER = "reference"
 
@@ -191,6 +191,7 @@ class ActorCritic(nn.Module):
         entropy: EntropyMode = "gradient",
         role: Role = "actor_critic",
         ref_states: Tensor | None = None,
+        rewards_so_far: Tensor | None = None,
     ) -> ForwardOutput:
         """Return log-probabilities, entropies and values of completions, given their prompts.
 
@@ -206,6 +207,8 @@ class ActorCritic(nn.Module):
                 gradients.
             ref_states: The reference's hidden states of an earlier call with that role: the KL then comes too, with a
                 gradient.
+            rewards_so_far: For a critic that reads them: reward of what was written before each token and after the
+                last, shape (B, C + 1); without them it gives no values.
         """
         tokens, ids = (input_ids, attention_mask), input_ids[:, -completion_mask.shape[1] :]
         options: dict[str, Any] = {"temperature": temperature, "chunk_size": chunk_size}
@@ -218,7 +221,7 @@ class ActorCritic(nn.Module):
         if role == "with_reference":
             with torch.no_grad(), self.hold():
                 states = states_before(text_trunk(model), tokens, completion_mask)
-                values, value_gap = self._values(states, *tokens, completion_mask)
+                values, value_gap = self._values(states, rewards_so_far, *tokens, completion_mask)
                 with self._reference() as reference:
                     others = states_before(text_trunk(reference), tokens, completion_mask)
                 head = self._reference_head()
@@ -231,7 +234,7 @@ class ActorCritic(nn.Module):
         out = ForwardOutput(scores[0], scores[1], None, kl=None if given is None else scores[2])
         if role == "actor":
             return out
-        values, value_gap = self._values(states, *tokens, completion_mask)
+        values, value_gap = self._values(states, rewards_so_far, *tokens, completion_mask)
         return out._replace(values=values, value_gap=value_gap)
 
     def critic_states(self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
@@ -252,17 +255,18 @@ class ActorCritic(nn.Module):
                 states.append(states_before(trunk, tokens, completion_mask))
         return torch.stack(states, dim=-2) if len(states) > 1 else states[0]
 
-    def values(self, states: Tensor, critics: Tensor | None = None) -> Tensor:
+    def values(self, states: Tensor, critics: Tensor | None = None, rewards_so_far: Tensor | None = None) -> Tensor:
         """Return the values, in units of the reward, of the states that `critic_states` returned.
 
         Args:
             states: As `critic_states` returned them.
             critics: With two critics: which one is asked about each row, 0 or 1, shape (B,); None for their mean.
+            rewards_so_far: As in `forward`, one for each state.
 
         Returns:
             Shape (B, C + 1).
         """
-        values = self.return_scale(self.value_head(states))
+        values = self._all_values(states, rewards_so_far)
         if self.num_critics == 1:
             return values
         return (
@@ -271,12 +275,21 @@ class ActorCritic(nn.Module):
             else values[torch.arange(len(critics), device=critics.device), :, critics]
         )
 
-    def _values(self, policy_states: Tensor, *tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the values, and half the difference between those of two critics."""
+    def _all_values(self, states: Tensor, rewards_so_far: Tensor | None) -> Tensor:
+        """Return the values of each critic, (B, C + 1), and (B, C + 1, 2) of two."""
+        so_far = None if rewards_so_far is None else rewards_so_far / self.return_scale.std.float()
+        return self.return_scale(self.value_head(states, so_far))
+
+    def _values(
+        self, policy_states: Tensor, rewards_so_far: Tensor | None, *tokens: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the values, and half the difference between those of two critics; no values without what it reads."""
+        if rewards_so_far is None and self.value_head.reads_rewards:
+            return None, None
         states = policy_states if self.critic_kind == "head" else self.critic_states(*tokens)
         if self.num_critics == 1:
-            return self.values(states), None
-        first, second = self.return_scale(self.value_head(states)).unbind(-1)
+            return self.values(states, rewards_so_far=rewards_so_far), None
+        first, second = self._all_values(states, rewards_so_far).unbind(-1)
         return (first + second) / 2, (second - first) / 2
 
     def hold(self) -> AbstractContextManager[None]:

@@ -19,7 +19,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from trl_ext._compat import AdapterSwitch
 
 from .names import first_tokenizer
-from .trunk import ValueHead, causal_lm, hidden_states, text_trunk
+from .trunk import causal_lm, hidden_states, text_trunk
+from .value_head import ValueHead
 
 HEAD_KEYS = ("base_model.model.score.weight", "base_model.model.classifier.weight")
 

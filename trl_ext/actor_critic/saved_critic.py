@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -21,9 +22,12 @@ from trl_ext.sharding import load_state, part_of
 from .adapters import ADAPTER_WEIGHTS, CRITIC_ADAPTERS, save_adapter
 from .names import ADAPTER_CONFIG
 from .reward_adapter import HEAD_KEYS, fill_adapter, read_reward_adapter
-from .trunk import ValueHead, causal_lm
+from .trunk import causal_lm
+from .value_head import ValueHead
 
 VALUE_HEAD = "value_head.safetensors"
+# Weights of a value head that reads the reward so far.
+REWARD_KEYS = {"reward_weight", "reward_bias"}
 _KINDS = ("head", "adapter", "model")
 # The sizes of the model whose hidden states the critic reads: its record and a policy's configuration have both.
 _SIZES = ("model_type", "num_hidden_layers")
@@ -182,6 +186,34 @@ def check_saved_critic(
             )
 
 
+def check_reading(critic: str, every: int | None, *, option: str = "`critic`") -> None:
+    """Check that a run gives the critic of an earlier run the rewards that it reads.
+
+    Args:
+        critic: As in `PPOConfig`.
+        every: `critic_reads_reward_every` of the run.
+        option: Option that gives `critic`, for the message.
+
+    Raises:
+        ValueError: when the critic reads rewards and the run has none for it.
+    """
+    saved = find_saved_critic(critic, option=option) if every is None else None
+    if saved is not None and not saved.is_reward and _head_keys(saved.folder) >= REWARD_KEYS:
+        raise ValueError(
+            f"{saved.subject} reads the reward of what is written so far; set `critic_reads_reward_every`, as the run "
+            "that trained it did."
+        )
+
+
+def _head_keys(folder: Path) -> set[str]:
+    """Return the names of a value head's weights; none where they cannot be read, which loading them says."""
+    try:
+        with safe_open(folder / VALUE_HEAD, framework="pt") as file:
+            return set(file.keys())
+    except (SafetensorError, OSError):
+        return set()
+
+
 def _head_width(saved: SavedCritic) -> int:
     """Return the width of the hidden states that the critic's head reads."""
     file = ADAPTER_WEIGHTS if saved.is_reward else VALUE_HEAD
@@ -253,17 +285,28 @@ def _load_adapter(saved: SavedCritic, folder: Path, policy: nn.Module, adapter: 
         )
 
 
-def load_value_head(value_head: nn.Module, folder: Path, subject: str) -> None:
-    """Load a saved value head.
+def load_value_head(value_head: ValueHead, folder: Path, subject: str) -> None:
+    """Load a saved value head; where it reads rewards, `value_head` reads them too afterwards.
 
     Raises:
         ValueError: when it belongs to hidden states of another width, or cannot be read.
     """
     try:
-        load_state(value_head, lambda: load_file(folder / VALUE_HEAD))
+        if _head_keys(folder) >= REWARD_KEYS:
+            value_head.read_rewards()
+        load_state(value_head, lambda: _head_weights(folder, value_head))
     except (RuntimeError, SafetensorError) as error:
         problem = str(error).splitlines()[-1].strip()
         raise ValueError(f"{subject} has a value head that does not fit ({problem}); save the critic again.") from None
+
+
+def _head_weights(folder: Path, value_head: ValueHead) -> dict[str, Tensor]:
+    """Return the weights of a saved value head; zeros for those that a head lacks which did not read rewards."""
+    weights = load_file(folder / VALUE_HEAD)
+    if value_head.reads_rewards:
+        weights.setdefault("reward_weight", torch.zeros_like(weights["weight"]))
+        weights.setdefault("reward_bias", torch.zeros_like(weights["bias"]))
+    return weights
 
 
 def _warn_of_another_base(saved: SavedCritic, policy: str) -> None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""The parts of a causal LM: trunk, head and value head; and checks that they compute the same in training and eval."""
+"""The parts of a causal LM: trunk and head; and checks that they compute the same in training and eval."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from trl_ext._compat import portable_attention
@@ -267,27 +266,3 @@ def check_deterministic(trunk: PreTrainedModel, option: str) -> None:
             f"`{option}` is a {type(trunk).__name__}, which computes something else in training mode, in a way that "
             "trl_ext cannot turn off; please report this architecture."
         )
-
-
-class ValueHead(nn.Linear):
-    """Maps hidden states (..., D) to values (...), in float32 for any precision of trunk and head.
-
-    The weights start at zero, so that every value is 0 before the first update.
-
-    Args:
-        hidden_size: D.
-        critics: Critics with hidden states of their own, K. Above 1, the head maps (..., K, D) to (..., K).
-    """
-
-    def __init__(self, hidden_size: int, critics: int = 1):
-        super().__init__(hidden_size, critics, dtype=torch.float32)
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return the values (...) of hidden states (..., D), in float32."""
-        # `.to(torch.bfloat16)`, `bf16_full_eval` and FSDP's mixed precision change the weights' dtype.
-        with torch.autocast(hidden.device.type, enabled=False):
-            if self.out_features > 1:
-                return (hidden.float() * self.weight.float()).sum(-1) + self.bias.float()
-            return functional.linear(hidden.float(), self.weight.float(), self.bias.float()).squeeze(-1)

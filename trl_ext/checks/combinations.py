@@ -278,7 +278,16 @@ def warn_without_effect(args: Any) -> None:
             ("transformers_continuous_batching_config",),
             "without `use_transformers_continuous_batching`",
         ),
-        (args.vf_coef > 0 or apart, ("critic_learning_rate", "cliprange_value"), "with `vf_coef` 0"),
+        (
+            args.vf_coef > 0 or apart,
+            ("critic_learning_rate", "cliprange_value", "critic_reads_reward_every"),
+            "with `vf_coef` 0",
+        ),
+        (
+            (args.critic_reads_reward_every or 0) < args.max_completion_length,
+            ("critic_reads_reward_every",),
+            f"with completions of at most {args.max_completion_length} tokens",
+        ),
         (args.vf_coef > 0 or own, ("critic_warmup_rollouts", "scale_returns"), "with `vf_coef` 0"),
         (not own, ("vf_coef",), "with `critic_epochs`, in which the critic learns by itself"),
         (

@@ -82,7 +82,8 @@ class CriticLearner:
 
         def compute(rows: Tensor) -> None:
             piece = batch.select(rows).to(self.model.device)
-            found[rows, : piece.completion_length] = self.model.values(self._critic_states(piece)[:, :-1]).to(found)
+            states, so_far = self._critic_states(piece)[:, :-1], _before_tokens(piece)
+            found[rows, : piece.completion_length] = self.model.values(states, rewards_so_far=so_far).to(found)
 
         self.model.eval()
         self.micro_batches.run(batch.first_pass(1), compute, "in a forward pass over", batch.lengths)
@@ -192,7 +193,7 @@ class CriticLearner:
             hidden = states[rows.to(states.device), :width].to(batch.returns.device)
         critics = critics_of(batch) if self.model.num_critics > 1 else None
         losses, clipped = value_loss(
-            self.model.values(hidden, critics) / std,
+            self.model.values(hidden, critics, _before_tokens(batch)) / std,
             own_values(batch.old_values, batch.value_gap, batch) / std,
             batch.returns / std,
             cliprange_value=self.options.cliprange_value,
@@ -241,3 +242,8 @@ class CriticLearner:
                 "param_groups": self.optimizer.state_dict()["param_groups"],
             }
         )
+
+
+def _before_tokens(batch: Rollout) -> Tensor | None:
+    """Return the reward of what was written before each token, (B, C); None for a critic that does not read it."""
+    return None if batch.rewards_so_far is None else batch.rewards_so_far[:, :-1]

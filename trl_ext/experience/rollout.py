@@ -42,6 +42,8 @@ class Rollout:
             exact KL in the loss: the reference's distribution of every token then costs no pass of its trunk.
         value_gap: With two critics, whose mean is `old_values`: half of what the second one's values exceed the first
             one's by, (N, C).
+        rewards_so_far: For a critic that reads it: reward of what was written before each token and after the last,
+            (N, C + 1); behind a completion's end the reward of all of it.
     """
 
     input_ids: Tensor
@@ -62,6 +64,7 @@ class Rollout:
     kl_coefs: Tensor
     ref_states: Tensor | None = None
     value_gap: Tensor | None = None
+    rewards_so_far: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -120,6 +123,8 @@ class Rollout:
         for name, tensor in self._tensors().items():
             if name in ("input_ids", "attention_mask"):
                 tensor = tensor[:, left : prompt_width + width]
+            elif name == "rewards_so_far":
+                tensor = tensor[:, : width + 1]
             elif tensor.dim() > 1:
                 tensor = tensor[:, :width]
             fields[name] = tensor
@@ -183,6 +188,8 @@ def collate(
 
 def forward(model: nn.Module, batch: Rollout, **options: Any) -> Any:
     """Return a model's output for a part of a rollout; `options` go to `ActorCritic.forward`."""
+    if batch.rewards_so_far is not None:
+        options["rewards_so_far"] = batch.rewards_so_far
     return model(batch.input_ids, batch.attention_mask, batch.completion_mask, **options)
 
 

@@ -28,7 +28,7 @@ _INCIDENTAL = (
 )  # fmt: skip
 # Fields that PPOConfig and the stage have gained, at the value that runs had before: records of those still hold.
 _GAINED = {"kl_schedule": "linear", "critic_target_modules": None, "num_critics": 1, "critic_agreement_share": 0.2}
-_GAINED |= {"keep_best_eta": None, "kl_budget": None, "answers_per_prompt": 4}
+_GAINED |= {"keep_best_eta": None, "kl_budget": None, "answers_per_prompt": 4, "critic_reads_reward_every": None}
 
 
 class StageSettings:

@@ -233,10 +233,13 @@ def ppo_models(actor_critic: ActorCritic) -> PPOModels:
         actor_critic: With any kind of critic. Activation checkpointing must be switched on before, in `actor_critic`.
 
     Raises:
-        ValueError: for two critics, of whose halves of the prompts TRL knows nothing.
+        ValueError: for two critics, of whose halves of the prompts TRL knows nothing, and for a critic that reads
+            rewards.
     """
     if actor_critic.num_critics > 1:
         raise ValueError("TRL's PPO trains one critic, and this ActorCritic has two; make it with `num_critics=1`.")
+    if actor_critic.value_head.reads_rewards:
+        raise ValueError("TRL's PPO scores whole completions only, and this critic reads rewards of their beginnings.")
     policy = actor_critic.policy
     if actor_critic.reference is not None:
         return PPOModels(policy, actor_critic.reference, _ValueModel(actor_critic))

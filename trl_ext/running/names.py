@@ -10,7 +10,7 @@ from peft import PeftConfig
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 from trl import ModelConfig
 
-from trl_ext.actor_critic.saved_critic import check_saved_critic, find_saved_critic
+from trl_ext.actor_critic.saved_critic import check_reading, check_saved_critic, find_saved_critic
 from trl_ext.config import PPOConfig
 from trl_ext.critic_modes import CRITIC_MODES
 from trl_ext.messages.printable import one_line
@@ -59,6 +59,7 @@ def check_policy(model_args: ModelConfig, args: PPOConfig) -> None:
     config = check_model("model_name_or_path", name, revision=model_args.model_revision, **trusted)
     has_lora = model_args.use_peft or is_adapter(name)
     check_critic(args.critic, config, has_lora=has_lora, **trusted)
+    check_reading(args.critic, args.critic_reads_reward_every, option="`--critic`")
 
 
 def check_rewards(names: Sequence[str], args: PPOConfig, judges: Sequence[str] = ()) -> None:

@@ -1,0 +1,236 @@
+# Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
+"""A critic that reads the reward of what is written so far: which reward, of which beginning, and from whom."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+
+from tests import scripted
+from tests.actor_critic.makes import batch, scramble
+from tests.tiny_models import tiny_causal_lm
+from trl_ext.actor_critic import ActorCritic, build_actor_critic
+from trl_ext.experience.rollout import Rollout
+from trl_ext.experience.so_far import Beginning, beginnings_of, rewards_so_far
+from trl_ext.rewards import RewardRunner, Scores
+from trl_ext.rewards.base import Batch
+
+LORA = LoraConfig(r=4, target_modules="all-linear")
+
+
+def scores(total: list[float], valid: list[bool] | None = None) -> Scores:
+    tensor = torch.tensor(total)
+    return Scores(tensor, tensor.unsqueeze(1), torch.tensor(valid or [True] * len(total)), {}, {})
+
+
+# ---- which reward stands where ----
+
+
+def test_beginnings_are_proper_and_keep_the_columns_of_their_sample():
+    given = Batch(["p", "q", "r"], ["abcde", "fg", ""], [[1, 2, 3, 4, 5], [6, 7], []], {"topic": ["x", "y", "z"]})
+    parts, chosen = beginnings_of(given, 2, lambda parts: ["abcdefg"[: part.tokens] for part in parts])
+    assert parts == [Beginning(0, 2), Beginning(0, 4)]  # two tokens of the second are all of it
+    assert (chosen.prompts, chosen.completions) == (["p", "p"], ["ab", "abcd"])
+    assert (chosen.completion_ids, chosen.columns) == ([[1, 2], [1, 2, 3, 4]], {"topic": ["x", "x"]})
+
+
+def test_the_reward_of_the_latest_beginning_stands_before_each_token():
+    parts = [Beginning(0, 2), Beginning(0, 4), Beginning(2, 2)]
+    ids = [[1, 2, 3, 4, 5], [6, 7], [1, 2, 3], []]
+    found = rewards_so_far(parts, scores([1.0, 2.0, 9.0], [True, True, False]), scores([3.0, 5.0, 4.0, 7.0]), ids, 5)
+    assert found.tolist() == [
+        [0, 0, 1, 1, 2, 3],
+        [0, 0, 5, 5, 5, 5],
+        [0, 0, 0, 4, 4, 4],  # its beginning could not be scored
+        [7, 7, 7, 7, 7, 7],
+    ]
+
+
+def texts(conversational: bool) -> Dataset:
+    rows: list[Any] = [f"the cat {'sat ' * (i % 4)}{i}" for i in range(16)]
+    return Dataset.from_dict(
+        {"prompt": [[{"role": "user", "content": row}] for row in rows] if conversational else rows}
+    )
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled returns"])
+@pytest.mark.parametrize("conversational", [False, True], ids=["texts", "conversations"])
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_critic_that_returns_what_it_reads_returns_the_reward_of_each_beginning(
+    every, conversational, scaled, tmp_path
+):
+    seen: list[tuple[Rollout, Any]] = []
+
+    def reward(completions: list[Any], **kwargs: Any) -> list[float]:
+        found = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+        return [3.0 + len(text) + text.count("a") for text in found]
+
+    made = scripted.trainer(
+        tmp_path,
+        reward_funcs=reward,
+        critic_reads_reward_every=every,
+        scale_returns=scaled,
+        train_dataset=texts(conversational),
+    )
+    if scaled:
+        made.model.return_scale.mean.fill_(50.0)
+        made.model.return_scale.std.fill_(7.0)
+        made.model.return_scale.weight.fill_(1.0)
+    with torch.no_grad():  # value = 0 * hidden + 1 * reward so far
+        made.model.value_head.bias.copy_(-made.model.return_scale.mean / made.model.return_scale.std)
+        made.model.value_head.reward_bias.fill_(1.0)
+    experience = made.collector.collect(
+        made.model,
+        [made.train_dataset[i] for i in range(8)],
+        made.progress,
+        callbacks=[],
+        state=made.state,
+        training=False,
+    )
+    seen.append((experience.rollout, experience.batch))
+    rollout, tokenizer = experience.rollout, made.processing_class
+    lengths = set()
+    for i, ids in enumerate(experience.batch.completion_ids):
+        whole = tokenizer.decode([tokenizer.pad_token_id, *ids], skip_special_tokens=True)
+        shown = experience.batch.completions[i]
+        assert (shown if isinstance(shown, str) else shown[0]["content"]) == whole, "the oracle decodes as the trainer"
+        for t in range(len(ids)):
+            start = t // every * every
+            text = tokenizer.decode(ids[:start], skip_special_tokens=True)
+            expected = reward([text])[0] if start else 0.0
+            assert float(rollout.old_values[i, t]) == pytest.approx(expected, abs=1e-4), (i, t)
+        lengths.add(len(ids))
+    assert len(lengths) > 2 and max(lengths) > 3
+
+
+def test_bounds_and_states_of_reward_functions_count_as_in_training_and_stay(tmp_path):
+    class Counting:
+        __name__ = "counting"
+
+        def __init__(self):
+            self.calls = 0
+
+        def __call__(self, completions, **kwargs):
+            self.calls += 1
+            return [float(len(c)) for c in completions]
+
+        def state_dict(self):
+            return {"calls": self.calls}
+
+        def load_state_dict(self, state):
+            self.calls = state["calls"]
+
+    counting = Counting()
+    made = scripted.trainer(
+        tmp_path,
+        reward_funcs=[counting, scripted.reward],
+        reward_constraints=["counting <= 5"],
+        critic_reads_reward_every=1,
+    )
+    rows = [made.train_dataset[i] for i in range(8)]
+    found = made.collector.collect(made.model, rows, made.progress, callbacks=[], state=made.state, training=True)
+    assert counting.calls == 1, "scoring beginnings leaves states as they are"
+    rollout = found.rollout
+    for i, ids in enumerate(found.batch.completion_ids):
+        # What the policy learns from, with the bound's multiplier, is what stands behind the last token.
+        assert float(rollout.rewards_so_far[i, len(ids)]) == pytest.approx(float(rollout.scores[i]), abs=1e-5)
+        assert rollout.rewards_so_far[i, 0] == 0
+
+
+# ---- the value head ----
+
+
+@pytest.mark.parametrize("critics", [1, 2])
+def test_the_factor_of_the_reward_is_linear_in_the_hidden_state(critics):
+    options = {"peft_config": LORA, "num_critics": 2} if critics == 2 else {}
+    model = build_actor_critic(tiny_causal_lm(), "adapter" if critics == 2 else "head", **options)
+    model.value_head.read_rewards()
+    tokens, mask, completion = batch()
+    so_far = torch.randn(len(tokens), completion.shape[1] + 1)
+    scramble(model)
+    model.return_scale.std.fill_(3.0)
+    model.return_scale.mean.fill_(-2.0)
+    out = model(tokens, mask, completion, rewards_so_far=so_far)
+    states, head = model.critic_states(tokens, mask, completion), model.value_head
+    expected = []
+    for k in range(critics):
+        state = states if critics == 1 else states[..., k, :]
+        plain = state @ head.weight[k] + head.bias[k]
+        expected.append(plain * 3 - 2 + (state @ head.reward_weight[k] + head.reward_bias[k]) * so_far)
+    torch.testing.assert_close(out.values, sum(expected) / critics, rtol=1e-4, atol=1e-4)
+    assert model(tokens, mask, completion).values is None, "nothing to read, no values"
+
+
+def test_reading_changes_no_value_before_the_first_step_and_the_scale_leaves_the_factor(tmp_path):
+    plain, reading = (scripted.trainer(tmp_path, critic_reads_reward_every=every) for every in (None, 1))
+    rows = [plain.train_dataset[i] for i in range(8)]
+    with torch.no_grad():
+        for made in (plain, reading):
+            torch.manual_seed(1)
+            made.model.value_head.weight.normal_()
+    values = [
+        made.collector.collect(made.model, rows, made.progress, callbacks=[], state=made.state, training=False)
+        for made in (plain, reading)
+    ]
+    assert torch.equal(values[0].rollout.old_values, values[1].rollout.old_values)
+    head, scale = reading.model.value_head, reading.model.return_scale
+    with torch.no_grad():
+        head.reward_weight.normal_()
+    rollout = values[1].rollout
+
+    def computed() -> torch.Tensor:
+        return reading.collector.forward(reading.model, rollout).values
+
+    before = computed()
+    scale.update(head, torch.tensor([100.0, 300.0]), torch.ones(2), lambda tensor, operation="sum": tensor)
+    torch.testing.assert_close(computed(), before, rtol=1e-4, atol=1e-3)
+
+
+# ---- saving ----
+
+
+def test_a_saved_critic_reads_on_and_an_earlier_one_begins_to(tmp_path: Path):
+    made = scripted.trainer(tmp_path / "a", critic_reads_reward_every=2)
+    with torch.no_grad():
+        made.model.value_head.reward_weight.normal_()
+    made.save_model(str(tmp_path / "run"))
+    again = ActorCritic(tiny_causal_lm(), str(tmp_path / "run"))
+    assert again.value_head.reads_rewards
+    assert torch.equal(again.value_head.reward_weight, made.model.value_head.reward_weight)
+
+    with pytest.raises(ValueError, match="reads the reward of what is written so far; set `critic_reads_reward_every`"):
+        scripted.trainer(tmp_path / "b", critic=str(tmp_path / "run"))
+    head = tmp_path / "run" / "critic" / "value_head.safetensors"
+    save_file({name: w for name, w in load_file(head).items() if not name.startswith("reward_")}, head)
+    later = scripted.trainer(tmp_path / "c", critic=str(tmp_path / "run"), critic_reads_reward_every=2)
+    assert not later.model.value_head.reward_weight.any() and not later.model.value_head.reward_bias.any()
+    later.train()
+    assert later.model.value_head.reward_weight.any()
+
+
+def test_the_rollout_keeps_what_the_critic_reads(tmp_path: Path):
+    made = scripted.trainer(tmp_path, critic_reads_reward_every=1)
+    rows = [made.train_dataset[i] for i in range(8)]
+    rollout = made.collector.collect(
+        made.model, rows, made.progress, callbacks=[], state=made.state, training=True
+    ).rollout
+    rollout.save(tmp_path / "rollout.safetensors")
+    again = Rollout.load(tmp_path / "rollout.safetensors")
+    assert torch.equal(again.rewards_so_far, rollout.rewards_so_far)
+    for i in range(len(rollout)):
+        row = rollout.select(torch.tensor([i]))
+        assert row.rewards_so_far.shape == (1, row.completion_length + 1)
+        assert torch.equal(row.rewards_so_far[0], rollout.rewards_so_far[i, : row.completion_length + 1])
+
+
+def test_failures_of_a_beginning_are_no_failures_of_the_run(tmp_path):
+    def of_long_texts(completions, **kwargs):
+        return [float(len(c)) if len(c) > 4 else None for c in completions]
+
+    made = scripted.trainer(tmp_path, reward_funcs=[of_long_texts, scripted.reward], critic_reads_reward_every=1)
+    made.train()
+    assert isinstance(made.rewards, RewardRunner)
