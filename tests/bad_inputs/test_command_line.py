@@ -145,6 +145,7 @@ CASES = [
         "`--config gone.yaml` is no file, and no configuration of the recipes has this name: known are "
         "cards/12gb_llama_8b, cards/16gb_qwen_14b, cards/24gb_llama_8b, cards/8gb_llama_3b, "
         "detoxification/gpt_neo_125m, detoxification/pretrained_critic, detoxification/qwen2.5_0.5b_instruct, "
+        "detoxification/reading_critic, "
         "instruction_following/defended, instruction_following/over_optimized, "
         "instruction_following/qwen2.5_0.5b_ultrafeedback, instruction_following/qwen2.5_1.5b_hh, "
         "ppo/qwen2.5_0.5b_instruct.",

@@ -16,7 +16,7 @@ from tests.tiny_models import tiny_causal_lm
 from trl_ext.actor_critic import ActorCritic, build_actor_critic
 from trl_ext.experience.rollout import Rollout
 from trl_ext.experience.so_far import Beginning, beginnings_of, rewards_so_far
-from trl_ext.rewards import RewardRunner, Scores
+from trl_ext.rewards import Scores
 from trl_ext.rewards.base import Batch
 
 LORA = LoraConfig(r=4, target_modules="all-linear")
@@ -227,10 +227,31 @@ def test_the_rollout_keeps_what_the_critic_reads(tmp_path: Path):
         assert torch.equal(row.rewards_so_far[0], rollout.rewards_so_far[i, : row.completion_length + 1])
 
 
-def test_failures_of_a_beginning_are_no_failures_of_the_run(tmp_path):
-    def of_long_texts(completions, **kwargs):
-        return [float(len(c)) if len(c) > 4 else None for c in completions]
+# ---- what cannot be scored ----
 
-    made = scripted.trainer(tmp_path, reward_funcs=[of_long_texts, scripted.reward], critic_reads_reward_every=1)
+
+def of_whole_texts(otherwise: Any) -> Any:
+    """A reward of whole completions, those of each first call of two; something else of their beginnings."""
+    calls: list[set[tuple[int, ...]]] = []
+
+    def reward(completion_ids: list[list[int]], **kwargs: Any) -> list[Any]:
+        wholes = set(map(tuple, completion_ids)) if len(calls) % 2 == 0 else calls[-1]
+        calls.append(wholes)
+        return [float(len(ids)) if tuple(ids) in wholes else otherwise for ids in completion_ids]
+
+    return reward
+
+
+def test_a_beginning_without_a_reward_is_no_matter_of_a_warning(tmp_path, recwarn):
+    made = scripted.trainer(tmp_path, reward_funcs=of_whole_texts(None), critic_reads_reward_every=1)
     made.train()
-    assert isinstance(made.rewards, RewardRunner)
+    assert not [w for w in recwarn if "returned None for sample" in str(w.message)]
+
+
+def test_a_function_that_fails_on_beginnings_is_told_so(tmp_path):
+    made = scripted.trainer(
+        tmp_path, reward_funcs=of_whole_texts(ValueError("unfinished")), critic_reads_reward_every=1, reward_retries=0
+    )
+    message = r"samples, the beginnings of completions \(`critic_reads_reward_every`\), after 0 retries"
+    with pytest.raises(RuntimeError, match=message):
+        made.train()

@@ -79,6 +79,8 @@ def test_every_yaml_file_parses(path, tmp_path):
     assert args.output_dir == str(tmp_path)
     if path.stem == "pretrained_critic":
         assert args.critic == "copy" and args.critic_pretraining_episodes and args.critic_epochs
+    elif path.stem == "reading_critic":
+        assert args.critic == "head" and args.critic_reads_reward_every == 1 and args.lam < 0.95
     elif path.stem not in LAYERS:
         assert None not in (model_args.model_name_or_path, prompts.dataset_name, recipe.toxicity_model)
         assert recipe.judge_model not in (None, recipe.toxicity_model)

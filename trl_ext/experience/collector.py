@@ -345,6 +345,7 @@ class Collector:
                 trainer_state=state,
                 on_progress=advance,
                 update_state=False,
+                of_beginnings=True,
                 together=together,
             )
         so_far = rewards_so_far(parts, found, scores, batch.completion_ids or [], rollout.completion_length)

@@ -36,6 +36,8 @@ from .retry import BACKOFF_SECONDS, CallResult, members_of, run_rewards
 from .sharing import reads_any, shares_base
 from .tokens import sums, token_tensor
 
+BEGINNINGS = ", the beginnings of completions (`critic_reads_reward_every`),"
+
 
 class Scores(NamedTuple):
     """The rewards of N completions by F functions.
@@ -153,6 +155,7 @@ class RewardRunner:
         trainer_state: Any = None,
         on_progress: Callable[[int], None] | None = None,
         update_state: bool = True,
+        of_beginnings: bool = False,
         together: Callable[[str], AbstractContextManager] = nullcontext,
     ) -> Scores:
         """Score N completions.
@@ -166,6 +169,7 @@ class RewardRunner:
             on_progress: called with the number of newly scored samples, N * F in all. Async functions may call it from
                 another thread.
             update_state: whether functions keep state updates from this batch; false for evaluation.
+            of_beginnings: whether these are beginnings of completions, some of which may have no reward.
             together: context in which all processes fail if one fails, before the next collective.
 
         Raises:
@@ -182,13 +186,13 @@ class RewardRunner:
         with together("Scoring"), said_of(self.kind):
             results = self._call_all(batch, on_progress or (lambda n: None)) if prompts else []
             for name, result in zip(self.names, results, strict=False):
-                self._report_failures(name, result.failures, batch)
+                self._report_failures(name, result.failures, batch, BEGINNINGS if of_beginnings else "")
         if state is not None:
             self.load_state_dict(state)
         else:
             for part in self._synchronized:
                 part.synchronize()
-        return self._scores(results, batch)
+        return self._scores(results, batch, warns=not of_beginnings)
 
     def _find_untimed(self, policy: Module | None) -> frozenset[int]:
         """Return the `id`s of the functions that `timeout` does not apply to, and warn of them."""
@@ -221,25 +225,25 @@ class RewardRunner:
     def _allowed_failures(self, count: int) -> float:
         return self.max_reward_failures * count + 1e-9  # 0.29 * 100 is a little less than 29
 
-    def _report_failures(self, name: str, failures: dict[int, BaseException], batch: Batch) -> None:
+    def _report_failures(self, name: str, failures: dict[int, BaseException], batch: Batch, which: str) -> None:
         if not failures:
             return
         index, error = next(reversed(failures.items()))
         what = error_text(error)
         if len(failures) > self._allowed_failures(len(batch)):
             raise RuntimeError(
-                f"{self.kind} '{name}' failed on at least {len(failures)} of {len(batch)} samples after "
-                f"{self.retries} retries, more than max_reward_failures={self.max_reward_failures:g} allows; sample "
-                f"{index} ({_shown(batch, index)}) gave {what}. Fix the function, let it return None where it does not "
-                f"apply, or raise `max_reward_failures` or `reward_timeout`."
+                f"{self.kind} '{name}' failed on at least {len(failures)} of {len(batch)} samples{which} "
+                f"after {self.retries} retries, more than max_reward_failures={self.max_reward_failures:g} allows; "
+                f"sample {index} ({_shown(batch, index)}) gave {what}. Fix the function, let it return None where it "
+                f"does not apply, or raise `max_reward_failures` or `reward_timeout`."
             ) from error
         warnings.warn(
-            f"{self.kind} '{name}' failed on {len(failures)} of {len(batch)} samples, which are skipped; sample "
+            f"{self.kind} '{name}' failed on {len(failures)} of {len(batch)} samples{which}, which are skipped; sample "
             f"{index} ({_shown(batch, index)}) gave {what}. Return None where the function does not apply.",
             stacklevel=3,
         )
 
-    def _scores(self, results: list[CallResult], batch: Batch) -> Scores:
+    def _scores(self, results: list[CallResult], batch: Batch, *, warns: bool) -> Scores:
         count = len(batch)
         per_function = torch.full((count, len(self.names)), math.nan)
         valid = torch.ones(count, dtype=torch.bool)
@@ -252,7 +256,7 @@ class RewardRunner:
                 log.metrics.setdefault(name, []).extend(values)
             log.extra.update(result.log.extra)
         not_applicable = per_function.isnan().all(dim=1) & valid
-        if not_applicable.any() and not self._warned_not_applicable:
+        if warns and not_applicable.any() and not self._warned_not_applicable:
             self._warned_not_applicable = True
             index = int(not_applicable.nonzero()[0])
             warnings.warn(
