@@ -33,6 +33,7 @@ from .experience.judging import Judging
 from .experience.prompt_checks import RowCheck
 from .experience.prompts import RolloutSampler
 from .experience.rollout import forward
+from .experience.so_far import RewardsSoFar
 from .experience.stream import StreamRows, check_stream
 from .experience.supervised import SupervisedData
 from .identity import run_identity
@@ -143,6 +144,8 @@ def assemble(
     )
     if args.critic_reads_reward_every is not None:
         actor_critic.value_head.read_rewards()
+    elif actor_critic.value_head.reads_rewards:
+        raise ValueError("`model` has a critic that reads rewards: set `critic_reads_reward_every`.")
     if args.use_liger_kernel:
         actor_critic.apply_liger_kernel(args.liger_kernel_config)
     set_padding(tokenizer)
@@ -228,6 +231,8 @@ def build_collector(
     args: PPOConfig, parts: Parts, micro_batches: MicroBatches, accelerator: Accelerator, reduce: Reduce
 ) -> Collector:
     """Return the collector of a trainer that has its accelerator; the arguments are those of [`Collector`]."""
+    template_kwargs, every = mapping(args.chat_template_kwargs), args.critic_reads_reward_every
+    so_far = None if every is None else RewardsSoFar(every, parts.rewards, parts.tokenizer, template_kwargs, reduce)
     return Collector(
         parts.engine,
         parts.forward,
@@ -236,7 +241,7 @@ def build_collector(
         parts.kl_controller,
         SampleTable(args.num_completions_to_print),
         prompt_column=args.prompt_column,
-        chat_template_kwargs=mapping(args.chat_template_kwargs),
+        chat_template_kwargs=template_kwargs,
         micro_batches=micro_batches,
         num_mini_batches=args.num_mini_batches,
         missing_eos_penalty=args.missing_eos_penalty,
@@ -245,7 +250,7 @@ def build_collector(
         advantages=args.advantage_options,
         held_out=args.held_out_share,
         scale_returns=args.scales_returns,
-        reads_reward_every=args.critic_reads_reward_every,
+        so_far=so_far,
         accelerator=accelerator,
         reduce=reduce,
     )

@@ -260,8 +260,8 @@ class PPOConfig(BaseConfig):
     )
     critic_reads_reward_every: Count | None = option(
         None,
-        "Score the beginning of each completion anew after every so many tokens, for the critic to read: it then knows "
-        "what is written already, and predicts the rest; None: it does not read rewards.",
+        "Score the beginning of each completion anew after every so many tokens, for the critic to read: it "
+        "then need not learn the reward function by heart; None: it does not read rewards.",
     )
     critic_held_out: Annotated[float, Limits(at_least=0, at_most=0.5)] | None = option(
         None,

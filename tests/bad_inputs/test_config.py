@@ -388,6 +388,15 @@ COMBINATIONS = [
 ]
 IDLE = "has no effect"
 WARNINGS = [
+    case(
+        UserWarning,
+        f"`critic_reads_reward_every` {IDLE} with completions of at most 16 tokens.",
+        critic_reads_reward_every=16,
+        max_completion_length=16,
+    ),
+    case(
+        UserWarning, f"`critic_reads_reward_every` {IDLE} with `vf_coef` 0.", critic_reads_reward_every=1, vf_coef=0.0
+    ),
     case(UserWarning, f"`kl_target` {IDLE} with `kl_controller='fixed'`.", kl_target=6.0),
     case(
         UserWarning,

@@ -12,42 +12,25 @@ from safetensors.torch import load_file, save_file
 
 from tests import scripted
 from tests.actor_critic.makes import batch, scramble
+from tests.real_tokenizers import real_tokenizer
 from tests.tiny_models import tiny_causal_lm
+from trl_ext import PPOConfig
 from trl_ext.actor_critic import ActorCritic, build_actor_critic
+from trl_ext.experience.engines import Completions
 from trl_ext.experience.rollout import Rollout
-from trl_ext.experience.so_far import Beginning, beginnings_of, rewards_so_far
-from trl_ext.rewards import Scores
-from trl_ext.rewards.base import Batch
+from trl_ext.running.names import check_critic
 
 LORA = LoraConfig(r=4, target_modules="all-linear")
 
 
-def scores(total: list[float], valid: list[bool] | None = None) -> Scores:
-    tensor = torch.tensor(total)
-    return Scores(tensor, tensor.unsqueeze(1), torch.tensor(valid or [True] * len(total)), {}, {})
+def collected(made: Any, *, training: bool = False) -> Any:
+    """A rollout of the trainer's first eight prompts."""
+    rows = [made.train_dataset[i] for i in range(8)]
+    options = {"callbacks": [], "state": made.state, "training": training}
+    return made.collector.collect(made.model, rows, made.progress, **options)
 
 
 # ---- which reward stands where ----
-
-
-def test_beginnings_are_proper_and_keep_the_columns_of_their_sample():
-    given = Batch(["p", "q", "r"], ["abcde", "fg", ""], [[1, 2, 3, 4, 5], [6, 7], []], {"topic": ["x", "y", "z"]})
-    parts, chosen = beginnings_of(given, 2, lambda parts: ["abcdefg"[: part.tokens] for part in parts])
-    assert parts == [Beginning(0, 2), Beginning(0, 4)]  # two tokens of the second are all of it
-    assert (chosen.prompts, chosen.completions) == (["p", "p"], ["ab", "abcd"])
-    assert (chosen.completion_ids, chosen.columns) == ([[1, 2], [1, 2, 3, 4]], {"topic": ["x", "x"]})
-
-
-def test_the_reward_of_the_latest_beginning_stands_before_each_token():
-    parts = [Beginning(0, 2), Beginning(0, 4), Beginning(2, 2)]
-    ids = [[1, 2, 3, 4, 5], [6, 7], [1, 2, 3], []]
-    found = rewards_so_far(parts, scores([1.0, 2.0, 9.0], [True, True, False]), scores([3.0, 5.0, 4.0, 7.0]), ids, 5)
-    assert found.tolist() == [
-        [0, 0, 1, 1, 2, 3],
-        [0, 0, 5, 5, 5, 5],
-        [0, 0, 0, 4, 4, 4],  # its beginning could not be scored
-        [7, 7, 7, 7, 7, 7],
-    ]
 
 
 def texts(conversational: bool) -> Dataset:
@@ -63,8 +46,6 @@ def texts(conversational: bool) -> Dataset:
 def test_a_critic_that_returns_what_it_reads_returns_the_reward_of_each_beginning(
     every, conversational, scaled, tmp_path
 ):
-    seen: list[tuple[Rollout, Any]] = []
-
     def reward(completions: list[Any], **kwargs: Any) -> list[float]:
         found = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         return [3.0 + len(text) + text.count("a") for text in found]
@@ -81,17 +62,8 @@ def test_a_critic_that_returns_what_it_reads_returns_the_reward_of_each_beginnin
         made.model.return_scale.std.fill_(7.0)
         made.model.return_scale.weight.fill_(1.0)
     with torch.no_grad():  # value = 0 * hidden + 1 * reward so far
-        made.model.value_head.bias.copy_(-made.model.return_scale.mean / made.model.return_scale.std)
         made.model.value_head.reward_bias.fill_(1.0)
-    experience = made.collector.collect(
-        made.model,
-        [made.train_dataset[i] for i in range(8)],
-        made.progress,
-        callbacks=[],
-        state=made.state,
-        training=False,
-    )
-    seen.append((experience.rollout, experience.batch))
+    experience = collected(made)
     rollout, tokenizer = experience.rollout, made.processing_class
     lengths = set()
     for i, ids in enumerate(experience.batch.completion_ids):
@@ -131,14 +103,50 @@ def test_bounds_and_states_of_reward_functions_count_as_in_training_and_stay(tmp
         reward_constraints=["counting <= 5"],
         critic_reads_reward_every=1,
     )
-    rows = [made.train_dataset[i] for i in range(8)]
-    found = made.collector.collect(made.model, rows, made.progress, callbacks=[], state=made.state, training=True)
+    found = collected(made, training=True)
     assert counting.calls == 1, "scoring beginnings leaves states as they are"
     rollout = found.rollout
     for i, ids in enumerate(found.batch.completion_ids):
         # What the policy learns from, with the bound's multiplier, is what stands behind the last token.
         assert float(rollout.rewards_so_far[i, len(ids)]) == pytest.approx(float(rollout.scores[i]), abs=1e-5)
         assert rollout.rewards_so_far[i, 0] == 0
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["by every token", "by the last token"])
+def test_what_the_tokens_have_earned_already_is_no_part_of_it(at_once, tmp_path):
+    """The returns of a token's state contain what is still to be earned alone."""
+
+    def by_token(completion_ids, **kwargs):
+        rows = [[float(token % 5) for token in ids] for ids in completion_ids]
+        return rows if at_once else [[0.0] * (len(row) - 1) + [sum(row)] for row in rows]
+
+    found = collected(scripted.trainer(tmp_path, reward_funcs=by_token, critic_reads_reward_every=1))
+    for i, ids in enumerate(found.batch.completion_ids):
+        beginnings = [0.0 if at_once else float(sum(token % 5 for token in ids[:t])) for t in range(len(ids))]
+        assert found.rollout.rewards_so_far[i, : len(ids) + 1].tolist() == [*beginnings, 0.0]
+
+
+def test_a_character_that_is_not_finished_is_left_out(tmp_path):
+    seen: list[str] = []
+
+    def reward(completions, **kwargs):
+        seen.extend(completions)
+        return [float(len(c)) for c in completions]
+
+    tokenizer = real_tokenizer("qwen")
+    ids = tokenizer("das ist 🪿 für 𓀀", add_special_tokens=False)["input_ids"]
+    model = tiny_causal_lm(vocab_size=len(tokenizer))
+    made = scripted.trainer(
+        tmp_path, model=model, processing_class=tokenizer, reward_funcs=reward, critic_reads_reward_every=1,
+        max_completion_length=64,
+    )  # fmt: skip
+    made.generation_engine = lambda model, prompts, on_progress=None: Completions(
+        [ids] * len(prompts), [False] * len(prompts), None
+    )
+    collected(made)
+    cut = [tokenizer.decode(ids[:n]) for n in range(1, len(ids))]
+    assert "das ist" in cut and any("\ufffd" in text for text in cut)
+    assert set(seen) == {text.rstrip("\ufffd") for text in cut} | {"das ist 🪿 für 𓀀"}
 
 
 # ---- the value head ----
@@ -160,22 +168,19 @@ def test_the_factor_of_the_reward_is_linear_in_the_hidden_state(critics):
     for k in range(critics):
         state = states if critics == 1 else states[..., k, :]
         plain = state @ head.weight[k] + head.bias[k]
-        expected.append(plain * 3 - 2 + (state @ head.reward_weight[k] + head.reward_bias[k]) * so_far)
+        # In standard deviations around the mean return, -2 and 3: the offset of the reward does not matter.
+        expected.append(plain * 3 - 2 + (state @ head.reward_weight[k] + head.reward_bias[k]) * (so_far + 2))
     torch.testing.assert_close(out.values, sum(expected) / critics, rtol=1e-4, atol=1e-4)
     assert model(tokens, mask, completion).values is None, "nothing to read, no values"
 
 
 def test_reading_changes_no_value_before_the_first_step_and_the_scale_leaves_the_factor(tmp_path):
     plain, reading = (scripted.trainer(tmp_path, critic_reads_reward_every=every) for every in (None, 1))
-    rows = [plain.train_dataset[i] for i in range(8)]
     with torch.no_grad():
         for made in (plain, reading):
             torch.manual_seed(1)
             made.model.value_head.weight.normal_()
-    values = [
-        made.collector.collect(made.model, rows, made.progress, callbacks=[], state=made.state, training=False)
-        for made in (plain, reading)
-    ]
+    values = [collected(made) for made in (plain, reading)]
     assert torch.equal(values[0].rollout.old_values, values[1].rollout.old_values)
     head, scale = reading.model.value_head, reading.model.return_scale
     with torch.no_grad():
@@ -204,6 +209,12 @@ def test_a_saved_critic_reads_on_and_an_earlier_one_begins_to(tmp_path: Path):
 
     with pytest.raises(ValueError, match="reads the reward of what is written so far; set `critic_reads_reward_every`"):
         scripted.trainer(tmp_path / "b", critic=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="`--critic` '.*run' reads the reward"):
+        check_critic(PPOConfig(critic=str(tmp_path / "run")), again.config, has_lora=False)
+    with pytest.raises(ValueError, match="`model` has a critic that reads rewards: set `critic_reads_reward_every`"):
+        scripted.trainer(tmp_path / "b", model=again)
+    with pytest.raises(ValueError, match="holds a critic that reads rewards, and this run's does not"):
+        ActorCritic(tiny_causal_lm()).load_pretrained(tmp_path / "run")
     head = tmp_path / "run" / "critic" / "value_head.safetensors"
     save_file({name: w for name, w in load_file(head).items() if not name.startswith("reward_")}, head)
     later = scripted.trainer(tmp_path / "c", critic=str(tmp_path / "run"), critic_reads_reward_every=2)
@@ -214,10 +225,7 @@ def test_a_saved_critic_reads_on_and_an_earlier_one_begins_to(tmp_path: Path):
 
 def test_the_rollout_keeps_what_the_critic_reads(tmp_path: Path):
     made = scripted.trainer(tmp_path, critic_reads_reward_every=1)
-    rows = [made.train_dataset[i] for i in range(8)]
-    rollout = made.collector.collect(
-        made.model, rows, made.progress, callbacks=[], state=made.state, training=True
-    ).rollout
+    rollout = collected(made, training=True).rollout
     rollout.save(tmp_path / "rollout.safetensors")
     again = Rollout.load(tmp_path / "rollout.safetensors")
     assert torch.equal(again.rewards_so_far, rollout.rewards_so_far)

@@ -51,6 +51,7 @@ from .saved_critic import (
     load_value_head,
     read_critic_adapter,
     read_record,
+    reads_rewards,
     save_critic,
 )
 from .trunk import (
@@ -277,7 +278,7 @@ class ActorCritic(nn.Module):
 
     def _all_values(self, states: Tensor, rewards_so_far: Tensor | None) -> Tensor:
         """Return the values of each critic, (B, C + 1), and (B, C + 1, 2) of two."""
-        so_far = None if rewards_so_far is None else rewards_so_far / self.return_scale.std.float()
+        so_far = None if rewards_so_far is None else self.return_scale.standardized(rewards_so_far)
         return self.return_scale(self.value_head(states, so_far))
 
     def _values(
@@ -415,6 +416,8 @@ class ActorCritic(nn.Module):
             raise ValueError(f"{folder} holds a critic of kind {kind!r}, this run has {self.critic_kind!r}.")
         if critics != self.num_critics:
             raise ValueError(f"{folder} holds {critics} critics, this run has {self.num_critics}.")
+        if reads_rewards(critic_folder) and not self.value_head.reads_rewards:
+            raise ValueError(f"{folder} holds a critic that reads rewards, and this run's does not.")
         self.load_policy(folder)
         for place, name in adapter_folders(critic_folder, self._critic_adapters).items():
             load_adapter_weights(self.policy, place, name)

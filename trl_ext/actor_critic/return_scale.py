@@ -11,6 +11,8 @@ from trl_ext.objectives import global_moments
 from trl_ext.processes import Reduce
 from trl_ext.sharding import local
 
+from .value_head import ValueHead
+
 SCALE_FILE = "return_scale.safetensors"
 # Weight of the past at each update: the moments are those of about the last ten rollouts.
 _DECAY = 0.9
@@ -49,8 +51,12 @@ class ReturnScale(nn.Module):
         """Return values in units of the reward for outputs of a value head; both of any shape, float32."""
         return outputs * self.std.float() + self.mean.float()
 
+    def standardized(self, rewards: Tensor) -> Tensor:
+        """Return rewards in standard deviations around the mean return, float32: what a value head reads."""
+        return (rewards - self.mean.float()) / self.std.float()
+
     @torch.no_grad()
-    def update(self, head: nn.Linear, returns: Tensor, mask: Tensor, reduce: Reduce, *, decay: float = _DECAY) -> None:
+    def update(self, head: ValueHead, returns: Tensor, mask: Tensor, reduce: Reduce, *, decay: float = _DECAY) -> None:
         """Take the returns of a rollout into account.
 
         Args:
@@ -73,8 +79,13 @@ class ReturnScale(nn.Module):
             new_std = old_std
         if has_learned(head, reduce):
             weights, bias = local(head.weight), local(head.bias)
-            bias.copy_((bias * self.std + self.mean - new_mean) / new_std)
             weights.mul_(self.std / new_std)
+            bias.copy_((bias * self.std + self.mean - new_mean) / new_std)
+            if head.reward_weight is not None and head.reward_bias is not None:
+                # What the factor reads has moved too: the difference goes into the other weights.
+                shift = (new_mean - old_mean) / new_std
+                weights.add_(local(head.reward_weight), alpha=shift)
+                bias.add_(local(head.reward_bias), alpha=shift)
         self.mean.fill_(new_mean)
         self.std.fill_(new_std)
         self.weight.fill_(weight)

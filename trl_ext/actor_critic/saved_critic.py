@@ -27,7 +27,7 @@ from .value_head import ValueHead
 
 VALUE_HEAD = "value_head.safetensors"
 # Weights of a value head that reads the reward so far.
-REWARD_KEYS = {"reward_weight", "reward_bias"}
+_REWARD_KEYS = {"reward_weight", "reward_bias"}
 _KINDS = ("head", "adapter", "model")
 # The sizes of the model whose hidden states the critic reads: its record and a policy's configuration have both.
 _SIZES = ("model_type", "num_hidden_layers")
@@ -198,20 +198,20 @@ def check_reading(critic: str, every: int | None, *, option: str = "`critic`") -
         ValueError: when the critic reads rewards and the run has none for it.
     """
     saved = find_saved_critic(critic, option=option) if every is None else None
-    if saved is not None and not saved.is_reward and _head_keys(saved.folder) >= REWARD_KEYS:
+    if saved is not None and not saved.is_reward and reads_rewards(saved.folder):
         raise ValueError(
             f"{saved.subject} reads the reward of what is written so far; set `critic_reads_reward_every`, as the run "
             "that trained it did."
         )
 
 
-def _head_keys(folder: Path) -> set[str]:
-    """Return the names of a value head's weights; none where they cannot be read, which loading them says."""
+def reads_rewards(folder: Path) -> bool:
+    """Return whether the value head of a saved critic reads rewards; False where it cannot be read."""
     try:
         with safe_open(folder / VALUE_HEAD, framework="pt") as file:
-            return set(file.keys())
+            return set(file.keys()) >= _REWARD_KEYS
     except (SafetensorError, OSError):
-        return set()
+        return False
 
 
 def _head_width(saved: SavedCritic) -> int:
@@ -292,7 +292,7 @@ def load_value_head(value_head: ValueHead, folder: Path, subject: str) -> None:
         ValueError: when it belongs to hidden states of another width, or cannot be read.
     """
     try:
-        if _head_keys(folder) >= REWARD_KEYS:
+        if reads_rewards(folder):
             value_head.read_rewards()
         load_state(value_head, lambda: _head_weights(folder, value_head))
     except (RuntimeError, SafetensorError) as error:

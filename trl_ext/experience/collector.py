@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """`Collector`: makes a rollout, from prompts to advantages."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ from .engines import Completions, GenerationEngine, asynchronous, close, weights
 from .prompt_hash import held_out_prompts
 from .prompts import split_columns, tokenize_prompts
 from .rollout import Rollout, collate
-from .so_far import Beginning, beginnings_of, rewards_so_far
+from .so_far import RewardsSoFar
 
 
 class Experience(NamedTuple):
@@ -83,7 +83,7 @@ class Collector:
         advantages: Options of `add_advantages`.
         held_out: Share of the prompts from which the critic must not learn.
         scale_returns: Whether the critic's `ReturnScale` follows the returns of training.
-        reads_reward_every: As `critic_reads_reward_every` of `PPOConfig`.
+        so_far: Scores the beginnings of completions, for a critic that reads rewards; None for another.
         accelerator: Gives the device of the rollouts, and the precision of sampling.
         reduce: Sums a tensor over processes.
     """
@@ -107,7 +107,7 @@ class Collector:
         advantages: AdvantageOptions,
         held_out: float,
         scale_returns: bool,
-        reads_reward_every: int | None,
+        so_far: RewardsSoFar | None,
         accelerator: Accelerator,
         reduce: Reduce,
     ):
@@ -120,7 +120,7 @@ class Collector:
         self.engine_gap, self.ahead = engine_gap, ahead
         self.advantages = advantages
         self.held_out, self.scale_returns = held_out, scale_returns
-        self.reads_reward_every = reads_reward_every
+        self.so_far = so_far
         self.accelerator, self.reduce = accelerator, reduce
 
     def collect(
@@ -155,7 +155,8 @@ class Collector:
             rollout, batch, sampled = self._sample(model, rows, progress, state if training else None)
             # 4. Score; reward adapters read the policy's base.
             scores = self._score(rollout, batch, progress, state, training)
-            self._score_beginnings(rollout, batch, scores, progress, state)
+            if self.so_far is not None:
+                self.so_far.fill(rollout, batch, scores, progress, state)
         # 5. Log-probabilities, KL and values.
         order = rollout.first_pass(self.num_mini_batches if training else 1)
         with whole(model, fsdp=False):  # FSDP gathers for any forward pass, ZeRO-3 for those of its engine
@@ -219,7 +220,8 @@ class Collector:
         model.eval()
         rollout, batch, _ = self._sample(model, rows, progress)
         scores = self._score(rollout, batch, progress, state, True)
-        self._score_beginnings(rollout, batch, scores, progress, state)
+        if self.so_far is not None:
+            self.so_far.fill(rollout, batch, scores, progress, state)
         after_last = torch.zeros_like(rollout.scores)
         rollout.returns = monte_carlo_returns(rollout, after_last, self.advantages, kl_coef=0.0, reduce=self.reduce)
         return rollout
@@ -328,38 +330,6 @@ class Collector:
             rollout.scores = torch.zeros_like(rollout.scores)
         rollout.scores = self._penalized(rollout.scores, rollout)
         return scores
-
-    def _score_beginnings(
-        self, rollout: Rollout, batch: Batch, scores: Scores, progress: PhaseProgress, state: Any
-    ) -> None:
-        """Fill in `rewards_so_far`, for a critic that reads it."""
-        if self.reads_reward_every is None:
-            return
-        parts, beginnings = beginnings_of(batch, self.reads_reward_every, partial(self._decode, rollout, batch))
-        with progress.phase("score", len(beginnings) * len(self.rewards.names), "rewards of beginnings") as advance:
-            found = self.rewards(
-                beginnings.prompts,
-                beginnings.completions,
-                beginnings.completion_ids or [],
-                beginnings.columns,
-                trainer_state=state,
-                on_progress=advance,
-                update_state=False,
-                of_beginnings=True,
-                together=together,
-            )
-        so_far = rewards_so_far(parts, found, scores, batch.completion_ids or [], rollout.completion_length)
-        rollout.rewards_so_far = so_far.to(rollout.scores.device)
-
-    def _decode(self, rollout: Rollout, batch: Batch, parts: Sequence[Beginning]) -> list[Text]:
-        """Return beginnings of completions as reward functions get them."""
-        width = rollout.input_ids.shape[1] - rollout.completion_length
-        real = rollout.attention_mask[:, :width].bool()
-        prompt_ids = [row[mask].tolist() for row, mask in zip(rollout.input_ids[:, :width], real, strict=True)]
-        prompts = [batch.prompts[part.sample] for part in parts]
-        ids = [(batch.completion_ids or [])[part.sample][: part.tokens] for part in parts]
-        before = [prompt_ids[part.sample] for part in parts]
-        return as_completions(prompts, decode_answers(self.tokenizer, prompts, before, ids, self.chat_template_kwargs))
 
     def _penalized(self, totals: Tensor, rollout: Rollout) -> Tensor:
         """Return totals, (N,), less the penalty of completions that did not end by themselves."""

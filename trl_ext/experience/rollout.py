@@ -18,8 +18,8 @@ class Rollout:
     """N prompts, their completions, and the tensors that PPO learns from; P prompt and C completion columns.
 
     Prompts are padded on the left, completions on the right. The masks come from the lengths that were sampled, never
-    from comparing ids with the pad token. All tensors lie on one device; the float ones are float32 and 0 outside
-    `completion_mask`.
+    from comparing ids with the pad token. All tensors lie on one device; the float ones are float32 and, but for
+    `rewards_so_far`, 0 outside `completion_mask`.
 
     Attributes:
         input_ids: Prompt and completion tokens, int64, (N, P + C).
@@ -43,7 +43,7 @@ class Rollout:
         value_gap: With two critics, whose mean is `old_values`: half of what the second one's values exceed the first
             one's by, (N, C).
         rewards_so_far: For a critic that reads it: reward of what was written before each token and after the last,
-            (N, C + 1); behind a completion's end the reward of all of it.
+            less what its tokens have earned, (N, C + 1); not 0 behind a completion's end. See `RewardsSoFar`.
     """
 
     input_ids: Tensor

@@ -6,69 +6,103 @@ actor-critic, Pinto et al. 2017, arXiv 1710.06542). The reward of the beginning 
 is written, and a critic that reads it need not learn the reward function by heart.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
-from trl_ext.rewards import Scores
+from trl_ext.monitoring import PhaseProgress
+from trl_ext.processes import Reduce, together
+from trl_ext.rewards import RewardRunner, Scores
 from trl_ext.rewards.base import Batch
-from trl_ext.text.rows import Text
+from trl_ext.text.decoding import as_completions, decode_answers
+
+from .rollout import Rollout
+
+# What a tokenizer of bytes writes for a character whose last tokens are still to come.
+_UNFINISHED = "\ufffd"
 
 
-class Beginning(NamedTuple):
-    """The beginning of a completion: the completion's index, and the number of its tokens."""
-
-    sample: int
-    tokens: int
-
-
-def beginnings_of(
-    batch: Batch, every: int, decode: Callable[[Sequence[Beginning]], Sequence[Text]]
-) -> tuple[list[Beginning], Batch]:
-    """Return the beginnings of completions after each `every` tokens, without whole completions, to be scored.
+class RewardsSoFar:
+    """Scores the beginnings of completions.
 
     Args:
-        batch: N completions, with their tokens.
-        every: Tokens from one beginning to the next.
-        decode: Returns the completion that each beginning is, as a text or conversation.
+        every: Tokens from one beginning to the next, as `critic_reads_reward_every`.
+        rewards: Scores completions.
+        tokenizer: Tokenizer of the policy.
+        chat_template_kwargs: Extra arguments of the tokenizer's chat template.
+        reduce: Sums a tensor over processes.
     """
-    ids = batch.completion_ids or []
-    parts = [Beginning(i, n) for i, row in enumerate(ids) for n in range(every, len(row), every)]
-    chosen = replace(
-        batch.select([part.sample for part in parts]),
-        completions=list(decode(parts)) if parts else [],
-        completion_ids=[ids[part.sample][: part.tokens] for part in parts],
-    )
-    return parts, chosen
+
+    def __init__(
+        self,
+        every: int,
+        rewards: RewardRunner,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template_kwargs: dict[str, Any],
+        reduce: Reduce,
+    ):
+        self.every, self.rewards, self.tokenizer = every, rewards, tokenizer
+        self.chat_template_kwargs, self.reduce = chat_template_kwargs, reduce
+
+    def fill(self, rollout: Rollout, batch: Batch, scores: Scores, progress: PhaseProgress, state: Any) -> None:
+        """Fill in `rewards_so_far`: what of a completion's reward is known, and not earned by its tokens already.
+
+        0 before the first beginning, then the total reward of the latest one, and from the end of the completion on its
+        own, less the rewards of the tokens so far. A beginning that no function has a reward for counts as the one
+        before it.
+
+        Args:
+            rollout: N completions, with `token_scores`.
+            batch: Their texts.
+            scores: Their rewards.
+            progress: Shows how many are done.
+            state: The trainer's state, for reward functions.
+        """
+        ids = batch.completion_ids or []
+        so_far = torch.zeros(len(rollout), rollout.completion_length + 1)
+        longest = int(self.reduce(torch.tensor(rollout.completion_length, device=rollout.scores.device), "max"))
+        counts = [len(range(self.every, len(row), self.every)) for row in ids]
+        with progress.phase("score", sum(counts) * len(self.rewards.names), "rewards of beginnings") as advance:
+            # As many calls on every process, each with one beginning of a completion at most.
+            for tokens in range(self.every, longest, self.every):
+                rows = [i for i, row in enumerate(ids) if len(row) > tokens]
+                found = self._score(rollout, batch, rows, tokens, advance, state)
+                for i, reward, valid in zip(rows, _learned(found).tolist(), found.valid.tolist(), strict=True):
+                    if valid:
+                        so_far[i, tokens:] = reward
+        for i, reward in enumerate(_learned(scores).tolist()):
+            so_far[i, len(ids[i]) :] = reward
+        earned = functional.pad(rollout.token_scores.cumsum(1), (1, 0))
+        rollout.rewards_so_far = so_far.to(earned) - earned
+
+    def _score(self, rollout: Rollout, batch: Batch, rows: list[int], tokens: int, advance: Any, state: Any) -> Scores:
+        """Return the rewards of the first `tokens` tokens of some completions."""
+        with together("Decoding"):
+            chosen = batch.select(rows)
+            ids = [row[:tokens] for row in chosen.completion_ids or []]
+            kwargs = self.chat_template_kwargs
+            texts = decode_answers(self.tokenizer, chosen.prompts, _prompt_ids(rollout, rows), ids, kwargs)
+            completions = as_completions(chosen.prompts, [text.rstrip(_UNFINISHED) for text in texts])
+        return self.rewards(
+            chosen.prompts,
+            completions,
+            ids,
+            chosen.columns,
+            trainer_state=state,
+            on_progress=advance,
+            update_state=False,
+            of_beginnings=True,
+            together=together,
+        )
 
 
-def rewards_so_far(
-    parts: Sequence[Beginning], found: Scores, wholes: Scores, ids: Sequence[list[int]], width: int
-) -> Tensor:
-    """Return the reward of what was written before each token of N completions, and after their last ones.
-
-    Args:
-        parts: The beginnings that were scored.
-        found: Their scores; one that could not be scored counts as the beginning before it.
-        wholes: The scores of the completions.
-        ids: Token ids of the completions.
-        width: Columns of the rollout, C.
-
-    Returns:
-        Shape (N, C + 1), on the CPU: 0 before the first beginning, then the reward of the latest one, and from the end
-        of the completion on its own reward.
-    """
-    so_far = torch.zeros(len(ids), width + 1)
-    scored = _learned(found).tolist()
-    for (sample, tokens), reward, valid in zip(parts, scored, found.valid.tolist(), strict=True):
-        if valid:
-            so_far[sample, tokens:] = reward
-    for sample, reward in enumerate(_learned(wholes).tolist()):
-        so_far[sample, len(ids[sample]) :] = reward
-    return so_far
+def _prompt_ids(rollout: Rollout, rows: list[int]) -> list[list[int]]:
+    width = rollout.input_ids.shape[1] - rollout.completion_length
+    ids, real = rollout.input_ids[rows, :width], rollout.attention_mask[rows, :width].bool()
+    return [row[mask].tolist() for row, mask in zip(ids, real, strict=True)]
 
 
 def _learned(scores: Scores) -> Tensor:

@@ -54,7 +54,7 @@ def resolve_names(
     revision = model_args.model_revision
     config = check_model("model_name_or_path", str(model_args.model_name_or_path), revision=revision, **trusted)
     if args.critic != RUNS_REWARD:
-        check_critic(args.critic, config, has_lora=model_args.use_peft, **trusted)
+        check_critic(args, config, has_lora=model_args.use_peft, **trusted)
     for option, name in (("reward_model", reward.reward_model), ("judge_model", ppo.judge_model)):
         if name is not None:
             check_reward_model(option, name, **trusted)

@@ -213,8 +213,8 @@ GLOSSARY: tuple[Metric, ...] = (
         "Part of the variance of the returns that the critic predicts: 1 is perfect, 0 is as good as a constant, less "
         "is worse than a constant.",
         "Above 0 after about ten rollouts, 0.3 to 0.9 later.",
-        "Stays below 0: raise `critic_learning_rate` or `vf_coef`, set `critic_warmup_rollouts`, or start the critic "
-        "from a reward model.",
+        "Stays below 0: raise `critic_learning_rate` or `vf_coef`, set `critic_warmup_rollouts`, start the critic "
+        "from a reward model, or let it read the reward so far (`critic_reads_reward_every`).",
     ),
     Metric(
         "critic_disagreement", CRITIC, "disagreement of two critics", "units of the reward",

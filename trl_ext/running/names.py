@@ -58,8 +58,7 @@ def check_policy(model_args: ModelConfig, args: PPOConfig) -> None:
     check_distinct({"model_name_or_path": name}, Path(str(args.output_dir)).expanduser().resolve())
     config = check_model("model_name_or_path", name, revision=model_args.model_revision, **trusted)
     has_lora = model_args.use_peft or is_adapter(name)
-    check_critic(args.critic, config, has_lora=has_lora, **trusted)
-    check_reading(args.critic, args.critic_reads_reward_every, option="`--critic`")
+    check_critic(args, config, has_lora=has_lora, **trusted)
 
 
 def check_rewards(names: Sequence[str], args: PPOConfig, judges: Sequence[str] = ()) -> None:
@@ -149,11 +148,11 @@ def is_adapter(name: str) -> bool:
     return (Path(name).expanduser() / "adapter_config.json").is_file()
 
 
-def check_critic(critic: str, policy: PretrainedConfig, *, has_lora: bool, **options: Any) -> None:
-    """Refuse a critic that is no mode, no model, no run's critic, or does not go with the policy.
+def check_critic(args: PPOConfig, policy: PretrainedConfig, *, has_lora: bool, **options: Any) -> None:
+    """Refuse a critic that is no mode, no model, no run's critic, or does not go with the policy or the settings.
 
     Args:
-        critic: Value of `--critic`.
+        args: Settings with the critic.
         policy: Configuration of the policy.
         has_lora: Whether the policy is trained with LoRA.
         options: As in `check_model`.
@@ -161,11 +160,13 @@ def check_critic(critic: str, policy: PretrainedConfig, *, has_lora: bool, **opt
     Raises:
         FileNotFoundError, ValueError: if so.
     """
+    critic = args.critic
     if critic == "adapter" and not has_lora:
         raise ValueError("`--critic adapter` is a LoRA adapter beside the policy's own; add `--use_peft`.")
     saved = find_saved_critic(critic, option="`--critic`")
     if saved is not None:
         check_saved_critic(saved, policy, with_adapters=has_lora, lora="`--use_peft`")
+        check_reading(critic, args.critic_reads_reward_every, option="`--critic`")
     elif critic not in CRITIC_MODES:
         check_model("critic", critic, advice=f", or one of {', '.join(CRITIC_MODES)}", **options)
 
