@@ -30,7 +30,7 @@ def run_command(arguments: Sequence[str], *, first_on_path: Sequence[Path] = ())
     words = [sys.executable, *arguments]
     with subprocess.Popen(words, env=environment, start_new_session=True, **pipes) as job:
         try:
-            out, errors = job.communicate(timeout=240)
+            out, errors = job.communicate(timeout=600)
         except BaseException:
             os.killpg(job.pid, signal.SIGKILL)
             raise
