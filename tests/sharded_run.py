@@ -33,7 +33,7 @@ TEXTS = {"ptx_coef": 0.1, "ptx_dataset": Dataset.from_list([{"prompt": "the cat"
 RUNS: dict[str, dict[str, Any]] = {
     "head": {"critic_learning_rate": 3e-3, **TEXTS},
     "copy": {"critic": "copy", "policy_ema_decay": 0.7, "scale_returns": True, "gradient_checkpointing": True},
-    "adapter": {**LORA, "num_critics": 2, "gradient_checkpointing": True, "critic_reads_reward_every": 1},
+    "adapter": {**LORA, "num_critics": 2, "gradient_checkpointing": True},
     # The gradient of its key biases is rounding noise, which AdamW would blow up.
     "tied": {"arch": "gpt2", "kl_estimator": "exact", "optim": "sgd", "learning_rate": 0.01},
 }
