@@ -22,6 +22,7 @@ def filled() -> Rollout:
     rollout.scores = torch.tensor([1.5, -2.0, 1e-30])
     rollout.ref_states = torch.arange(24.0).view(3, 4, 2).bfloat16()
     rollout.value_gap = torch.arange(12.0).view(3, 4) - 1 / 3
+    rollout.rewards_so_far = torch.arange(15.0).view(3, 5) + 1 / 3
     return rollout
 
 
@@ -65,6 +66,8 @@ def test_selected_rows_lose_only_columns_that_are_padding_in_all_of_them():
         assert torch.equal(getattr(chosen, name), expected), name
     assert chosen.ref_states is not None
     assert chosen.ref_states.tolist() == [[[16.0, 17.0], [18.0, 19.0]], [[0.0, 1.0], [2.0, 3.0]]]
+    assert chosen.rewards_so_far is not None, "one column more: what was written after the last token"
+    assert torch.equal(chosen.rewards_so_far, torch.tensor([[10.0, 11.0, 12.0], [0.0, 1.0, 2.0]]) + 1 / 3)
     alone = filled().select(torch.tensor([1]))
     assert alone.input_ids.tolist() == [[14, 22, 23, 24, 25]] and alone.completion_length == 4
 
