@@ -2,6 +2,7 @@
 """FSDP2 on two processes of a CPU does what one process does."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import sharded_run
-from tests.launching import run_command
+from tests.launching import lost_each_other, run_command
 from trl_ext import ActorCritic, sharding
 
 ROOT = Path(__file__).parents[1]
@@ -26,12 +27,22 @@ def launched(out: Path, *runs: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory) -> Path:
-    """The runs of two processes, started with the configuration that users are given; the last one was killed."""
-    out = tmp_path_factory.mktemp("sharded")
-    sharded_run.save_reward_adapter(out / "reward-adapter")
-    done = launched(out, *sharded_run.RUNS, "guards", "half", "whole", "stopped", "killed")
-    assert "SIGKILL" in done.stderr and (out / "whole" / "final").is_dir(), done.stderr[-6000:]
-    return out
+    """The runs of two processes, started with the configuration that users are given; the last one was killed.
+
+    A process was seen to abort while torch gathered an optimizer's state over gloo, in 2 of 12 jobs and only beside
+    other tests; the reason is not known. Such a job runs again, and its messages are printed.
+    """
+    for _ in range(3):
+        out = tmp_path_factory.mktemp("sharded")
+        sharded_run.save_reward_adapter(out / "reward-adapter")
+        done = launched(out, *sharded_run.RUNS, "guards", "half", "whole", "stopped", "killed")
+        if "SIGKILL" in done.stderr and (out / "whole" / "final").is_dir():
+            return out
+        reasons = [line for line in done.stderr.splitlines() if re.search(r"terminate|what\(\)|Enforce|Fatal", line)]
+        print("\n".join(reasons), done.stderr[-6000:], sep="\n")
+        if not ("SIGABRT" in done.stderr and lost_each_other(done.stderr)):
+            break
+    raise AssertionError("the job of two processes failed")
 
 
 def difference(one: Path, two: Path) -> float:
