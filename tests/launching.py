@@ -17,11 +17,6 @@ _NOT_CONNECTED = re.compile(
 )
 
 
-def lost_each_other(errors: str) -> bool:
-    """Whether the processes of a job did not find each other, or one of them ended before the others."""
-    return _NOT_CONNECTED.search(errors) is not None
-
-
 def torchrun(script: Path, *arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
     """Run a script on gloo processes of one thread each; a job that hangs is ended with all its processes."""
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -48,7 +43,7 @@ def run_whole(script: Path, *arguments: object, processes: int = 2) -> subproces
         done = torchrun(script, *arguments, processes=processes)
         if done.returncode == 0:
             return done
-        if not lost_each_other(done.stderr):
+        if not _NOT_CONNECTED.search(done.stderr):
             break
     raise AssertionError(f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
 

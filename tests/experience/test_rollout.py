@@ -113,6 +113,12 @@ def test_a_file_keeps_every_bit(tmp_path):
         assert before.contiguous().view(torch.uint8).tolist() == after.view(torch.uint8).tolist(), f.name
 
 
+def test_a_file_without_what_only_some_runs_have_is_read(tmp_path):
+    collate(PROMPTS, COMPLETIONS, [True, False, False], pad_token_id=0).save(tmp_path / "r.safetensors")
+    loaded = Rollout.load(tmp_path / "r.safetensors")
+    assert loaded.ref_states is None and loaded.value_gap is None and loaded.rewards_so_far is None
+
+
 def test_no_two_fields_share_memory(tmp_path):
     """Writing into one would change the others, and safetensors refuses them."""
     rollout = collate(PROMPTS, COMPLETIONS, [True, False, False], pad_token_id=0)
