@@ -256,10 +256,25 @@ def test_a_beginning_without_a_reward_is_no_matter_of_a_warning(tmp_path, recwar
     assert not [w for w in recwarn if "returned None for sample" in str(w.message)]
 
 
-def test_a_function_that_fails_on_beginnings_is_told_so(tmp_path):
-    made = scripted.trainer(
-        tmp_path, reward_funcs=of_whole_texts(ValueError("unfinished")), critic_reads_reward_every=1, reward_retries=0
-    )
-    message = r"samples, the beginnings of completions \(`critic_reads_reward_every`\), after 0 retries"
-    with pytest.raises(RuntimeError, match=message):
+@pytest.mark.parametrize(
+    ("otherwise", "error", "words"),
+    [
+        (ValueError("unfinished"), RuntimeError, "failed on at least .* samples after 0 retries"),
+        (float("nan"), ValueError, "returned nan"),
+        ("no number", TypeError, "returned 'no number'"),
+    ],
+)
+def test_a_function_that_fails_on_beginnings_is_told_so(otherwise, error, words, tmp_path):
+    reward = of_whole_texts(otherwise)
+    made = scripted.trainer(tmp_path, reward_funcs=reward, critic_reads_reward_every=1, reward_retries=0)
+    hint = r"It was given the beginnings of completions \(`critic_reads_reward_every`\)"
+    with pytest.raises(error, match=f"(?i)Reward function 'reward' {words}.*{hint}"):
+        made.train()
+
+
+def test_a_few_beginnings_that_fail_are_warned_of_as_such(tmp_path):
+    reward = of_whole_texts(ValueError("unfinished"))
+    options = {"reward_retries": 0, "max_reward_failures": 1.0}
+    made = scripted.trainer(tmp_path, reward_funcs=reward, critic_reads_reward_every=1, **options)
+    with pytest.warns(UserWarning, match=r"which are skipped; .* It was given the beginnings of completions"):
         made.train()

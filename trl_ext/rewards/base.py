@@ -128,14 +128,14 @@ REWARD, JUDGE = "Reward function", "Judge"
 
 
 @contextmanager
-def said_of(kind: str) -> Iterator[None]:
-    """Let what a function breaks in a block be said of another kind of function, such as a `JUDGE`."""
+def said_of(kind: str, hint: str = "") -> Iterator[None]:
+    """Let what a function breaks in a block be said of another kind of function, such as a `JUDGE`, with a hint."""
     try:
         yield
     except Exception as error:
         text = error.args[0] if error.args else None
         if isinstance(text, str) and text.startswith(f"{REWARD} '"):
-            error.args = (kind + text.removeprefix(REWARD),)
+            error.args = (kind + text.removeprefix(REWARD) + hint,)
         raise
 
 

@@ -36,7 +36,10 @@ from .retry import BACKOFF_SECONDS, CallResult, members_of, run_rewards
 from .sharing import reads_any, shares_base
 from .tokens import sums, token_tensor
 
-BEGINNINGS = ", the beginnings of completions (`critic_reads_reward_every`),"
+_OF_BEGINNINGS = (
+    " It was given the beginnings of completions (`critic_reads_reward_every`): let it return None for those it cannot "
+    "score."
+)
 
 
 class Scores(NamedTuple):
@@ -183,10 +186,11 @@ class RewardRunner:
             raise ValueError(f"The batch to score has lists of different lengths, {lengths}: give one value a sample.")
         state = None if update_state else self.state_dict()
         batch = Batch(prompts, completions, completion_ids, columns, {"trainer_state": trainer_state})
-        with together("Scoring"), said_of(self.kind):
+        hint = _OF_BEGINNINGS if of_beginnings else ""
+        with together("Scoring"), said_of(self.kind, hint):
             results = self._call_all(batch, on_progress or (lambda n: None)) if prompts else []
             for name, result in zip(self.names, results, strict=False):
-                self._report_failures(name, result.failures, batch, BEGINNINGS if of_beginnings else "")
+                self._report_failures(name, result.failures, batch, hint)
         if state is not None:
             self.load_state_dict(state)
         else:
@@ -225,21 +229,21 @@ class RewardRunner:
     def _allowed_failures(self, count: int) -> float:
         return self.max_reward_failures * count + 1e-9  # 0.29 * 100 is a little less than 29
 
-    def _report_failures(self, name: str, failures: dict[int, BaseException], batch: Batch, which: str) -> None:
+    def _report_failures(self, name: str, failures: dict[int, BaseException], batch: Batch, hint: str) -> None:
         if not failures:
             return
         index, error = next(reversed(failures.items()))
         what = error_text(error)
         if len(failures) > self._allowed_failures(len(batch)):
             raise RuntimeError(
-                f"{self.kind} '{name}' failed on at least {len(failures)} of {len(batch)} samples{which} "
-                f"after {self.retries} retries, more than max_reward_failures={self.max_reward_failures:g} allows; "
+                f"{self.kind} '{name}' failed on at least {len(failures)} of {len(batch)} samples after "
+                f"{self.retries} retries, more than max_reward_failures={self.max_reward_failures:g} allows; "
                 f"sample {index} ({_shown(batch, index)}) gave {what}. Fix the function, let it return None where it "
                 f"does not apply, or raise `max_reward_failures` or `reward_timeout`."
             ) from error
         warnings.warn(
-            f"{self.kind} '{name}' failed on {len(failures)} of {len(batch)} samples{which}, which are skipped; sample "
-            f"{index} ({_shown(batch, index)}) gave {what}. Return None where the function does not apply.",
+            f"{self.kind} '{name}' failed on {len(failures)} of {len(batch)} samples, which are skipped; sample "
+            f"{index} ({_shown(batch, index)}) gave {what}. Return None where the function does not apply.{hint}",
             stacklevel=3,
         )
 
