@@ -366,7 +366,8 @@ def test_a_missing_vllm_and_a_dead_server_are_told_before_anything_is_loaded() -
     try:
         import vllm  # noqa: F401
     except ImportError:
-        with pytest.raises(ImportError, match="^`use_vllm` needs vLLM, which is not installed; run `pip install vllm`"):
+        message = r"^`use_vllm` needs vLLM, which is not installed; run `pip install 'trl_ext\[vllm\]'`"
+        with pytest.raises(ImportError, match=message):
             scripted.trainer("unused", model="no/such-model", use_vllm=True)
     with pytest.raises(ValueError, match=r"^Nothing answers at http://127.0.0.1:9 \(\w+: Connection refused\); start"):
         scripted.trainer(

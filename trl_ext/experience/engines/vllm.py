@@ -145,4 +145,4 @@ def check_vllm(mode: str, url: str) -> None:
     if mode == "server":
         vllm_service(url).check()
     elif importlib.util.find_spec("vllm") is None:
-        raise ImportError("`use_vllm` needs vLLM, which is not installed; run `pip install vllm`.")
+        raise ImportError("`use_vllm` needs vLLM, which is not installed; run `pip install 'trl_ext[vllm]'`.")
