@@ -13,7 +13,10 @@ import torch
 
 from tests.launching import torchrun
 from trl_ext import checkpoint
+from trl_ext.monitoring import RewardHackingMonitor
 from trl_ext.processes import ProcessFailureError, leave, together
+from trl_ext.rewards import Scores
+from trl_ext.rewards.base import Batch
 
 
 def test_one_process_keeps_its_own_exception():
@@ -66,6 +69,19 @@ def test_the_others_fail_with_the_message_of_the_one_that_failed():
     answers = in_processes(score)
     assert answers[0] == answers[2] == f"{ProcessFailureError.__name__}: {expected}"
     assert answers[1] == "ValueError: 3 rewards for\n4 completions"
+
+
+def test_a_gold_reward_that_breaks_its_contract_on_one_process_ends_all():
+    def observe(rank):
+        monitor = RewardHackingMonitor(gold=lambda completions, **_: [0.0] * (len(completions) + rank))
+        scores = Scores(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, dtype=torch.bool), {}, {})
+        monitor.on_rollout(Batch(["p"], ["c"], [[1, 2]], {}), scores, {"kl": 0.0}, state=None, training=False)
+
+    answers = in_processes(observe, 2)
+    assert answers[0].startswith(
+        "ProcessFailureError: Scoring by the gold reward failed on process 1 (RewardValueError"
+    )
+    assert answers[1].startswith("RewardValueError")
 
 
 def test_a_checkpoint_is_committed_when_the_slowest_process_has_written_its_part(tmp_path):

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from .files import write_json
 
 __all__ = [
+    "EARLIER_RUN",
     "MANIFEST",
     "WRITING",
     "commit",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
+EARLIER_RUN = "earlier-run-"  # and a number: the folder in an output directory that an earlier run was moved into
 WRITING = ".writing"  # the lock of the process that writes the folder
 _BLOCK = 1 << 20
 _HASHING_THREADS = 8
@@ -209,10 +211,13 @@ def found_again(name: str, place: str, folder: Path) -> str:
     """Return where a file or folder is that `portable` wrote down in `folder`: its whole path if it is found.
 
     A whole path is looked for first, which holds wherever `folder` is; then the same place from `folder`, which holds
-    where both were moved together; then the name from the current folder.
+    where both were moved together, and from where `folder` lay before its run was set aside; then the name from the
+    current folder.
     """
-    given, beside = Path(name).expanduser(), folder.resolve() / place
-    for path in ([given] if given.is_absolute() else []) + [beside, given]:
+    given, whole = Path(name).expanduser(), folder.resolve()
+    before = Path(*(part for part in whole.parts if not part.startswith(EARLIER_RUN)))
+    beside = [whole / place, Path(os.path.normpath(before / place))]  # `before` is there no more
+    for path in ([given] if given.is_absolute() else []) + [*beside, given]:
         if path.exists():
             return str(path.resolve())
     return str(given) if name.startswith("~") else name

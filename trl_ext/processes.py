@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-__all__ = ["ProcessFailureError", "Reduce", "gather", "leave", "reduction", "together"]
+__all__ = ["ProcessFailureError", "Reduce", "gather", "leave", "own_rows", "reduction", "together"]
 
 Reduce = Callable[..., Tensor]
 """`reduce(tensor, operation="sum")`: the sum or, with "max", the largest value over processes."""
@@ -26,6 +26,18 @@ def reduction(accelerator: Accelerator) -> Reduce:
         return accelerator.reduce(tensor, reduction=operation)
 
     return reduce
+
+
+def own_rows(accelerator: Accelerator, count: int) -> int:
+    """Return how many of a batch's `count` rows count, the first ones, while an accelerate data loader is read.
+
+    With several processes accelerate fills the last batch of each with rows from the beginning of the dataset, which an
+    evaluation would count twice.
+    """
+    state = accelerator.gradient_state
+    if not state.end_of_dataloader or state.remainder <= 0:
+        return count
+    return min(max(state.remainder - accelerator.process_index * count, 0), count)
 
 
 class ProcessFailureError(RuntimeError):

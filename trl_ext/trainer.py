@@ -331,7 +331,7 @@ class PPOTrainer(BaseTrainer):
             output = super().evaluation_loop(*args, **kwargs)
         prefix, is_main = kwargs.get("metric_key_prefix", "eval"), self.is_world_process_zero()
         output.metrics.update(self.run_log.take_evaluation(prefix))
-        output.metrics.update(self.judging.take(prefix, output.num_samples, is_main=is_main))
+        output.metrics.update(self.judging.take(prefix, is_main=is_main))
         return output
 
     @torch.no_grad()

@@ -160,8 +160,8 @@ CASES = [
         "causal LM by name",
         lambda: check_reward_models(saved("causal")),
         RewardValueError,
-        f"A reward model has one label and '{ROOT}/causal' has 2: give a model trained with num_labels=1, or use "
-        "ToxicityReward for a classifier.",
+        f"'{ROOT}/causal' is a LlamaForCausalLM, which generates text and scores none: give a model that was trained "
+        "for sequence classification.",
     ),
     Case(
         "causal LM as an object",

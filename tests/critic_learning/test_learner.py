@@ -4,6 +4,7 @@
 import logging
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -150,6 +151,26 @@ def test_two_processes_take_the_step_of_one_with_all_samples():
     made.learn(samples, 1, (0,))
     for name, end in weights(one).items():
         torch.testing.assert_close(end, weights(model)[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("critic", ["head", "copy", "adapter"])
+def test_a_process_without_a_sample_takes_part_in_the_sums_of_the_others(critic):
+    """Its samples are all held out, or have no reward; a sum that it leaves out makes the others wait for ever."""
+
+    def sums_of(held_out: bool) -> tuple[list[Any], dict[str, float]]:
+        made, samples = learner(actor_critic(critic)), rollout()
+        asked: list[Any] = []
+        samples.held_out[:] = held_out
+
+        def reduce(tensor: torch.Tensor, operation: str = "sum") -> torch.Tensor:
+            asked.append((tuple(tensor.shape), operation))
+            return tensor + (tensor.dim() == 0 and tensor.is_floating_point())  # tokens of the other process
+
+        made.reduce = reduce
+        return asked, made.learn(samples, 2, (0,))
+
+    (asked, metrics), (with_samples, measured) = sums_of(True), sums_of(False)
+    assert asked == with_samples and metrics.keys() == measured.keys()
 
 
 def test_explained_variance_by_position_is_the_one_worked_out_by_hand():

@@ -136,7 +136,9 @@ def described(**changes: Any) -> dict[str, float]:
     entropy = torch.tensor([[1.0, 2.0, 50.0], [3.0, 4.0, 5.0], [50.0] * 3])
     for name, value in changes.items():
         setattr(out, name, value)
-    return describe(out, scores, ["length", "tone"], entropy, rewards=out.scores, weighted=True, reduce=one_process)
+    return describe(
+        out, scores, ["length", "tone"], entropy, rewards=out.scores, count=len(out), weighted=True, reduce=one_process
+    )
 
 
 def test_the_log_by_hand():

@@ -192,8 +192,8 @@ def test_a_reward_model_by_name_judges_conversations(tmp_path):
     assert math.isfinite(metrics["eval_judge/judge/mean"]) and metrics["eval_turns"] == 2.0
 
 
-def test_samples_of_several_processes_are_put_in_order_and_those_that_fill_up_do_not_count(monkeypatch):
-    """Five rows in batches of two: process 0 has [0, 1] and [4, 0], process 1 has [2, 3] and [1, 2]."""
+def test_samples_of_several_processes_are_put_in_order(monkeypatch):
+    """Five rows in batches of two: process 0 has [0, 1] and [4], process 1 has [2, 3] and nothing."""
 
     def batch(*rows):
         return Batch([f"p{i}" for i in rows], [f"c{i}" for i in rows], [[i] for i in rows], {"row": list(rows)})
@@ -208,20 +208,20 @@ def test_samples_of_several_processes_are_put_in_order_and_those_that_fill_up_do
         return [10.0 * i for i in row]
 
     other = Judging(RewardRunner([value]), compute)
-    for rows in ((2, 3), (1, 2)):
+    for rows in ((2, 3), ()):
         other.add(batch(*rows), None)
     mine = Judging(RewardRunner([value]), compute)
-    for rows in ((0, 1), (4, 0)):
+    for rows in ((0, 1), (4,)):
         mine.add(batch(*rows), None)
     theirs = other._parts
     monkeypatch.setattr(
         "trl_ext.experience.judging.gather", lambda own: [own, theirs] if isinstance(own, list) else [own, {}]
     )
-    metrics = mine.take("eval_a", 5, is_main=True)
+    metrics = mine.take("eval_a", is_main=True)
     assert found == [([0, 1, 2, 3, 4], ["p0", "p1", "p2", "p3", "p4"], [[0], [1], [2], [3], [4]])]
     assert metrics["eval_a_judge/value/mean"] == 20.0 and metrics["eval_a_judge/value/std"] == pytest.approx(200**0.5)
     assert metrics["eval_a_count"] == 5.0 and metrics["eval_a_torch"] == 2.5
-    assert mine.take("eval", 5, is_main=False)["eval_time/judge"] == 0.0 and len(found) == 1
+    assert mine.take("eval", is_main=False)["eval_time/judge"] == 0.0 and len(found) == 1
 
 
 def test_two_processes_judge_every_row_once_and_agree(tmp_path):
@@ -259,7 +259,7 @@ def test_what_is_no_metric_is_refused(result, error, part):
     judging = Judging(None, lambda completions: result)
     judging.add(Batch(["p"], ["c"], [[1]]), None)
     with pytest.raises(error, match=part):
-        judging.take("eval", 1, is_main=True)
+        judging.take("eval", is_main=True)
 
 
 def of_logits(eval_pred):

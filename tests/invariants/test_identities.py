@@ -1,6 +1,8 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Runs that must come out equal, and quantities that must be exact before the first update."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -137,3 +139,17 @@ def test_two_processes_equal_one(kl_estimator, tmp_path):
     untrained = dict(tiny_causal_lm().named_parameters())
     name = "model.embed_tokens.weight"
     assert (results[0][f"policy.{name}"] - untrained[name]).abs().max() > 1e-3
+
+
+def test_an_evaluation_of_two_processes_equals_that_of_one(tmp_path):
+    """Five prompts in batches of four: accelerate fills the second batch of both processes with rows of the first."""
+    one: dict[str, float] = {}
+    two: dict[str, float] = {}
+    for world, found in ((1, one), (2, two)):
+        folder = tmp_path / f"world{world}"
+        run_whole(Path(__file__).with_name("evaluated.py"), folder, processes=world)
+        read = json.loads((folder / "metrics.json").read_text())
+        found |= {k: v for k, v in read.items() if not re.search("time|per_second|padding", k)}
+    assert one.keys() == two.keys()
+    assert {name: (one[name], two[name]) for name in one if one[name] != pytest.approx(two[name], abs=1e-5)} == {}
+    assert one["eval_prompts"] == 5 and one["eval_rewards/skipped_fraction"] == 0 and one["eval_longest/max"] == 6

@@ -257,6 +257,10 @@ CASES = [
         "my_rewards.py:Broken",
     ),
     row(f"`--eval_reward {F}` is also a `--reward`, and a reward judges nothing; give another.", F, eval_reward=F),
+    row(
+        f"`--eval_reward ./{F}` is also a `--reward`, and a reward judges nothing; give another.", F,
+        eval_reward=f"./{F}",
+    ),
     row("`--eval_reward x` is given twice; give it once.", F, eval_reward="x x"),
     row(f"`--eval_reward brevity` is no model that can be loaded; give {FORMS}.", F, eval_reward="brevity"),
     row(

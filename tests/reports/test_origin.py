@@ -73,3 +73,5 @@ def test_what_differs_from_the_defaults_and_what_was_in_force(tmp_path: Path) ->
     assert (config["learning_rate"], config["lora_r"], config["gamma"], config["lora_alpha"]) == (1e-4, 4, 1.0, 32)
     assert (config["output_dir"], config["model_name_or_path"]) == ("run", "lm")
     assert "hf_secret" not in str(config) and str(tmp_path) not in str(config)
+    config, changed = settings_in_force(PPOConfig(output_dir=str(tmp_path / "run")))
+    assert config["hub_token"] is None and "hub_token" not in changed

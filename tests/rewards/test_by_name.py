@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.bad_inputs.case import Case, check, table
-from tests.tiny_models import save_tiny, tiny_classifier
+from tests.tiny_models import save_tiny, tiny_causal_lm, tiny_classifier
 from trl_ext.rewards import HTTPReward, PreferenceReward, ToxicityReward, check_reward_name, reward_by_name, reward_name
-from trl_ext.rewards.by_name import FORMS
+from trl_ext.rewards.by_name import FORMS, same_reward
+from trl_ext.running.names import check_classifier, check_reward_model
 
 REWARDS = """
     import functools
@@ -118,6 +119,56 @@ def test_one_file_is_imported_once_and_files_of_one_name_apart(folder: Path) -> 
     assert other(completions=["a"]) == [7.0] and first(completions=["a"]) == [-1.0]
     assert reward_by_name("my_rewards.py:brevity") is first
     assert pickle.loads(pickle.dumps(first)) is first and pickle.loads(pickle.dumps(other)) is other
+
+
+def test_neighbours_of_one_name_in_two_folders_stay_apart(folder: Path) -> None:
+    (folder / "other").mkdir()
+    (folder / "other" / "mine.py").write_text(
+        "import neighbour\ndef brevity(completions):\n    return [neighbour.length(c) for c in completions]\n"
+    )
+    (folder / "other" / "neighbour").mkdir()
+    (folder / "other" / "neighbour" / "__init__.py").write_text("from .inside import length\n")
+    (folder / "other" / "neighbour" / "inside.py").write_text("def length(text):\n    return 5.0\n")
+    first, second = reward_by_name("my_rewards.py:brevity"), reward_by_name("other/mine.py:brevity")
+    assert first(completions=["ab"]) == [-2.0] and second(completions=["ab"]) == [5.0]
+    assert sys.modules["neighbour"].__file__ == str(folder / "neighbour.py")
+    assert pickle.loads(pickle.dumps(sys.modules["neighbour"].length)) is sys.modules["neighbour"].length
+
+
+def test_a_language_model_is_no_classifier_which_its_configuration_tells(folder: Path) -> None:
+    save_tiny(folder / "lm", tiny_causal_lm())
+    (folder / "lm" / "model.safetensors").unlink()
+    message = "is a LlamaForCausalLM, which generates text and scores none: give a model that was trained for sequence"
+    for spec in ("toxicity:lm", "lm"):
+        with pytest.raises(ValueError, match=f"^`--reward {spec}`: 'lm' {message}"):
+            check_reward_name(spec)
+    with pytest.raises(ValueError, match=f"^`--judge_model lm` {message}"):
+        check_classifier("judge_model", "lm", ("judge_toxic_label", "LABEL_1"))
+    with pytest.raises(ValueError, match=f"^`--reward_model lm` {message}"):
+        check_reward_model("reward_model", "lm")
+
+
+def test_spellings_of_one_reward_are_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    for spellings in (
+        (
+            "my_rewards.py:brevity",
+            "./my_rewards.py:brevity",
+            f"{folder}/lone/../my_rewards.py:brevity",
+            "my_rewards:brevity",
+        ),
+        ("package.rules:rule", "package/rules.py:rule"),
+        ("toxicity:toxicity", "toxicity:toxicity/", f"toxicity:{folder}/toxicity", "toxicity:~/toxicity"),
+        ("preference", "preference:preference", "preference:./preference/"),
+        ("http://host:1/score", "http://host:1/score/"),
+        ("org/model", "preference:org/model"),
+    ):
+        assert len({same_reward(spec) for spec in spellings}) == 1, spellings
+    apart = (
+        *("my_rewards.py:brevity", "lone/my_rewards.py:brevity", "my_rewards.py:make", "toxicity:preference"),
+        *("preference", "http://host:1/other", "toxicity:org/model", "org/model"),
+    )
+    assert len({same_reward(spec) for spec in apart}) == len(apart)
 
 
 def test_a_worker_process_finds_the_function_of_a_file(folder: Path) -> None:

@@ -108,6 +108,19 @@ def test_split_names_and_slices(tmp_path):
         load_prompts(saved, split="train[3:]")
 
 
+def test_what_of_a_folder_is_not_read_is_warned_of(tmp_path, recwarn):
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    write_jsonl(folder / "a.jsonl", [{"prompt": text} for text in TEXTS])
+    (folder / "README.md").write_text("# Prompts")
+    assert load_prompts(str(folder))["prompt"][:] == TEXTS
+    assert not [w for w in recwarn if "are read, and those that end in" in str(w.message)]
+    (folder / "b.csv").write_text("prompt\nhello\n")
+    write_jsonl(folder / "c.jsonl", [{"prompt": TEXTS[0]}])
+    with pytest.warns(UserWarning, match=r"of the kind 'json' are read, and those that end in \.csv are not; give a"):
+        assert len(load_prompts(str(folder))) == len(TEXTS) + 1
+
+
 def test_real_toxicity_prompts_schema_and_filter(tmp_path):
     name = write_jsonl(tmp_path / "rtp.jsonl", REAL_TOXICITY)
     assert load_prompts(name)["prompt"][:] == TEXTS

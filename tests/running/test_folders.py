@@ -11,6 +11,7 @@ import pytest
 
 from tests.launching import python_path
 from tests.tiny_models import save_tiny, tiny_causal_lm
+from trl_ext.actor_critic.names import record_base, recorded_base
 from trl_ext.folders import is_whole_model
 from trl_ext.instructions.stages import read_record, require, run_stage
 from trl_ext.running.folders import content_of, locked, model_content, set_aside_run
@@ -105,8 +106,25 @@ def test_an_earlier_run_is_moved_aside(tmp_path):
     assert set_aside_run(tmp_path) is None
     tiny_causal_lm().save_pretrained(tmp_path)
     (tmp_path / "summary.json").write_text(json.dumps({"kl": 1}))
+    (tmp_path / "log.jsonl").write_text("{}")
     (tmp_path / "checkpoint-7").mkdir()
     aside = set_aside_run(tmp_path)
     assert aside == tmp_path / "earlier-run-1" and is_whole_model(aside)
     assert (aside / "summary.json").is_file() and (aside / "checkpoint-7").is_dir()
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "earlier-run-1"}
+    (tmp_path / "log.jsonl").write_text("killed before its first checkpoint")
+    assert (set_aside_run(tmp_path) / "log.jsonl").read_text() == "killed before its first checkpoint"
+
+
+@pytest.mark.parametrize("inside", ["", "checkpoint-7"])
+def test_a_run_that_was_moved_aside_finds_its_base(inside, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("lm").mkdir()
+    (Path("out") / inside).mkdir(parents=True)
+    Path("out/log.jsonl").touch()
+    record_base(Path("out") / inside, "lm")
+    aside = set_aside_run(Path("out"))
+    again = set_aside_run(Path("out"))
+    assert again is None
+    monkeypatch.chdir("/")
+    assert recorded_base(tmp_path / aside / inside) == str(tmp_path / "lm")

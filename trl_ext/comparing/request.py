@@ -115,7 +115,8 @@ def prepare(
     pair = find_pair(model, baseline, options=options, **models)
     if pair.baseline is None:
         raise ValueError(
-            f"'{model}' does not record which model its training began from; name a second model to compare it with."
+            f"'{model}' does not record which model its training began from, or that model is gone; name a second "
+            "model to compare it with."
         )
     other = None if reference is None else (reference, find_policy(reference, {}, option="--reference"))
     check_rewards(rewards, reward_weights)

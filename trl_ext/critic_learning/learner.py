@@ -176,7 +176,7 @@ class CriticLearner:
             logger.warning("Critic: minibatch skipped, its loss or gradient is not finite.")
         else:
             self.optimizer.step()
-            for losses, mask in measured:
+            for losses, mask in measured or [_nothing(tokens.device)]:
                 means.add(losses, mask)
         self.optimizer.zero_grad()
         return norm
@@ -242,6 +242,12 @@ class CriticLearner:
                 "param_groups": self.optimizer.state_dict()["param_groups"],
             }
         )
+
+
+def _nothing(device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the losses of a process without a sample: the sums over processes need every name on each of them."""
+    nothing = torch.zeros(1, 1, device=device)
+    return {"value_loss": nothing, "value_clip_fraction": nothing}, nothing.bool()
 
 
 def _before_tokens(batch: Rollout) -> Tensor | None:

@@ -133,6 +133,7 @@ def describe(
     entropy: Tensor,
     *,
     rewards: Tensor,
+    count: int,
     weighted: bool,
     reduce: Reduce,
 ) -> dict[str, float]:
@@ -144,6 +145,7 @@ def describe(
         reward_names: Names of the functions.
         entropy: Entropy at each token, nats, shape (N, C).
         rewards: Total reward of each sample, without the terms of constraints, shape (N,).
+        count: Samples that were to be scored, the first ones.
         weighted: Whether tokens have importance weights.
         reduce: Sums a tensor over processes.
 
@@ -171,7 +173,9 @@ def describe(
     metrics["completions/terminated_fraction"] = mean_and_std(rollout.terminated.float(), valid)[0]
     if weighted:
         metrics["importance_weight"] = mean_and_std(rollout.weights, mask)[0]
-    metrics["rewards/skipped_fraction"] = mean_and_std((~valid).float(), torch.ones_like(valid))[0]
+    metrics["rewards/skipped_fraction"] = mean_and_std(
+        (~valid).float(), torch.arange(len(valid), device=valid.device) < count
+    )[0]
     return metrics
 
 

@@ -18,7 +18,7 @@ from trl_ext.monitoring import PhaseProgress, SampleTable, Speed, observe_rollou
 from trl_ext.monitoring.samples import earned_most
 from trl_ext.objectives import explained_variance, last_token_index, masked_mean
 from trl_ext.objectives.explained import position_moments
-from trl_ext.processes import Reduce, together
+from trl_ext.processes import Reduce, own_rows, together
 from trl_ext.rewards import RewardRunner, Scores
 from trl_ext.rewards.base import Batch
 from trl_ext.sharding import whole, written
@@ -48,8 +48,9 @@ class Experience(NamedTuple):
 
     Attributes:
         rollout: The tensors.
-        batch: Prompts and completions as text or messages, and the other columns.
-        scores: Rewards by function.
+        batch: Prompts and completions as text or messages, and the other columns; without the rows that fill up the
+            last batch of an evaluation.
+        scores: Rewards by function of the same samples.
         metrics: What to log.
         speed: Completion tokens, and the time that they took.
         moments: Of an evaluation: `position_moments` of the returns and of the Monte-Carlo returns, (2, 5, C).
@@ -153,6 +154,8 @@ class Collector:
         # 1. to 3. Prompts to tokens, generate, decode.
         with whole(model):
             rollout, batch, sampled = self._sample(model, rows, progress, state if training else None)
+            if not training:
+                batch = batch.select(range(own_rows(self.accelerator, len(batch))))
             # 4. Score; reward adapters read the policy's base.
             scores = self._score(rollout, batch, progress, state, training)
             if self.so_far is not None:
@@ -177,6 +180,7 @@ class Collector:
             self.rewards.names,
             entropy,
             rewards=self._penalized(scores.total, rollout),
+            count=len(batch),
             weighted=self.engine_gap is not None,
             reduce=self.reduce,
         )
@@ -310,7 +314,10 @@ class Collector:
         return self.reduce(torch.nn.functional.pad(torch.stack(moments), padding))
 
     def _score(self, rollout: Rollout, batch: Batch, progress: PhaseProgress, state: Any, training: bool) -> Scores:
-        """Call the reward functions and fill in `scores`, `token_scores` and `valid`."""
+        """Call the reward functions and fill in `scores`, `token_scores` and `valid`.
+
+        The batch may lack the last rows of the rollout, which then are not valid.
+        """
         with progress.phase("score", len(batch) * len(self.rewards.names), "rewards") as advance:
             scores = self.rewards(
                 batch.prompts,
@@ -322,18 +329,19 @@ class Collector:
                 update_state=training,
                 together=together,
             )
-        rollout.valid = scores.valid.to(rollout.scores.device)
+        rollout.valid[len(batch) :] = False
+        rollout.valid[: len(batch)] = scores.valid.to(rollout.valid.device)
         rollout.completion_mask &= rollout.valid.unsqueeze(1)
-        rollout.scores = scores.total if scores.learned is None else scores.learned
+        totals = scores.total if scores.learned is None else scores.learned
         if scores.tokens is not None:
-            rollout.token_scores = scores.tokens.to(rollout.token_scores.device)
-            rollout.scores = torch.zeros_like(rollout.scores)
-        rollout.scores = self._penalized(rollout.scores, rollout)
+            rollout.token_scores[: len(batch), : scores.tokens.shape[1]] = scores.tokens.to(rollout.token_scores)
+            totals = torch.zeros_like(totals)
+        rollout.scores = self._penalized(totals, rollout)
         return scores
 
     def _penalized(self, totals: Tensor, rollout: Rollout) -> Tensor:
-        """Return totals, (N,), less the penalty of completions that did not end by themselves."""
-        totals = totals.to(rollout.scores.device)
+        """Return totals, (N,), less the penalty of completions that did not end by themselves; missing ones are 0."""
+        totals = torch.nn.functional.pad(totals.to(rollout.scores.device), (0, len(rollout) - len(totals)))
         if self.missing_eos_penalty is None:
             return totals
         return totals - self.missing_eos_penalty * ~rollout.terminated

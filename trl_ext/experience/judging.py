@@ -54,7 +54,7 @@ class Judging:
         """Judge a batch of this process; every process calls it.
 
         Args:
-            batch: N samples; with several processes some of them may be repeated at the end of the evaluation.
+            batch: N samples, none of them on two processes.
             state: The trainer's state, for functions that read it.
 
         Raises:
@@ -70,12 +70,11 @@ class Judging:
             self._seconds += time.perf_counter() - start
         self._parts.append(_Part(batch if self.compute_metrics is not None else None, rows))
 
-    def take(self, prefix: str, count: int, *, is_main: bool) -> dict[str, float]:
+    def take(self, prefix: str, *, is_main: bool) -> dict[str, float]:
         """Return the metrics of the evaluation, the same on every process, and forget its samples; a collective.
 
         Args:
             prefix: Of the names, such as "eval".
-            count: Samples of the dataset; those that a process was given in addition do not count.
             is_main: Whether this is the process that calls `compute_metrics`.
 
         Returns:
@@ -93,7 +92,7 @@ class Judging:
             return metrics
         parts = _in_order(gather(own))
         if self.judges is not None:
-            rows = [row for part in parts for row in part.scores][:count]
+            rows = [row for part in parts for row in part.scores]
             for name, scores in zip(self.judges.names, np.array(rows, dtype=float).T, strict=False):
                 known = scores[~np.isnan(scores)]
                 if len(known):
@@ -103,16 +102,16 @@ class Judging:
             computed: dict[str, float] = {}
             with together("`compute_metrics`"):
                 if is_main:
-                    computed = self._call([part.batch for part in parts if part.batch is not None], prefix, count)
+                    computed = self._call([part.batch for part in parts if part.batch is not None], prefix)
             metrics |= gather(computed)[0]
         return {f"{prefix}_{name}": value for name, value in metrics.items()}
 
-    def _call(self, batches: list[Batch], prefix: str, count: int) -> dict[str, float]:
+    def _call(self, batches: list[Batch], prefix: str) -> dict[str, float]:
         """Call `compute_metrics` and return its numbers by their names without the prefix."""
         assert self.compute_metrics is not None
         given = [batch.fresh().arguments() for batch in batches]
         names = given[0] if given else dict.fromkeys(_GIVEN)
-        columns = {name: [value for part in given for value in part[name]][:count] for name in names}
+        columns = {name: [value for part in given for value in part[name]] for name in names}
         with _same_random_numbers():
             result = self.compute_metrics(**accepted_arguments(self.compute_metrics, columns))
         if not isinstance(result, Mapping):

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from trl_ext.messages.printable import error_text, one_line
-from trl_ext.processes import gather
+from trl_ext.processes import gather, together
 from trl_ext.rewards import Scores, reward_name
 from trl_ext.rewards.base import Batch, fresh
 from trl_ext.rewards.retry import run_reward
@@ -131,7 +131,7 @@ class RewardHackingMonitor(TrainerCallback):
         """Add a scored batch; every process calls it.
 
         Args:
-            batch: N samples of this process.
+            batch: N samples of this process, none of them on two processes.
             scores: Their rewards.
             metrics: Metrics that the trainer will log, with "kl" in nats per completion.
             state: The trainer's.
@@ -143,7 +143,9 @@ class RewardHackingMonitor(TrainerCallback):
         if training:
             self._rollouts += 1
         measure = not training or (self.gold_every is not None and (self._rollouts - 1) % self.gold_every == 0)
-        golds = self._gold_scores(batch, state) if self.gold is not None and measure else [None] * len(batch)
+        measure = measure and self.gold is not None and len(batch) > 0  # a process may have no rows of an evaluation
+        with together("Scoring by the gold reward"):
+            golds = self._gold_scores(batch, state) if measure else [None] * len(batch)
         ids = batch.completion_ids or []
         if self._text_length is None and training:
             self._text_length = max(2, round(statistics.fmean(_over_processes([float(len(row)) for row in ids]))))
@@ -152,7 +154,7 @@ class RewardHackingMonitor(TrainerCallback):
         looks = Looks(
             length=statistics.fmean(_over_processes([float(len(row)) for row in ids])),
             repetition=statistics.fmean(_over_processes([repetition(row) for row in ids])),
-            distinct_2=_mean(_over_processes([distinct_n([row[: self._text_length] for row in ids], 2)])),
+            distinct_2=distinct_n(_over_processes([row[: self._text_length] for row in ids]), 2),
             disagreement=_mean(_over_processes([_disagreement(scores.metrics)])),
         )
         logged = {"monitor/repetition": looks.repetition, "monitor/distinct_2": looks.distinct_2}

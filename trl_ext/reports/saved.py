@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trl_ext.folders import EARLIER_RUN
 from trl_ext.messages.places import without_places
 from trl_ext.messages.redaction import redacted
 
@@ -56,7 +57,7 @@ def _newest_state(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
     found = []
     for pattern in (_STATE, f"checkpoint-*/{_STATE}", f"*/checkpoint-*/{_STATE}"):
         for path in folder.glob(pattern):
-            if path.relative_to(folder).parts[0].startswith(("earlier-run-", "incomplete-", ".")):
+            if path.relative_to(folder).parts[0].startswith((EARLIER_RUN, "incomplete-", ".")):
                 continue
             if (state := _read(path)) is not None and isinstance(state.get("log_history"), list):
                 found.append((state.get("global_step") or 0, path, state))

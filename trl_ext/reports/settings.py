@@ -37,7 +37,9 @@ def settings_in_force(args: PPOConfig, options: Sequence[Any] = ()) -> tuple[dic
         for field in fields(part):
             if field.name not in values:
                 continue
-            value = settings[field.name] = plain(values[field.name])
+            # `to_dict` of transformers shows <HUB_TOKEN> in place of any token, also where there is none.
+            own = getattr(part, field.name)
+            value = settings[field.name] = None if own is None else plain(values[field.name])
             default = plain(_default(field))
             same = value == default or (value in _EMPTY and default in _EMPTY)
             if not same and not (part is args and field.name in _NOT_CHOSEN):

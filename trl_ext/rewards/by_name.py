@@ -32,11 +32,12 @@ from .http import HTTPReward
 from .preference import PreferenceReward
 from .toxicity import ToxicityReward
 
-__all__ = ["FORMS", "check_reward_name", "reward_by_name"]
+__all__ = ["FORMS", "check_reward_name", "reward_by_name", "same_reward"]
 
 FORMS = "FILE.py:function, package.module:function, toxicity:MODEL, preference:MODEL, http://... or the name of a model"
 _KINDS = ("toxicity", "preference")
 _ARGUMENTS = ("prompts", "completions", "completion_ids")
+_folders: set[Path] = set()  # of the files that rewards were loaded from
 
 
 def check_reward_name(spec: str) -> None:
@@ -68,6 +69,23 @@ def reward_by_name(spec: str) -> Callable:
         if _is_url(spec):
             return HTTPReward(spec)
         return _model_reward(spec) or _made(spec, _find(spec))
+
+
+def same_reward(spec: str) -> str:
+    """Return a name that two spellings of one reward share: files and folders by their whole path, models by kind."""
+    if _is_url(spec):
+        return spec.rstrip("/")
+    kind, colon, model = spec.partition(":")
+    if not colon or kind in _KINDS:
+        return f"{kind}:{_whole(model)}" if colon else f"preference:{_whole(spec)}"
+    place, _, name = spec.rpartition(":")
+    return f"{_whole(place if place.endswith('.py') else place.replace('.', '/') + '.py')}:{name}"
+
+
+def _whole(name: str) -> str:
+    """Return the whole path of a file or folder that exists, and any other name as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
 
 
 @contextlib.contextmanager
@@ -181,22 +199,46 @@ def _load_file(path: Path, spec: str) -> ModuleType:
     name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
-    folder = str(path.parent)
     place = importlib.util.spec_from_file_location(name, path)
     if place is None or place.loader is None:
         raise ValueError(f"`--reward {spec}`: '{path.name}' is no Python file; give one that ends in .py.")
     module = importlib.util.module_from_spec(place)
     sys.modules[module.__name__] = module
-    sys.path.insert(0, folder)  # a neighbour comes before an installed package of the same name
     try:
-        with _loading(spec):
+        with _neighbours_first(path.parent), _loading(spec):
             place.loader.exec_module(module)
     except BaseException:
         del sys.modules[module.__name__]
         raise
-    finally:
-        sys.path.remove(folder)
     return module
+
+
+@contextlib.contextmanager
+def _neighbours_first(folder: Path) -> Iterator[None]:
+    """Let a file import its neighbours before installed packages, and another file's neighbours, of the same names.
+
+    What is imported not with the file but by its functions, when they run, is the first of several with one name.
+    """
+    own = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+    taken = {name for name in own if _home(sys.modules.get(name)) in _folders - {folder}}
+    hidden = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in taken}
+    for name in hidden:
+        del sys.modules[name]
+    _folders.add(folder)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.update(hidden)
+
+
+def _home(module: ModuleType | None) -> Path | None:
+    """Return the folder in which `import` has found a module or package of files."""
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return None
+    return Path(file).parents[Path(file).name == "__init__.py"]
 
 
 def _module_name(path: Path) -> str:

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import cached_file, find_adapter_config_file
 
 from trl_ext.messages.printable import first_line
@@ -45,7 +46,9 @@ def read_config(name: str, trust_remote_code: bool) -> Any:
     """
     try:
         if not is_adapter(name):
-            return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+            check_scores(config, f"'{name}'")
+            return config
         base = PeftConfig.from_pretrained(name).base_model_name_or_path
         labels = _adapter_labels(name)
         config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code, num_labels=labels)
@@ -55,6 +58,20 @@ def read_config(name: str, trust_remote_code: bool) -> Any:
         raise
     except Exception as error:
         raise not_loadable(name, error) from error
+
+
+def check_scores(config: Any, subject: str) -> None:
+    """Refuse the configuration of a model that generates text; `subject` names the model.
+
+    Raises:
+        RewardValueError: if it is one.
+    """
+    names = config.architectures or []
+    if names and set(names) <= set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        raise RewardValueError(
+            f"{subject} is a {names[0]}, which generates text and scores none: give a model that was trained for "
+            "sequence classification."
+        )
 
 
 def not_loadable(name: str, error: BaseException) -> RewardValueError:

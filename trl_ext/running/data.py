@@ -2,6 +2,7 @@
 """Datasets by name (a file, a folder or a dataset of the Hub), and prompts in one column, `prompt`."""
 
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -205,11 +206,26 @@ def load_dataset_by_name(name: str, config: str | None, split: str) -> Dataset:
     if not path.is_dir() and looks_like_path(name):
         raise ValueError(f"The dataset '{name}' does not exist; give a file, a folder or a dataset of the Hub.")
     try:
-        return load_dataset(str(path) if path.is_dir() else name, config, split=split)
+        dataset = load_dataset(str(path) if path.is_dir() else name, config, split=split)
+        if path.is_dir():
+            _warn_of_other_kinds(path, dataset.info.builder_name)
+        return dataset
     except (OSError, ValueError, DatasetGenerationError) as error:
         where = "folder" if path.is_dir() else "file or folder, and on the Hub"
         reason = first_line(error.__cause__ or error)
         raise ValueError(f"The dataset '{name}' cannot be loaded ({where}): {reason}.") from error
+
+
+def _warn_of_other_kinds(folder: Path, read: str | None) -> None:
+    """Warn of files that `datasets`, which reads files of one kind in a folder, has left out."""
+    endings = {file_ending(file) for file in folder.rglob("*") if file.is_file()} & FILE_FORMATS.keys()
+    others = sorted(ending for ending in endings if FILE_FORMATS[ending] != read)
+    if read in FILE_FORMATS.values() and others:
+        warnings.warn(
+            f"Of the folder '{folder}' the files of the kind '{read}' are read, and those that end in "
+            f"{', '.join(others)} are not; give a folder with files of one kind, or the file.",
+            stacklevel=2,
+        )
 
 
 def _load_file(path: Path, split: str) -> Dataset:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trl_ext.folders import MANIFEST, digest
+from trl_ext.folders import EARLIER_RUN, MANIFEST, digest
 
 __all__ = [
     "content_of",
@@ -34,7 +34,7 @@ def set_aside(folder: Path) -> Path:
 
 
 # What a run leaves at the top of its output directory.
-_RUN_MARKS = ("ppo_config.json", "summary.json", "report_data.json", "checkpoint-*")
+_RUN_MARKS = ("ppo_config.json", "summary.json", "report_data.json", "log.jsonl", "checkpoint-*")
 _RUN_FILES = (
     *_RUN_MARKS, "incomplete-checkpoint-*", "critic", "*.safetensors", "*.safetensors.index.json", "*config.json",
     "base_model.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*",
@@ -48,7 +48,7 @@ def set_aside_run(output_dir: Path) -> Path | None:
     if not any(path for mark in _RUN_MARKS for path in output_dir.glob(mark)):
         return None
     number = 1
-    while (aside := output_dir / f"earlier-run-{number}").exists():
+    while (aside := output_dir / f"{EARLIER_RUN}{number}").exists():
         number += 1
     aside.mkdir()
     for path in {path for pattern in _RUN_FILES for path in output_dir.glob(pattern)}:

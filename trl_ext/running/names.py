@@ -15,6 +15,8 @@ from trl_ext.config import PPOConfig
 from trl_ext.critic_modes import CRITIC_MODES
 from trl_ext.messages.printable import one_line
 from trl_ext.rewards import ToxicityReward, check_reward_name
+from trl_ext.rewards.by_name import same_reward
+from trl_ext.rewards.classifiers import check_scores
 
 from .data import looks_like_path
 
@@ -72,7 +74,8 @@ def check_rewards(names: Sequence[str], args: PPOConfig, judges: Sequence[str] =
     Raises:
         ValueError: if so.
     """
-    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    known = [same_reward(name) for name in names]
+    twice = next((name for i, name in enumerate(names) if known[i] in known[:i]), None)
     if twice is not None:
         raise ValueError(f"`--reward {one_line(twice)}` is given twice; give it once, with a `--reward_weights`.")
     count = len(names) + len(args.reward_adapters or [])
@@ -83,10 +86,11 @@ def check_rewards(names: Sequence[str], args: PPOConfig, judges: Sequence[str] =
         )
     for name in names:
         check_reward_name(name)
+    others = [same_reward(name) for name in judges]
     for i, name in enumerate(judges):
-        if name in judges[:i]:
+        if others[i] in others[:i]:
             raise ValueError(f"`--eval_reward {one_line(name)}` is given twice; give it once.")
-        if name in names:
+        if others[i] in known:
             raise ValueError(
                 f"`--eval_reward {one_line(name)}` is also a `--reward`, and a reward judges nothing; give another."
             )
@@ -178,6 +182,8 @@ def check_reward_model(option: str, name: str, **options: Any) -> None:
         ValueError: if not.
     """
     config = check_model(option, name, **options)
+    if not is_adapter(name):
+        check_scores(config, f"`--{option} {name}`")
     if not is_adapter(name) and config.num_labels != 1:
         raise ValueError(
             f"`--{option} {name}` has {config.num_labels} labels, and a reward model has one; give one that was "
@@ -197,6 +203,8 @@ def check_classifier(option: str, name: str, label: tuple[str, str | None], **op
         ValueError: if not.
     """
     config = check_model(option, name, **options)
+    if not is_adapter(name):
+        check_scores(config, f"`--{option} {name}`")
     try:
         ToxicityReward(name, toxic_label=label[1]).toxic_indices(config)
     except ValueError as error:
@@ -223,8 +231,7 @@ def check_judge(judge: str | None, reward: str | None) -> None:
     """
     if judge is None or reward is None:
         return
-    is_same_folder = Path(judge).is_dir() and Path(judge).resolve() == Path(reward).resolve()
-    if judge == reward or is_same_folder:
+    if same_reward(judge) == same_reward(reward):
         raise ValueError(
             f"`--judge_model {judge}` is also the reward, which PPO has learned to please; judge with another model."
         )

@@ -11,6 +11,7 @@ from trl_ext.config import PPOConfig
 from trl_ext.evaluation.sampling import Policy
 from trl_ext.evaluation.scored import Scored, score_policy
 from trl_ext.monitoring.progress import PhaseProgress
+from trl_ext.processes import together
 from trl_ext.sharding import whole
 from trl_ext.trainer import PPOTrainer
 
@@ -75,7 +76,7 @@ def scored(trainer: PPOTrainer, progress: PhaseProgress, time: str) -> Scored | 
         Completions, rewards and judges' scores in the main process; None in the others.
     """
     result, args = None, trainer.args
-    with whole(trainer.model):
+    with whole(trainer.model), together(f"The evaluation '{time}'"):
         if trainer.is_world_process_zero():
             with progress.phase(f"evaluate_{time}", len(trainer.eval_dataset)) as advance:
                 result = score_policy(
@@ -88,7 +89,6 @@ def scored(trainer: PPOTrainer, progress: PhaseProgress, time: str) -> Scored | 
                     missing_eos_penalty=args.missing_eos_penalty,
                     prompt_column=args.prompt_column,
                 )
-    trainer.accelerator.wait_for_everyone()
     return result
 
 

@@ -113,7 +113,10 @@ def _recorded(name: str, given: str | None) -> str:
     """Return the model that the training of a whole model began from."""
     reference = given or find_base(name)
     if reference is None:
-        raise ValueError(f"'{name}' does not record which model its training began from; name it with `--reference`.")
+        raise ValueError(
+            f"'{name}' does not record which model its training began from, or that model is gone; name it with "
+            "`--reference`."
+        )
     if Path(reference).is_dir() and Path(name).is_dir() and Path(reference).samefile(name):
         raise ValueError(f"`--reference {reference}` is the trained model itself; name the one that it began from.")
     return reference
