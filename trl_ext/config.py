@@ -241,8 +241,8 @@ class PPOConfig(BaseConfig):
     max_loss: Positive | None = option(None, "Skip a minibatch whose absolute loss exceeds this; None is off.")
     critic_learning_rate: Positive | None = option(
         None,
-        "Learning rate of the critic; None: the same as `learning_rate`, or 3e-4 with `critic_epochs` or "
-        "`critic_pretraining_episodes`.",
+        "Learning rate of the critic; None: the same as `learning_rate`, or 3e-4 in passes of its own "
+        "(`critic_epochs`, `critic_pretraining_episodes`).",
     )
     critic_warmup_rollouts: CountOrZero = option(0, "Rollouts at the start in which only the critic learns.")
     critic_epochs: Count | None = option(

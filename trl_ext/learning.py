@@ -127,11 +127,13 @@ class Minibatch:
 
     Attributes:
         tokens: Completion tokens over all processes, at least 1; 0-dim.
+        is_empty: Whether there is nothing to learn from, on any process: no completion with a reward, and no text.
     """
 
     def __init__(self, rollout: Rollout, rows: Tensor, texts: Rollout | None, reduce: Reduce):
         self.rollout, self.rows = rollout, rows
-        self.tokens = reduce(rollout.completion_mask[rows].sum().float()).clamp(min=1)
+        tokens = reduce(rollout.completion_mask[rows].sum().float())
+        self.tokens, self.is_empty = tokens.clamp(min=1), texts is None and not tokens
         self.texts: SupervisedBatch | None = None
         if texts is not None:
             self.texts = SupervisedBatch(texts, reduce(texts.completion_mask.sum().float()).clamp(min=1))

@@ -98,6 +98,7 @@ class StepGate:
         step: int,
         scaled: bool,
         reduce: Reduce,
+        empty: bool = False,
     ) -> bool:
         """Open or close the gate after the last micro-batch of an optimizer step; every process decides alike.
 
@@ -110,12 +111,15 @@ class StepGate:
             step: Optimizer steps taken so far, for messages.
             scaled: Whether fp16's gradient scaler is in use, which skips infinite gradients itself.
             reduce: Sums a tensor over processes.
+            empty: Whether the minibatch has nothing to learn from. Momentum and weight decay would move the weights.
 
         Returns:
             Whether the step leaves the weights alone, by the gate or by the scaler.
         """
         stopped, self.stepped = self.stopped, False
-        self.is_open = not stopped and _within(metrics, limits, step)
+        self.is_open = not stopped and not empty and _within(metrics, limits, step)
+        if empty and not stopped:
+            logger.warning(f"Step {step}: minibatch skipped, none of its completions has a reward.")
         if (engine := engine_of(model)) is not None:
             broken = engine.settle(learns=self.is_open, idle=stopped)
         else:

@@ -204,6 +204,7 @@ class PPOTrainer(BaseTrainer):
             return inputs  # a micro-batch, on its way through the Trainer
         args = self.args
         rollout_number, step = divmod(self.state.global_step, args.steps_per_rollout)
+        self._gate.is_warming_up = rollout_number < args.critic_warmup_rollouts
         if self._micro_step == 0 and step == 0:
             self._gate.begin_rollout(args.learning_rate)
             if not self.state.global_step:
@@ -215,7 +216,6 @@ class PPOTrainer(BaseTrainer):
             self._rollout = experience.rollout
         if self._micro_step == 0:
             assert self._rollout is not None
-            self._gate.is_warming_up = rollout_number < args.critic_warmup_rollouts
             rows = self._rollout.minibatch(step, args.num_mini_batches, (args.seed, rollout_number))
             seed = (self.state.global_step, args.process_index)
             texts = None if self.supervised is None else self.supervised.batch(len(rows), seed, rows.device)
@@ -224,7 +224,8 @@ class PPOTrainer(BaseTrainer):
 
     def _collect(self, rows: list[dict[str, Any]], progress: PhaseProgress, *, training: bool) -> Experience:
         seen = [] if self.policy_average.is_in_place else self.callback_handler.callbacks
-        return self.collector.collect(self.model, rows, progress, callbacks=seen, state=self.state, training=training)
+        options: dict[str, Any] = {"training": training, "policy_learns": not self._gate.is_warming_up}
+        return self.collector.collect(self.model, rows, progress, callbacks=seen, state=self.state, **options)
 
     # ---- learning ----
 
@@ -295,11 +296,10 @@ class PPOTrainer(BaseTrainer):
 
     def _finish_step(self) -> None:
         """Take or drop the gradients of a finished optimizer step, and log it."""
-        args, step = self.args, self.state.global_step
-        metrics = self.run_log.take_step()
+        args, metrics = self.args, self.run_log.take_step()
         scaled = getattr(self.accelerator, "scaler", None) is not None
-        options: dict[str, Any] = {"step": step, "scaled": scaled, "reduce": self._reduce}
-        skipped = self._gate.decide(self.model, metrics, args.step_limits, **options)
+        options: dict[str, Any] = {"step": self.state.global_step, "scaled": scaled, "reduce": self._reduce}
+        skipped = self._gate.decide(self.model, metrics, args.step_limits, empty=self._minibatch.is_empty, **options)
         seconds, learned = self.progress.take_seconds().get("learn", 0.0), metrics if self._gate.is_open else {}
         self.run_log.end_step(learned, skipped=skipped, seconds=seconds, steps_per_rollout=args.steps_per_rollout)
 
@@ -342,15 +342,15 @@ class PPOTrainer(BaseTrainer):
         progress = PhaseProgress(self.progress.enabled, bars=self.progress.bars)
         experience = self._collect(inputs, progress, training=False)
         self.judging.add(experience.batch, self.state)
-        rollout = experience.rollout
 
         def losses(batch: Rollout) -> dict[str, Tensor]:
             return self._token_losses(model, batch)[1]
 
         with progress.phase("learn"):
-            means = learning.mean_losses(rollout, losses, self.micro_batches, self._reduce)
-        metrics, seconds, valid = experience.metrics | means, progress.take_seconds()["learn"], rollout.valid.sum()
-        self.run_log.add_evaluated(metrics, experience.speed, seconds, int(self._reduce(valid)), experience.moments)
+            means = learning.mean_losses(experience.rollout, losses, self.micro_batches, self._reduce)
+        seconds, valid = progress.take_seconds()["learn"], experience.rollout.valid.sum()
+        counted = (int(self._reduce(valid)), experience.counts, experience.moments)
+        self.run_log.add_evaluated(experience.metrics | means, experience.speed, seconds, *counted)
         return torch.tensor(means["loss"], device=self.args.device), None, None
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from trl_ext.experience.advantages import AdvantageOptions, add_advantages, describe, named_rewards
+from trl_ext.experience.advantages import AdvantageOptions, add_advantages, describe, named_rewards, scored_by
 from trl_ext.experience.rollout import Rollout, collate
 from trl_ext.rewards import Scores
 
@@ -175,13 +175,26 @@ def test_a_batch_that_could_not_be_scored_at_all_logs_finite_numbers():
     assert own["reward"] == own["kl"] == own["completions/mean_length"] == 0
 
 
+def test_a_function_that_scored_nothing_has_no_mean_and_rows_that_fill_up_are_not_skipped():
+    scores = Scores(torch.zeros(2), torch.tensor([[NAN, 1.0], [NAN, NAN]]), torch.tensor([True, False]), {}, {})
+    out = with_advantages()
+    given = {"rewards": out.scores, "weighted": True, "reduce": one_process}
+    log = describe(out, scores, ["a", "b"], torch.zeros(3, 3), count=2, **given)
+    assert math.isnan(log["rewards/a/mean"]) and math.isnan(log["rewards/a/std"]) and log["rewards/b/mean"] == 1.0
+    assert log["rewards/skipped_fraction"] == 0, "the third sample is the one that was not scored"
+    assert scored_by(scores.per_function, ["a", "b"], lambda t: t * 2) == {
+        "rewards/a/mean": 0.0, "rewards/a/std": 0.0, "rewards/b/mean": 2.0, "rewards/b/std": 2.0,
+    }  # fmt: skip
+
+
 def test_two_equal_processes_log_what_one_does():
     """Every quantity goes through `reduce` with its count."""
     out = with_advantages()
     scores = Scores(out.scores, torch.tensor([[1.0], [4.0], [NAN]]), out.valid, {}, {})
     entropy = torch.rand(3, 3)
+    given = {"rewards": out.scores, "count": len(out), "weighted": True}
     one, two = (
-        describe(out, scores, ["f"], entropy, rewards=out.scores, weighted=True, reduce=lambda tensor, n=n: tensor * n)  # type: ignore[misc]
+        describe(out, scores, ["f"], entropy, reduce=lambda tensor, n=n: tensor * n, **given)  # type: ignore[misc]
         for n in (1, 2)
     )
     assert one == pytest.approx(two, abs=1e-6)

@@ -318,6 +318,18 @@ def test_a_stop_string_ends_a_completion():
     assert set(out.terminated) == {True, False}
 
 
+def test_a_stop_string_does_not_begin_in_the_prompt():
+    """A prompt may end in the first half of one, as the line break before an answer does for "\\n\\n"."""
+    tokenizer, model, prompt = tiny_tokenizer(), tiny_causal_lm().eval(), PROMPTS[0]
+    options = {"temperature": 0.0, "eos_token_ids": [], "max_new_tokens": 4}
+    ids = transformers_engine(**options)(model, [prompt]).ids[0]
+    across, inside = tokenizer.decode([prompt[-1], ids[0]]), tokenizer.decode(ids[:2])
+    assert across not in tokenizer.decode(ids) and inside not in tokenizer.decode(ids[1:])
+    for stop, length in ((across, 4), (inside, 2)):
+        out = transformers_engine(stop_strings=[stop], **options)(model, [prompt])
+        assert (out.ids, out.terminated) == ([ids[:length]], [length == 2])
+
+
 def test_without_eos_every_completion_runs_to_the_limit():
     out = transformers_engine(eos_token_ids=[], max_new_tokens=4)(tiny_causal_lm(eos_token_id=MANY_EOS).eval(), PROMPTS)
     assert [len(ids) for ids in out.ids] == [4] * len(PROMPTS) and out.terminated == [False] * len(PROMPTS)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from tests import scripted
 from tests.launching import run_whole
@@ -125,6 +126,88 @@ def test_every_trainable_parameter_moves_and_no_frozen_one(tmp_path):
         after = scripted.weights(made)
         still = {name for name in before if torch.equal(before[name], after[name])}
         assert still == set(before) - trainable, f"{critic}, {peft_config is not None}"
+
+
+def test_an_evaluation_does_not_depend_on_the_size_of_its_batches(tmp_path):
+    """With a function that has no reward for most samples, and for all of some batches."""
+
+    def of_few(completions, prompts, **columns):
+        return [float(i) if i in (0, 4, 5, 6) else None for i in (int(p.split()[-1]) for p in prompts)]
+
+    found = []
+    for size in (1, 4, 16):
+        made = scripted.trainer(
+            tmp_path,
+            reward_funcs=[scripted.reward, of_few],
+            eval_dataset=scripted.prompts(16),
+            eval_reward_funcs=of_few,
+            per_device_eval_batch_size=size,
+        )
+        found.append(
+            {k: v for k, v in made.evaluate().items() if re.search("reward|kl|length|explained|terminated", k)}
+        )
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], abs=1e-5)
+    assert found[0]["eval_rewards/of_few/mean"] == pytest.approx(15 / 4)
+    assert found[0]["eval_rewards/of_few/std"] == pytest.approx((77 / 4 - (15 / 4) ** 2) ** 0.5)
+
+
+def test_a_rollout_that_a_function_has_no_reward_for_is_no_zero_in_its_mean(tmp_path):
+    batches = iter([10.0, None, 10.0, None])
+
+    def at_times(completions, **columns):
+        value = next(batches)
+        return [value for _ in completions]
+
+    made = scripted.trainer(
+        tmp_path, reward_funcs=[scripted.reward, at_times], total_episodes=32, num_ppo_epochs=1, logging_steps=2
+    )
+    made.train()
+    assert [line["rewards/at_times/mean"] for line in scripted.logs(made)] == [10.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kl_controller": "pid", "kl_target": 1.0, "kl_coef": 0.2},
+        {"kl_controller": "adaptive", "kl_target": 1.0, "kl_coef": 0.2},
+        {"reward_constraints": ["reward <= -1"]},
+    ],
+)
+def test_what_controls_the_policy_waits_until_the_policy_learns(tmp_path, settings):
+    warm_up = {"critic_warmup_rollouts": 4, "num_ppo_epochs": 1, "total_episodes": 48}
+    made = scripted.trainer(tmp_path, **warm_up, **settings)
+    made.train()
+    name = "kl_coef" if "kl_coef" in settings else "constraints/reward/multiplier"
+    values = [line[name] for line in scripted.logs(made)]
+    assert len(set(values[:5])) == 1 and len(set(values)) > 1, values
+
+
+def test_a_minibatch_without_a_reward_moves_nothing_and_the_run_that_has_no_other_stops(tmp_path, caplog):
+    rollouts = iter([1.0, None, 1.0, *[None] * 9])
+
+    def at_times(completions, **columns):
+        value = next(rollouts)
+        return [None if value is None else value * len(c) for c in completions]
+
+    moved = []
+
+    class Weights(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            now = torch.cat([p.detach().flatten() for p in made.model.parameters()])
+            moved.append(float((now - self.before).abs().max()))
+            self.before = now.clone()
+
+    weights = Weights()
+    made = scripted.trainer(
+        tmp_path, reward_funcs=at_times, callbacks=[weights], total_episodes=96, num_ppo_epochs=1, weight_decay=0.1
+    )
+    weights.before = torch.cat([p.detach().flatten() for p in made.model.parameters()]).clone()
+    with pytest.raises(RuntimeError, match="Every minibatch of the last 3 rollouts was skipped"):
+        made.train()
+    assert [m > 0 for m in moved] == [True, False, True, False, False, False]
+    lines = scripted.logs(made)
+    assert lines[1]["skipped_minibatches"] == 1 and "ratio/max" not in lines[1] and lines[0]["ratio/max"] == 1
 
 
 @pytest.mark.parametrize("kl_estimator", ["k1", "exact"])

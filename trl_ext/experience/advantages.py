@@ -150,19 +150,19 @@ def describe(
         reduce: Sums a tensor over processes.
 
     Returns:
-        Means over the valid samples or the tokens of all processes. `kl` is in nats per completion: the exact KL at
-        every state that a completion visits, summed over the completion.
+        Means over the valid samples or the tokens of all processes; NaN for a function that scored none. `kl` is in
+        nats per completion: the exact KL at every state that a completion visits, summed over the completion.
     """
     mask, valid = rollout.completion_mask, rollout.valid
 
-    def mean_and_std(values: Tensor, where: Tensor) -> tuple[float, float]:
-        mean, variance, _ = global_moments(values, where, reduce)
-        return float(mean), float(variance.sqrt())
+    def mean_and_std(values: Tensor, where: Tensor, empty: float = 0.0) -> tuple[float, float]:
+        mean, variance, known = global_moments(values, where, reduce)
+        return (float(mean), float(variance.sqrt())) if known else (empty, empty)
 
     metrics = {}
     metrics["reward"], metrics["reward_std"] = mean_and_std(rewards, valid)
     for name, values in zip(reward_names, scores.per_function.T.to(rollout.scores.device), strict=True):
-        mean, std = mean_and_std(values, ~values.isnan())
+        mean, std = mean_and_std(values, ~values.isnan(), empty=math.nan)  # not defined this time, and no zero
         metrics |= {f"rewards/{name}/mean": mean, f"rewards/{name}/std": std}
     metrics["kl"] = mean_and_std(masked_sum(rollout.kl, mask, dim=1), valid)[0]
     metrics["rollout_entropy"] = mean_and_std(entropy, mask)[0]
@@ -177,6 +177,19 @@ def describe(
         (~valid).float(), torch.arange(len(valid), device=valid.device) < count
     )[0]
     return metrics
+
+
+def scored_by(per_function: Tensor, reward_names: list[str], reduce: Reduce) -> dict[str, float]:
+    """Return on how many samples, of all processes, the mean and the deviation of each function's rewards rest.
+
+    Args:
+        per_function: Rewards of the samples of this process by function, NaN without one, (N, F).
+        reward_names: Names of the functions.
+        reduce: Sums a tensor over processes.
+    """
+    counts = reduce((~per_function.isnan()).sum(0).float()).tolist()
+    known = zip(reward_names, counts, strict=True)
+    return {f"rewards/{name}/{what}": count for name, count in known for what in ("mean", "std")}
 
 
 def add_logged(metrics: dict[str, float], scores: Scores, warned: set[str]) -> dict[str, float]:

@@ -33,6 +33,7 @@ from .advantages import (
     describe,
     monte_carlo_returns,
     named_rewards,
+    scored_by,
 )
 from .ahead import RolloutAhead
 from .engine_gap import GapOptions, correct
@@ -53,6 +54,7 @@ class Experience(NamedTuple):
         scores: Rewards by function of the same samples.
         metrics: What to log.
         speed: Completion tokens, and the time that they took.
+        counts: Of an evaluation: samples of all processes behind a metric, where they are not all that were scored.
         moments: Of an evaluation: `position_moments` of the returns and of the Monte-Carlo returns, (2, 5, C).
     """
 
@@ -61,6 +63,7 @@ class Experience(NamedTuple):
     scores: Scores
     metrics: dict[str, float]
     speed: Speed
+    counts: dict[str, float] = {}  # noqa: RUF012 (never changed)
     moments: Tensor | None = None
 
 
@@ -133,6 +136,7 @@ class Collector:
         callbacks: Iterable[Any],
         state: Any,
         training: bool,
+        policy_learns: bool = True,
     ) -> Experience:
         """Make a rollout.
 
@@ -142,8 +146,10 @@ class Collector:
             progress: Times and shows the phases.
             callbacks: The trainer's; those with an `on_rollout` are shown the scored batch.
             state: The trainer's state, for reward functions and callbacks.
-            training: Whether the policy learns from the rollout. Otherwise stateful reward functions, the KL
-                controller, the multipliers of constraints and the sample table stay as they are.
+            training: Whether the rollout is one of training. Otherwise stateful reward functions, the KL controller,
+                the multipliers of constraints and the sample table stay as they are.
+            policy_learns: Whether the policy learns from it. While the critic alone does, the KL and the bounds cannot
+                follow what controls them: a controller with a target and the multipliers stay as they are.
 
         Raises:
             RuntimeError: when too many samples cannot be scored, or log-probabilities or values are not finite.
@@ -190,11 +196,12 @@ class Collector:
         speed = Speed(float(self.reduce(rollout.completion_mask.sum())), sum(seconds.values()))
         kl = metrics["kl"]
         by_function = scores.per_function.to(rollout.scores.device)
-        metrics |= self.rewards.constraints.observe(by_function, self.reduce, training=training)
+        metrics |= self.rewards.constraints.observe(by_function, self.reduce, training=training and policy_learns)
         metrics |= observe_rollout(callbacks, batch, scores, metrics, state=state, training=training)
         # 8. The next coefficient, and the table of samples.
         if training:
-            self.kl_controller.update(kl, int(self.reduce(rollout.valid.sum())))
+            if policy_learns or not hasattr(self.kl_controller, "target"):
+                self.kl_controller.update(kl, int(self.reduce(rollout.valid.sum())))
             named = named_rewards(scores, self.rewards.names)
             advantages = masked_mean(rollout.advantages, rollout.completion_mask, dim=1).tolist()
             extra = dict(scores.extra)
@@ -202,7 +209,8 @@ class Collector:
                 extra["earned most"] = earned_most(scores.tokens, batch.completion_ids or [], self.tokenizer)
             self.samples.fill(batch.prompts, batch.completions, named, advantages, state.global_step, extra)
         metrics = add_logged(metrics, scores, self.rewards.clashes)
-        return Experience(rollout, batch, scores, metrics, speed, moments)
+        counts = {} if training else scored_by(by_function, self.rewards.names, self.reduce)
+        return Experience(rollout, batch, scores, metrics, speed, counts, moments)
 
     def collect_for_critic(
         self, model: ActorCritic, rows: list[dict[str, Any]], progress: PhaseProgress, *, state: Any

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """`RunLog`: everything that a run logs, from where it is measured to the line of the log."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ class RunLog:
     """The metrics of a run: of the rollout in use, of the optimizer step in progress, and since the last log line.
 
     A line of training holds means over the optimizer steps since the last line; each step counts the metrics of the
-    rollout that it learned from. A line of an evaluation holds means over its batches, weighed by samples.
+    rollout that it learned from. A line of an evaluation holds means over its samples, and deviations from them.
 
     Args:
         reduce: `reduce(tensor, "sum" | "max")` over processes.
@@ -104,7 +105,13 @@ class RunLog:
     # ---- evaluation ----
 
     def add_evaluated(
-        self, metrics: Mapping[str, float], speed: Speed, seconds: float, samples: int, moments: Tensor | None = None
+        self,
+        metrics: Mapping[str, float],
+        speed: Speed,
+        seconds: float,
+        samples: int,
+        counts: Mapping[str, float] | None = None,
+        moments: Tensor | None = None,
     ) -> None:
         """Add a batch of an evaluation.
 
@@ -113,10 +120,15 @@ class RunLog:
             speed: How fast the rollout was made.
             seconds: Time that its losses took.
             samples: Samples that could be scored, over all processes.
+            counts: Samples behind a metric, where they are others.
             moments: Moments of the returns and of the Monte-Carlo returns by position, (2, 5, C).
         """
         timed = {"time/learn": seconds, "tokens_per_second": speed.with_learning(seconds)}
-        self._evaluation.update({**metrics, **timed}, weight=samples)
+        counts = counts or {}
+        for name, value in {**metrics, **timed}.items():
+            if (mean := _mean_of(name)) in metrics:
+                value = value**2 + metrics[mean] ** 2  # of which there is a mean over batches
+            self._evaluation.add(name, value, counts.get(name, samples))
         if moments is not None:
             self._moments = pooled(self._moments, moments)
 
@@ -124,6 +136,9 @@ class RunLog:
         """Return the metrics of an evaluation under its prefix, and start anew."""
         metrics, moments = self._evaluation.flush(), self._moments
         self._moments = None
+        for name in metrics:
+            if (mean := _mean_of(name)) in metrics:
+                metrics[name] = math.sqrt(max(metrics[name] - metrics[mean] ** 2, 0.0))
         if moments is not None:  # a critic learns from no prompt of an evaluation
             explained = [explained_overall(part) for part in moments]
             metrics |= {"explained_variance": explained[0], "explained_variance/held_out": explained[1]}
@@ -145,3 +160,11 @@ class RunLog:
         """Put back what `state_dict` returned; further keys of `state` are not read."""
         self._training.load_state_dict(state["metrics"])
         self._rollout, self._speed = state["rollout_metrics"], Speed(*state["rollout_speed"])
+
+
+def _mean_of(name: str) -> str:
+    """Return the name of the mean that a standard deviation of the trainer's belongs to; no name for another metric."""
+    if name == "reward_std":
+        return "reward"
+    is_deviation = name.startswith(("rewards/", "advantages/")) and name.endswith("/std")
+    return f"{name.removesuffix('std')}mean" if is_deviation else ""

@@ -49,6 +49,8 @@ class TokenMeans:
         means = [name for name in sums if not name.endswith("/max")]
         totals = reduce(torch.stack([sums[name].float() for name in means]), "sum").tolist()
         values = dict(zip(means, totals, strict=True))
-        tokens = max(values.pop("tokens"), 1.0)
+        tokens = values.pop("tokens")
         highest = {name: float(reduce(value, "max")) for name, value in sums.items() if name.endswith("/max")}
+        if not tokens:
+            return dict.fromkeys(values, 0.0)  # the largest of no values is none
         return {name: value / tokens for name, value in values.items()} | highest

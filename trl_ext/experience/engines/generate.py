@@ -258,7 +258,9 @@ class _Ending(StoppingCriteria):
         lengths = self.lengths[self.batch.rows]
         done = torch.zeros_like(lengths, dtype=torch.bool)
         for criterion in self.criteria:
-            done |= criterion(input_ids, logits, **kwargs)
+            # A stop string is one of the completion: the end of the prompt is no part of it.
+            start = self.batch.prompt_length if isinstance(criterion, StopStringCriteria) else 0
+            done |= criterion(input_ids[:, start:], logits, **kwargs)
         length = input_ids.shape[1] - self.batch.prompt_length
         lengths = torch.where(done & (lengths == 0), length, lengths)
         self.lengths[self.batch.rows] = lengths
