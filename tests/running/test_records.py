@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The record of a recipe's options: files and folders are found again, and nothing else changes."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import pytest
 from trl import ModelConfig
 
 from trl_ext.config import PPOConfig
+from trl_ext.files import write_json
 from trl_ext.folders import found_again, portable
 from trl_ext.instructions.options import RunOptions
+from trl_ext.running.named_rewards import warn_of_training_reward
 from trl_ext.running.prompts import PromptOptions
 from trl_ext.running.records import read_record, rebuilt, write_record
 
@@ -86,6 +89,30 @@ def test_options_come_back_as_they_were() -> None:
     record = {"options": {"RunOptions": {"stages": ["eval"], "of_a_later_version": 1}}}
     assert rebuilt(RunOptions, record) == RunOptions(stages=["eval"])
     assert rebuilt(PromptOptions, record) == PromptOptions()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "judge"),
+    [
+        ("ppo", {"reward": ["my.py:f", "toxicity:org/model"]}, "./my.py:f"),
+        ("ppo", {"reward": ["my.py:f", "toxicity:org/model"]}, "toxicity:org/model"),
+        ("detox", {"toxicity_model": "org/model"}, "toxicity:org/model"),
+        ("instruct", {}, "preference:out/reward"),
+    ],
+)
+def test_a_judge_that_is_the_reward_of_the_run_is_warned_of(
+    recipe: str, options: dict[str, Any], judge: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.py").touch()
+    Path("out/reward").mkdir(parents=True)
+    write_json(Path("out/recipe.json"), {"recipe": recipe, "model": ".", "options": {"A": options}, "args": {}})
+    with pytest.warns(UserWarning, match="`--judge` is the reward that 'out' was trained on"):
+        warn_of_training_reward("judge", judge, Path("out"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_training_reward("judge", "toxicity:org/another", Path("out"))
+        warn_of_training_reward("judge", judge, tmp_path)  # no run
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"recipe": "detox"}'])

@@ -11,7 +11,7 @@ from trl_ext.rewards.by_name import check_reward_name, reward_by_name
 from trl_ext.rewards.toxicity import ToxicityReward
 from trl_ext.running.data import load_prompts, wrap_in_conversation
 from trl_ext.running.finished import CONFIG, Sampling, run_sampling
-from trl_ext.running.named_rewards import check_rewards
+from trl_ext.running.named_rewards import check_rewards, warn_of_training_reward
 from trl_ext.running.pairs import Pair, find_pair
 from trl_ext.text.rows import Text, is_conversation
 
@@ -124,6 +124,8 @@ def prepare(
     if toxicity_model is not None:
         toxicity = ToxicityReward(toxicity_model, toxic_label=toxic_label, batch_size=batch_size)
         toxicity.scorer.check()
+    if judge is not None:
+        warn_of_training_reward("judge", judge, Path(model).expanduser())
     decides = _make_judge(judge, margin, judge_endpoint, judge_model, judge_criteria, api_key_env)
     rows = load_prompts(prompts, split=split, column=prompt_column, keep_columns=True)
     rows = rows.select(range(min(num_prompts, len(rows))))

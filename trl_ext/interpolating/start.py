@@ -18,6 +18,7 @@ from trl_ext.reports.interpolation import PATH_FILE
 from trl_ext.reports.report import write_page
 from trl_ext.reports.saved import load_run
 from trl_ext.running.bars import without_bars
+from trl_ext.running.named_rewards import warn_of_training_reward
 from trl_ext.running.records import Reopened, read_record
 from trl_ext.running.trained import find_trained
 
@@ -70,6 +71,10 @@ def run(
     if path.is_dir():
         raise ValueError(f"`--json {path}` is a folder; give a file.")
     with telling_warnings():
+        if request.judge is not None:
+            warn_of_training_reward("judge", request.judge, root)
+        if request.toxicity_model is not None:
+            warn_of_training_reward("toxicity_model", f"toxicity:{request.toxicity_model}", root)
         model, task = prepare(request, policy, own)
         _measure(WeightPath(model), etas, task, root, path, str(policy))
     print(path)

@@ -1,7 +1,9 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """The rewards of a command line: `--reward SPEC`, repeated, and `--reward_weights`."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -9,11 +11,12 @@ from datasets import Dataset
 from trl_ext.experience.prompts import split_columns
 from trl_ext.rewards import RewardRunner, try_reward
 from trl_ext.rewards.base import JUDGE, REWARD
-from trl_ext.rewards.by_name import check_reward_name, reward_by_name
+from trl_ext.rewards.by_name import check_reward_name, reward_by_name, same_reward
 
 from .names import named_by
+from .records import training_rewards
 
-__all__ = ["check_rewards", "load_rewards", "tried_rewards"]
+__all__ = ["check_rewards", "load_rewards", "tried_rewards", "warn_of_training_reward"]
 
 
 def check_rewards(specs: Sequence[str], weights: Sequence[float] | None) -> None:
@@ -70,3 +73,19 @@ def tried_rewards(
         for function in functions:
             try_reward(function, *split_columns(rows[:2], prompt_column), kind)
     return functions
+
+
+def warn_of_training_reward(option: str, judge: str, folder: Path) -> None:
+    """Warn of a judge that is a reward which the run in a folder was trained on.
+
+    Args:
+        option: Option that names the judge, without dashes.
+        judge: Name of the judge, as `--reward` takes it.
+        folder: Output directory of the run; any other folder has no record.
+    """
+    if same_reward(judge) in map(same_reward, training_rewards(folder)):
+        warnings.warn(
+            f"`--{option}` is the reward that '{folder}' was trained on, which PPO has learned to please; judge with "
+            "another one.",
+            stacklevel=2,
+        )

@@ -93,6 +93,17 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record | {part: _with_places(record[part], found) for part in ("options", "args")}
 
 
+def training_rewards(folder: Path) -> list[str]:
+    """Return the names of the rewards that a run's record names, as `--reward` takes them; none without a record."""
+    record = read_record(folder)
+    if record is None:
+        return []
+    options = {name: value for part in record["options"].values() for name, value in part.items()}
+    classifier = options.get("toxicity_model")
+    own = [str(folder / "reward")] if record["recipe"] == "instruct" else []
+    return [*(options.get("reward") or []), *([f"toxicity:{classifier}"] if classifier else []), *own]
+
+
 def rebuilt(kind: type[Options], record: Mapping[str, Any]) -> Options:
     """Return the options of one dataclass as they were recorded; its defaults for those of a later version."""
     saved = record["options"].get(kind.__name__, {})
