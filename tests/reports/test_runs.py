@@ -85,7 +85,7 @@ def test_summary_and_page_of_a_run(run: tuple[Path, PPOTrainer, dict[str, Any]])
             low, high = summary[f"{name}_ci95_{time}"]
             assert low <= summary[f"{name}_{time}"] <= high
     page = (folder / "report.html").read_text()
-    for words in ("My run", "Reward by component", "2 × sometimes", "plot-frontier", "Command that repeats the run"):
+    for words in ("My run", "Reward by component", "2 × sometimes", "plot-frontier", "Command of the run"):
         assert words in page
     assert page.count("Healthy:") >= 12
     for setting in ("learning_rate", "kl_target"):

@@ -26,7 +26,10 @@ def run_section(report: Report) -> str:
 
 def _command(origin: Mapping[str, Any]) -> str:
     command = origin.get("command")
-    return f"<h3>Command that repeats the run</h3><pre>{escape(command)}</pre>" if command else ""
+    if not command:
+        return ""
+    hint = "Files outside the folder that it ran in are named without theirs."
+    return f"<h3>Command of the run</h3><pre>{escape(command)}</pre><p>{hint}</p>"
 
 
 def _facts(origin: Mapping[str, Any]) -> str:
