@@ -29,10 +29,10 @@ def reduction(accelerator: Accelerator) -> Reduce:
 
 
 def own_rows(accelerator: Accelerator, count: int) -> int:
-    """Return how many of a batch's `count` rows count, the first ones, while an accelerate data loader is read.
+    """Return how many of the `count` rows in the newest batch of accelerate's data loader are this process's own.
 
-    With several processes accelerate fills the last batch of each with rows from the beginning of the dataset, which an
-    evaluation would count twice.
+    The own rows are the first ones. With several processes accelerate fills the last batch of each process with rows
+    from the beginning of the dataset, which an evaluation would count twice.
     """
     state = accelerator.gradient_state
     if not state.end_of_dataloader or state.remainder <= 0:

@@ -182,15 +182,15 @@ def check_reward_model(option: str, name: str, **options: Any) -> None:
         ValueError: if not.
     """
     config = check_model(option, name, **options)
-    if not is_adapter(name):
-        check_scores(config, f"`--{option} {name}`")
-    if not is_adapter(name) and config.num_labels != 1:
+    if is_adapter(name):
+        return
+    check_scores(config, f"`--{option} {name}`")
+    if config.num_labels != 1:
         raise ValueError(
             f"`--{option} {name}` has {config.num_labels} labels, and a reward model has one; give one that was "
             "trained on preferences."
         )
-    if not is_adapter(name):
-        _check_tokenizer(option, name, **options)
+    _check_tokenizer(option, name, **options)
 
 
 def check_classifier(option: str, name: str, label: tuple[str, str | None], **options: Any) -> None:
