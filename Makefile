@@ -16,10 +16,11 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HUB_
 THREADS := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
 # Each worker has one thread: few tests are large enough for two. The tests of a file share its fixtures.
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-2} --dist loadfile
-# Tests of code that does not import TRL run on the newest TRL alone, and so do the examples and the sharded runs, for their time.
-WITHOUT_TRL := $(addprefix --ignore=tests/,examples objectives kl_control monitoring planner reports evaluation/test_intervals.py docs/test_site.py \
-	critic_learning test_sharding.py test_zero.py \
-	$(addprefix actor_critic/test_,merge.py architectures.py quantized.py float_head.py))
+# Tests of what TRL's version cannot change run on the newest TRL alone: code that does not import TRL, and runs of several
+# minutes whose parts other tests run on both.
+WITHOUT_TRL := $(addprefix --ignore=tests/,comparing critic_learning eval evaluation examples interpolating kl_control monitoring \
+	objectives planner reports docs/test_site.py recipes/test_killed_recipe.py test_processes.py test_resume.py test_sharding.py \
+	test_zero.py $(addprefix actor_critic/test_,merge.py architectures.py quantized.py float_head.py))
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
