@@ -147,6 +147,26 @@ def prompt_columns(train: Any, evaluation: Any, given: str) -> list[str]:
     return sorted(filter(None, found))
 
 
+def check_first_rows(
+    train: Any,
+    evaluation: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template_kwargs: dict[str, Any],
+    prompt_column: str,
+) -> None:
+    """Check the first prompt of every dataset, before the model is loaded: mostly the others are of its kind.
+
+    Raises:
+        ValueError: as `check_prompts`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `check_datasets` gives them
+        for name, dataset in _named(train, evaluation).items():
+            if not isinstance(dataset, IterableDataset):
+                first = dataset.select([0])
+                check_prompts(first, name, tokenizer, None, chat_template_kwargs, prompt_column=prompt_column)
+
+
 def check_datasets(
     train: Any,
     evaluation: Any,

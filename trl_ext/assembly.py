@@ -21,7 +21,7 @@ from .actor_critic.checkpointing import checkpoint_every_layer
 from .actor_critic.merged import check_mergeable
 from .actor_critic.names import find_policy, load_tokenizer
 from .actor_critic.saved_critic import check_reading
-from .arguments import check_before_loading, check_datasets, count_embeddings
+from .arguments import check_before_loading, check_datasets, check_first_rows, count_embeddings
 from .checks.deepspeed import zero_stage
 from .checks.training_arguments import asks_for_fsdp, checkpointing_kwargs, mapping
 from .config import PPOConfig
@@ -129,6 +129,7 @@ def assemble(
     if args.merges_while_sampling:
         check_mergeable(model, peft_config, quantization_config, init_kwargs)
     tokenizer = processing_class or policy_tokenizer(model, init_kwargs)
+    check_first_rows(train_dataset, eval_dataset, tokenizer, template_kwargs, args.prompt_column)
     CONSOLE.now("loading the policy and its reference", long=True)
     actor_critic = build_actor_critic(
         model,

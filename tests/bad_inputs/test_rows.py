@@ -1,13 +1,17 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Rows that cannot be trained on: the dataset, the row and the fix, in one sentence."""
 
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 
+from tests import scripted
 from tests.bad_inputs.case import Case, check, table
 from tests.tiny_models import VOCAB_SIZE, tiny_tokenizer
+from trl_ext import assembly
 from trl_ext.arguments import check_columns
 from trl_ext.experience.prompt_checks import check_prompts
 from trl_ext.experience.supervised import SupervisedData
@@ -212,8 +216,8 @@ DATASETS = [
         "conversations without a template",
         lambda: prompts({"prompt": [[user()]]}, template=False),
         ValueError,
-        "`train_dataset` holds conversations but the tokenizer has no chat template; set `tokenizer.chat_template`, "
-        "use an instruction-tuned model, or give prompts as text.",
+        "`train_dataset` holds conversations but the tokenizer has no chat template; use an instruction-tuned model, "
+        "give prompts as text, or set `tokenizer.chat_template` in Python.",
     ),
     Case(
         "tools that the template leaves out",
@@ -469,3 +473,13 @@ def test_good_rows_pass() -> None:
     prompts({"prompt": [[{"role": "system", "content": "be brief"}]]})
     ptx({"prompt": ["", "a"], "completion": ["a", "b"]}, num_embeddings=VOCAB_SIZE)
     ptx({"messages": [[user()]], "tools": [None]})
+
+
+@pytest.mark.parametrize("name", ["train_dataset", "eval_dataset"])
+def test_the_first_row_is_refused_before_the_model_is_loaded(name: str, tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"prompt": [[user()]]})
+    with (
+        mock.patch.object(assembly, "build_actor_critic", side_effect=AssertionError("loaded")),
+        pytest.raises(ValueError, match=f"`{name}` holds conversations but the tokenizer has no chat template"),
+    ):
+        scripted.trainer(tmp_path, processing_class=tiny_tokenizer(chat_template=False), **{name: rows})

@@ -146,8 +146,8 @@ class RowCheck:
             self._conversational = is_conversation(value)
             if self._conversational and self.tokenizer.chat_template is None:
                 raise ValueError(
-                    f"`{self.name}` holds conversations but the tokenizer has no chat template; set "
-                    "`tokenizer.chat_template`, use an instruction-tuned model, or give prompts as text."
+                    f"`{self.name}` holds conversations but the tokenizer has no chat template; use an "
+                    "instruction-tuned model, give prompts as text, or set `tokenizer.chat_template` in Python."
                 )
         try:
             prompt = read_prompt(value, self.column)
