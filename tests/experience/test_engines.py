@@ -239,7 +239,7 @@ def test_filters_are_those_of_transformers(options, monkeypatch):
 
 def test_tokens_are_drawn_as_often_as_they_are_likely():
     probs = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.15, 0.05, 0.0])
-    drawn = _Draw(_Batch(20_000, 1, 1, torch.device("cpu")))(torch.zeros(20_000, 1), probs.log().repeat(20_000, 1))
+    drawn = _Draw(_Batch(torch.ones(20_000, 1, dtype=torch.long), 1))(torch.zeros(20_000, 1), probs.log().repeat(20_000, 1))
     assert ((drawn == 0).sum(1) == 1).all() and ((drawn == -torch.inf).sum(1) == 6).all()
     often, spread = (drawn == 0).double().mean(0), (probs * (1 - probs) / 20_000).sqrt()
     assert ((often - probs).abs() <= 4 * spread).all()
@@ -248,7 +248,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely():
 def test_a_likely_token_does_not_hide_unlikely_ones_of_a_large_vocabulary():
     scores = torch.zeros(200, 150_000)
     scores[:, 0] = 12.0  # about half of the probability
-    drawn = _Draw(_Batch(200, 1, 1, torch.device("cpu")))(torch.zeros(200, 1), scores).argmax(-1)
+    drawn = _Draw(_Batch(torch.ones(200, 1, dtype=torch.long), 1))(torch.zeros(200, 1), scores).argmax(-1)
     others = drawn[drawn > 0]
     assert 60 <= len(others) <= 160 and others.min() < 30_000 and others.max() > 120_000
 
@@ -259,6 +259,25 @@ def test_options_that_generate_applies_after_all_others_shape_what_is_drawn():
     free = transformers_engine(**options)(model, prompts)
     narrow = transformers_engine(**options, generation_kwargs={"typical_p": 0.01})(model, prompts)
     assert len({ids[0] for ids in narrow.ids}) < 3 < len({ids[0] for ids in free.ids})
+
+
+def test_an_option_that_generate_applies_last_leaves_every_token_of_a_large_vocabulary():
+    model = tiny_causal_lm(vocab_size=300)
+    torch.nn.init.zeros_(model.lm_head.weight)  # every token is as likely
+    options: dict[str, Any] = {"eos_token_ids": [], "max_new_tokens": 1, "generation_kwargs": {"epsilon_cutoff": 1e-9}}
+    drawn = transformers_engine(**options)(model, [[5]] * 4000)
+    assert len({ids[0] for ids in drawn.ids}) == 300, "and not the 50 that transformers keeps by default"
+
+
+@pytest.mark.parametrize("engine", [transformers_engine, static_engine])
+def test_padding_is_no_repetition(engine):
+    """The padding token may be one that a model says, often EOS; a penalty must not find it in a short prompt."""
+    model, prompts = tiny_causal_lm().eval(), [[40], [30, 31, 32, 33]]
+    options: dict[str, Any] = {"temperature": 0.0, "repetition_penalty": 5.0, "eos_token_ids": []}
+    alone = [engine(**options)(model, [prompt]).ids[0] for prompt in prompts]
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(alone[0][0])
+    assert engine(tokenizer=tokenizer, **options)(model, prompts).ids == alone
 
 
 # ---- where a completion ends ----

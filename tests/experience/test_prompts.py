@@ -150,6 +150,15 @@ def test_each_rollout_comes_as_often_as_it_is_learned_from(repeats):
     assert len({i for part in shuffled for i in part}) == 8
 
 
+def test_without_shuffling_every_prompt_has_its_turn():
+    sampler, drawn = RolloutSampler(10, 4, 1, shuffle=False, seed=0), []
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        drawn += [i for part in rollouts(sampler) for i in part]
+    assert drawn == [*range(10)] * 4
+    assert [i for number in range(10) for i in sampler.rollout(number)] == drawn
+
+
 def test_the_order_depends_on_seed_and_epoch_alone():
     def order(seed: int, epoch: int) -> list[list[int]]:
         sampler = RolloutSampler(40, 4, 2, shuffle=True, seed=seed)

@@ -85,6 +85,15 @@ def test_a_fixed_coefficient_is_a_setting_that_a_resumed_run_may_change():
         resumed.load_state_dict({**resumed.state_dict(), "coef": -0.3})
 
 
+@pytest.mark.parametrize("init_coef", [0.02, 2.0])
+def test_another_first_coefficient_changes_nothing_for_a_resumed_pid(init_coef):
+    one = PIDKL(target=6.0, init_coef=0.2)
+    run(one, STEPS[:5])
+    resumed = PIDKL(target=6.0, init_coef=init_coef)
+    resumed.load_state_dict(one.state_dict())
+    assert run(resumed, STEPS[5:]) == run(one, STEPS[5:])
+
+
 @every_controller
 def test_a_state_is_a_copy_and_a_controller_can_be_pickled(name):
     controller = MAKERS[name]()

@@ -19,7 +19,7 @@ SHAPING = frozenset(
     {
         *("no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias"),
         *("min_length", "min_new_tokens", "exponential_decay_length_penalty", "guidance_scale"),
-        *("forced_bos_token_id", "forced_eos_token_id"),
+        *("encoder_repetition_penalty", "forced_bos_token_id", "forced_eos_token_id"),
     }
 )
 """Arguments that make the sampled distribution another than the model's, which recorded log-probabilities show."""
@@ -27,7 +27,8 @@ SHAPING = frozenset(
 APPLIED_LAST = frozenset({"typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "watermarking_config"})
 """Arguments that do so after the log-probabilities are recorded, where `generate` draws a token."""
 
-_OFF = {"typical_p": 1.0, "guidance_scale": 1.0}  # values without effect; of the others None, 0 and nothing are
+# Values without effect; of the others None, 0 and nothing are.
+_OFF = {"typical_p": 1.0, "guidance_scale": 1.0, "encoder_repetition_penalty": 1.0}
 
 
 def switched_on(names: frozenset[str], given: Mapping[str, Any] | None) -> list[str]:

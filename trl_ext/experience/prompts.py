@@ -106,8 +106,9 @@ class RolloutSampler(Sampler[int]):
 
     The Trainer asks its dataloader for a batch before every micro-batch; the placeholders keep its own count of steps,
     epochs and skipped batches true without reading a row again. The order of an epoch depends on the seed and the epoch
-    alone, so that a resumed run draws the prompts of an uninterrupted one. A dataset smaller than a rollout is drawn
-    from several times.
+    alone, so that a resumed run draws the prompts of an uninterrupted one. Prompts that do not fill a rollout at the
+    end of an epoch are left out of it; without shuffling the next epoch begins with them. A dataset smaller than a
+    rollout is drawn from several times.
 
     Args:
         num_prompts: Size of the dataset.
@@ -139,13 +140,15 @@ class RolloutSampler(Sampler[int]):
         return self._order(epoch)[place * self.rollout_size : (place + 1) * self.rollout_size]
 
     def _order(self, epoch: int) -> list[int]:
-        """Return the prompts of an epoch."""
+        """Return the prompts of an epoch, of whole rollouts."""
+        count = self.num_rollouts * self.rollout_size
+        if not self.shuffle:
+            return [place % self.num_prompts for place in range(epoch * count, (epoch + 1) * count)]
         generator = torch.Generator().manual_seed(self.seed + epoch)
         order: list[int] = []
-        while len(order) < self.num_rollouts * self.rollout_size:
-            n = self.num_prompts
-            order += torch.randperm(n, generator=generator).tolist() if self.shuffle else list(range(n))
-        return order
+        while len(order) < count:
+            order += torch.randperm(self.num_prompts, generator=generator).tolist()
+        return order[:count]
 
     def __iter__(self) -> Iterator[int]:
         order = self._order(self.epoch)

@@ -65,11 +65,14 @@ class LogPID:
             self.coef = float(self.min_coef if log_coef <= low else self.max_coef)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return coefficient, integral and last error (None before the first step)."""
-        return {"coef": self.coef, "integral": self.integral, "previous_error": self.previous_error}
+        """Return coefficient, integral, last error (None before the first step) and first coefficient."""
+        state = {"coef": self.coef, "integral": self.integral, "previous_error": self.previous_error}
+        return {**state, "init_coef": self.init_coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned, within the bounds."""
+        # The integral was summed from there on. An earlier version did not save it.
+        self.init_coef = self._bounded(state.get("init_coef", self.init_coef))
         self.coef = self._bounded(state["coef"])
         self.integral = float(state["integral"])
         previous = state["previous_error"]

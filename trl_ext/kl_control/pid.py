@@ -99,17 +99,18 @@ class PIDKL:
         self.coef = self._pid.coef
 
     def state_dict(self) -> dict[str, Any]:
-        """Return coefficient, integral, last error and smoothed KL (both None before the first update), and arrival."""
+        """Return the state of the PID, the smoothed KL (None before the first update, as the last error), and arrival."""
         pid, arrived = self._pid.state_dict(), float(self._arrived)
         return {"controller": type(self).__name__, **pid, "smoothed_kl": self._smoothed_kl, "arrived": arrived}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned, within the bounds; raise ValueError for the state of another class."""
-        state = {"arrived": 1.0, **state}  # an earlier version summed every error
+        # An earlier version summed every error, from the coefficient on that it was made with.
+        state = {"arrived": 1.0, "init_coef": self._pid.init_coef, **state}
         started = not (state.get("previous_error") is None and state.get("smoothed_kl") is None)
         # Before the first update these two are None, the only values in a state that are no numbers.
         numbers = state if started else {**state, **{key: 0.0 for key in _NONE_AT_FIRST if key in state}}
-        check_state(self, numbers, ["coef", "integral", "arrived", *_NONE_AT_FIRST])
+        check_state(self, numbers, ["init_coef", "coef", "integral", "arrived", *_NONE_AT_FIRST])
         self._pid.load_state_dict(state if started else {**state, "previous_error": None})
         self.coef = self._pid.coef
         self._smoothed_kl = float(state["smoothed_kl"]) if started else None

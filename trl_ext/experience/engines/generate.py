@@ -84,9 +84,8 @@ class TransformersEngine(GenerationEngine):
         self.batches = MicroBatches(batch_size, "local_rollout_forward_batch_size")
         self.return_logps = return_logps
         # The distribution is shaped by the processors below, in this order, so that the recorder sees the final one.
+        self.penalty = RepetitionPenaltyLogitsProcessor(repetition_penalty) if repetition_penalty != 1.0 else None
         self.processors: list[LogitsProcessor] = []
-        if repetition_penalty != 1.0:
-            self.processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty))
         greedy = temperature == 0
         if temperature != 1.0 and not greedy:
             self.processors.append(TemperatureLogitsWarper(temperature))
@@ -103,9 +102,11 @@ class TransformersEngine(GenerationEngine):
         self.endings.extend(stopping_criteria)
         self.static = cache_implementation == "static"
         self.compacts = not (self.static or stopping_criteria or generation_kwargs)
+        do_sample = not (greedy or self.draws)
         self.generation_config = GenerationConfig(
             max_new_tokens=max_new_tokens,
-            do_sample=not (greedy or self.draws),
+            do_sample=do_sample,
+            **({"temperature": 1.0, "top_p": 1.0, "top_k": 0} if do_sample else {}),  # transformers' own `top_k` is 50
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
@@ -141,13 +142,15 @@ class TransformersEngine(GenerationEngine):
         pad = self.tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompt_ids], device=model.device)
         mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompt_ids], device=model.device)
-        batch = _Batch(len(prompt_ids), longest, self.generation_config.max_new_tokens, model.device)
+        batch = _Batch(mask, self.generation_config.max_new_tokens)
         cache = self._cache(model, batch)
         ending = _Ending(self.endings, batch, count, compacts=self.compacts and cache is not None)
         recorder = _SampledLogprobs(batch) if self.return_logps else None
         draw = _Draw(batch) if self.draws else None
+        penalty = _Unpadded(self.penalty, batch) if self.penalty else None
+        processors = [p for p in (penalty, *self.processors, recorder, draw) if p is not None]
         while True:
-            sequences = self._generate(model, input_ids, mask, cache, [recorder, draw], ending)
+            sequences = self._generate(model, input_ids, mask, cache, processors, ending)
             batch.keep(sequences)
             if recorder:
                 recorder.collect(sequences)
@@ -180,7 +183,7 @@ class TransformersEngine(GenerationEngine):
         input_ids: Tensor,
         mask: Tensor,
         cache: Cache | None,
-        observers: list[LogitsProcessor | None],
+        processors: list[LogitsProcessor],
         ending: "_Ending",
     ) -> Tensor:
         """Return the sequences that one call of `generate` makes of `input_ids`."""
@@ -191,7 +194,7 @@ class TransformersEngine(GenerationEngine):
                 input_ids,
                 attention_mask=mask,
                 generation_config=config,
-                logits_processor=LogitsProcessorList([*self.processors, *(o for o in observers if o is not None)]),
+                logits_processor=LogitsProcessorList(processors),
                 stopping_criteria=StoppingCriteriaList([ending]),
                 synced_gpus=False,  # under FSDP the model is gathered, and no process needs the steps of another
                 **({} if cache is None else {"past_key_values": cache}),
@@ -201,17 +204,24 @@ class TransformersEngine(GenerationEngine):
 class _Batch:
     """N sequences that are sampled together, and which of them still are.
 
+    Args:
+        mask: Prompt tokens that are no padding, (N, prompt columns).
+        max_new_tokens: Greatest length of a completion.
+
     Attributes:
         prompt_length: Columns of the prompts.
+        padding: How many of them are padding, (N,); on the left.
         rows: Numbers of the sequences that are still in the batch, int64.
         columns: Columns of prompts and completions so far.
         sequences: Prompts and completions so far, (N, prompt and completion columns).
     """
 
-    def __init__(self, n: int, prompt_length: int, max_new_tokens: int, device: torch.device):
-        self.prompt_length = self.columns = prompt_length
-        self.rows = torch.arange(n, device=device)
-        self.sequences = torch.zeros(n, prompt_length + max_new_tokens, dtype=torch.long, device=device)
+    def __init__(self, mask: Tensor, max_new_tokens: int):
+        n, self.prompt_length = mask.shape
+        self.columns = self.prompt_length
+        self.padding = self.prompt_length - mask.sum(1)
+        self.rows = torch.arange(n, device=mask.device)
+        self.sequences = mask.new_zeros(n, self.prompt_length + max_new_tokens)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -279,6 +289,22 @@ class _Ending(StoppingCriteria):
         terminated = self.lengths > 0
         full = self.batch.columns - self.batch.prompt_length
         return self.lengths.masked_fill(~terminated, full).tolist(), terminated.tolist()
+
+
+class _Unpadded(LogitsProcessor):
+    """Shows a processor the first token of each prompt in the place of its padding, which nobody has said.
+
+    Where the padding token is the EOS token too, a penalty for it would let completions of short prompts end later.
+    """
+
+    def __init__(self, processor: LogitsProcessor, batch: _Batch) -> None:
+        self.processor, self.batch = processor, batch
+
+    def __call__(self, input_ids: Tensor, logits: Tensor) -> Tensor:
+        padding = self.batch.padding[self.batch.rows].unsqueeze(1)
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+        first = input_ids.gather(1, padding)
+        return self.processor(torch.where(columns < padding, first, input_ids), logits)  # type: ignore[arg-type]
 
 
 class _Draw(LogitsProcessor):
