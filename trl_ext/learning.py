@@ -67,7 +67,8 @@ def token_losses(
         masked = out_of_range | (batch.weights == 0)  # the engine's ratio was out of the range
     actor = policy * batch.weights - options.entropy_coef * out.entropy
     if options.kl_loss_coef > 0:
-        actor = actor + options.kl_loss_coef * kl_loss(
+        # Both terms are means over tokens of the old policy, which the engine has drawn.
+        actor = actor + options.kl_loss_coef * batch.weights * kl_loss(
             out.logps,
             batch.old_logps,
             batch.ref_logps,

@@ -52,6 +52,24 @@ def test_no_gradient_outside_the_range_by_hand() -> None:
     assert clipped == pytest.approx([-1.1, 3.0, 3.0, -0.25, 0.0, 0.0]) and none is None
 
 
+def test_with_another_engine_the_kl_loss_has_the_gradient_of_the_kl() -> None:
+    """By enumeration: the mean over the engine's tokens is the gradient of KL(policy || reference)."""
+    torch.manual_seed(0)
+    engine, old, reference, now = torch.log_softmax(0.5 * torch.randn(4, 6), dim=-1)
+    logits = now.clone().requires_grad_()
+    policy = torch.log_softmax(logits, dim=-1)
+    batch = collate([[5]], [[*range(6)]], [True], pad_token_id=0)  # each token once, with the engine's probability
+    batch.old_logps, batch.ref_logps, batch.advantages = old[None], reference[None], torch.zeros(1, 6)
+    batch.weights = (old - engine).exp()[None]
+    known = {"logps": policy[None], "entropy": torch.zeros(1, 6)}
+    fields = {field: known.get(field) for field in ForwardOutput._fields}
+    options = dataclasses.replace(OPTIONS, mask_ratio_range=None, kl_loss_coef=1.0)
+    (token_losses(ForwardOutput(**fields), batch, options)["loss"] * engine.exp()).sum().backward()
+    again = now.clone().requires_grad_()
+    (torch.softmax(again, dim=-1) * (torch.log_softmax(again, dim=-1) - reference)).sum().backward()
+    assert torch.allclose(logits.grad, again.grad, atol=1e-6)
+
+
 def test_the_engines_ratio_is_masked_by_a_weight_of_zero() -> None:
     batch = collate([[5]], [[6, 7, 8, 9]], [True], pad_token_id=0)
     engine = [torch.tensor([1.0, 0.4, 1.6, 3.0]).log().neg().tolist()]  # pi_old is 1
