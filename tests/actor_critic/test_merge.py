@@ -63,6 +63,7 @@ GROWN: dict[str, dict[str, Any]] = {
     "token indices": {"trainable_token_indices": [7, -1]},
     "LoRA on the embeddings": {"target_modules": ["q_proj", "embed_tokens"]},
     "LoRA on the head": {"target_modules": ["q_proj", "lm_head"]},
+    "LoRA on both": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
 }
 
 
@@ -80,7 +81,7 @@ def test_after_added_tokens(family, kind, resize, tmp_path):
     policy = get_peft_model(model, LoraConfig(**options))
     scramble(policy)
     policy.save_pretrained(tmp_path / "run")
-    if (family, resize) == ("llama", True) and "LoRA" in kind:
+    if (family, resize) == ("llama", True) and "LoRA on the" in kind:
         # PEFT does not save the other layer's new rows then, so nobody can know them.
         other = "lm_head" if "embeddings" in kind else "embed_tokens"
         with pytest.raises(ValueError, match=rf"3 tokens more than its base has.* lacks their weights in '{other}';"):

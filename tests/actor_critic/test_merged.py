@@ -39,6 +39,7 @@ KINDS: dict[str, tuple[Callable[[], PreTrainedModel], dict[str, Any]]] = {
     "a saved module": (tiny_causal_lm, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
     "a tied head": (tied, {"target_modules": ["v_proj", "lm_head"]}),
     "tied embeddings": (tied, {"target_modules": ["down_proj", "embed_tokens"]}),
+    "tied embeddings and head": (tied, {"target_modules": ["down_proj", "embed_tokens", "lm_head"]}),
     "some tokens": (tied, {"target_modules": ["q_proj"], "trainable_token_indices": [5, 20, 31]}),
     "Conv1D": (lambda: tiny_causal_lm("gpt2"), {}),
     "experts": (experts, {}),

@@ -159,13 +159,16 @@ def _base(base: str, dtype: torch.dtype | None, quantization: BitsAndBytesConfig
 
 
 def _split_tied(model: PreTrainedModel) -> None:
-    """Untie embeddings and head where LoRA is on one of them alone: merging must not change the other."""
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    adapted, plain = (head, embeddings) if isinstance(head, BaseTunerLayer) else (embeddings, head)
-    if plain is None or not isinstance(adapted, BaseTunerLayer) or isinstance(plain, BaseTunerLayer):
+    """Give a tied head a weight of its own where LoRA is on it or on the embeddings.
+
+    Merging changes weights in place: in a shared one, each side would get the update of the other.
+    """
+    layers = [layer for layer in (model.get_output_embeddings(), model.get_input_embeddings()) if layer is not None]
+    if not any(isinstance(layer, BaseTunerLayer) for layer in layers):
         return
-    if adapted.get_base_layer().weight is plain.weight:
-        plain.weight = nn.Parameter(plain.weight.detach().clone())
+    bases: list[Any] = [layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in layers]
+    if len(bases) == 2 and bases[0].weight is bases[1].weight:
+        bases[0].weight = nn.Parameter(bases[0].weight.detach().clone())
 
 
 def _untie_if_different(model: PreTrainedModel) -> None:
