@@ -1,11 +1,13 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
-"""Configurations by path and by short name."""
+"""Configurations by path and by short name, truth values without a value."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
+from recipes import ppo
+from trl_ext.config import PPOConfig
 from trl_ext.running.cli import interrupted
 from trl_ext.running.config_files import find_config
 from trl_ext.running.places import RECIPES
@@ -45,3 +47,19 @@ def test_the_command_that_goes_on_hides_the_secrets_of_a_url(
     line = capsys.readouterr().err
     assert end.value.code == 130 and "passw" not in line and "k3y" not in line
     assert "python -m trl_ext ppo --reward 'http://(hidden)@host/score?api_key=(hidden)&a=1'" in line
+
+
+@pytest.mark.parametrize("name", ["use_cpu", "bf16", "scale_returns", "importance_sampling_correction", "tf32"])
+def test_a_truth_value_may_stand_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PPOConfig, "__post_init__", lambda self: None)  # without a look at what the device can do
+    monkeypatch.setattr("trl_ext.running.cli._check_trackers", lambda names: None)
+    parser = ppo.make_parser()
+    config = next(part for part in parser.parse([f"--{name}", "--seed", "3"]) if isinstance(part, PPOConfig))
+    assert getattr(config, name) is True and config.seed == 3
+    config = next(part for part in parser.parse([f"--{name}", "false"]) if isinstance(part, PPOConfig))
+    assert getattr(config, name) is False
+
+
+def test_help_shows_that_truth_values_may_stand_alone() -> None:
+    options = ppo.make_parser().describe().options
+    assert not [option.name for option in options if option.kind == "bool" and not option.flag]

@@ -112,7 +112,14 @@ class RecipeParser(TrlParser):
         self._shown = [*groups, COMMON_TITLE, "PPO"]
         self._hints = {name: hint for part in self.dataclass_types for name, hint in get_type_hints(part).items()}
         self._options = {action.dest: action for action in reversed(self._actions)}
+        self._allow_bare_truth_values()
         self._layers = [self._read(configs / f"{name}.yaml") for name in LAYERS]
+
+    def _allow_bare_truth_values(self) -> None:
+        """Let `--bf16` alone mean true, although transformers asks fields without a truth value by default for one."""
+        for name, action in self._options.items():
+            if action.nargs is None and self._hints.get(name) == bool | None:
+                action.nargs, action.const = "?", True
 
     def describe(self) -> Recipe:
         """Return the options with the recipe's defaults, as data."""
