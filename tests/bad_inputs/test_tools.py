@@ -133,6 +133,10 @@ def bad_merges(root: Path) -> list[Case]:
     (cut / "adapter_model.safetensors").write_bytes(b"")
     scores = adapter(root / "scores", task_type="SEQ_CLS")
     baseless = adapter(root / "baseless", base_model_name_or_path=None)
+    stopped = root / "stopped"
+    stopped.mkdir()
+    for name in ("checkpoint-9", "checkpoint-10", "reference"):
+        adapter(stopped / name)
     good, recorded = adapter(root / "good"), adapter(root / "recorded")
     (recorded / "quantization_config.json").write_text("{")
     (root / "file").write_text("")
@@ -145,6 +149,12 @@ def bad_merges(root: Path) -> list[Case]:
             lambda: merge(root / "missing", out),
             FileNotFoundError,
             f"'{root}/missing' has no `adapter_config.json`; give the folder of a run with LoRA.",
+        ),
+        Case(
+            "an interrupted run",
+            lambda: merge(stopped, out),
+            FileNotFoundError,
+            f"'{stopped}' has no `adapter_config.json`; did you mean '{stopped}/checkpoint-10'?",
         ),
         Case(
             "a run without LoRA",

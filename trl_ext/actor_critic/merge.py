@@ -17,7 +17,7 @@ from trl_ext.folders import whole_folder
 from trl_ext.messages.printable import one_line
 
 from .adapters import ADAPTER_WEIGHTS, resize_for_adapter, saved_quantization
-from .names import first_tokenizer, recorded_base
+from .names import ADAPTER_CONFIG, first_tokenizer, inner_hint, recorded_base
 
 
 def merge(
@@ -90,10 +90,11 @@ def _recorded(folder: Path) -> str | None:
 
 def _adapter_config(folder: Path) -> PeftConfig:
     """Read the configuration of an adapter, and check that it can be merged and that its weights can be read."""
-    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+    if (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file():
         raise FileNotFoundError(f"'{folder}' is a whole model already, with nothing to merge; use the folder as it is.")
-    if not (folder / "adapter_config.json").is_file():
-        raise FileNotFoundError(f"'{folder}' has no `adapter_config.json`; give the folder of a run with LoRA.")
+    if not (folder / ADAPTER_CONFIG).is_file():
+        hint = inner_hint(folder, ADAPTER_CONFIG) or "give the folder of a run with LoRA."
+        raise FileNotFoundError(f"'{folder}' has no `{ADAPTER_CONFIG}`; {hint}")
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise FileNotFoundError(f"'{folder}' has no `{ADAPTER_WEIGHTS}`; give the folder of a run with LoRA.")
     try:

@@ -245,11 +245,29 @@ def _check_place(name: str, subject: str, wanted: str) -> None:
         raise ValueError(f"{subject} is a file; give the name or folder of {wanted}.")
     if path.is_dir():
         if not (path / "config.json").is_file():
-            inner = sorted({p.parent for file in ("config.json", ADAPTER_CONFIG) for p in path.glob(f"*/{file}")})
-            hint = f"did you mean '{inner[-1]}'?" if inner else f"give the name or folder of {wanted}."
+            hint = inner_hint(path, "config.json", ADAPTER_CONFIG) or f"give the name or folder of {wanted}."
             raise ValueError(f"{subject} is a folder without `config.json`; {hint}")
     elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ValueError(f"{subject} is a folder that does not exist; give the name or folder of {wanted}.")
+
+
+def inner_hint(folder: Path, *files: str) -> str:
+    """Return a question that names the model in a folder of models, such as the newest checkpoint of a run.
+
+    Args:
+        folder: Folder that is no model itself.
+        files: Names of files; a folder with one of them is a model.
+
+    Returns:
+        The question; empty where no folder in `folder` is a model.
+    """
+    inner = {found.parent for file in files for found in folder.glob(f"*/{file}")}
+
+    def by_step(path: Path) -> tuple[int, str]:
+        step = path.name.removeprefix("checkpoint-")
+        return int(step) if step.isdecimal() else -1, path.name
+
+    return f"did you mean '{max(inner, key=by_step)}'?" if inner else ""
 
 
 def _find_adapter(name: str, init_kwargs: dict[str, Any], option: str) -> PeftConfig | None:
