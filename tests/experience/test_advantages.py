@@ -3,12 +3,20 @@
 
 import math
 import statistics
+import warnings
 from typing import Any
 
 import pytest
 import torch
 
-from trl_ext.experience.advantages import AdvantageOptions, add_advantages, describe, named_rewards, scored_by
+from trl_ext.experience.advantages import (
+    AdvantageOptions,
+    add_advantages,
+    add_logged,
+    describe,
+    named_rewards,
+    scored_by,
+)
 from trl_ext.experience.rollout import Rollout, collate
 from trl_ext.rewards import Scores
 
@@ -203,3 +211,32 @@ def test_two_equal_processes_log_what_one_does():
 def test_rewards_by_name_with_none_where_there_is_none():
     scores = Scores(torch.zeros(2), torch.tensor([[1.0, NAN], [2.5, -3.0]]), torch.ones(2).bool(), {}, {})
     assert named_rewards(scores, ["length", "tone"]) == {"length": [1.0, 2.5], "tone": [None, -3.0]}
+
+
+def equal_scores(valid: int = 3, **more: Any) -> Scores:
+    return Scores(torch.full((3,), 0.1), torch.full((3, 1), 0.1), torch.arange(3) < valid, {}, {}, **more)
+
+
+def test_a_rollout_of_equal_rewards_is_warned_of_once():
+    same, warned = {"reward": 0.1, "reward_std": 1e-9}, set()
+    with pytest.warns(UserWarning, match="All completions of a rollout have the same reward, 0.1, so the policy"):
+        assert add_logged(same, equal_scores(), warned) == same
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        add_logged({"reward": 0.2, "reward_std": 0.0}, equal_scores(), warned)
+
+
+@pytest.mark.parametrize(
+    ("scores", "metrics"),
+    [
+        (equal_scores(), {"reward_std": 0.01}),
+        (equal_scores(valid=1), {}),  # one completion has no other to be told from
+        (equal_scores(learned=torch.arange(3.0)), {}),  # a bound says more
+        (equal_scores(tokens=torch.eye(3)), {}),  # the places of the rewards differ
+        (equal_scores(), {"rewards/skipped_fraction": 1.0}),
+    ],
+)
+def test_a_rollout_that_teaches_something_is_not_warned_of(scores: Scores, metrics: dict[str, float]):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        add_logged({"reward": 0.1, "reward_std": 0.0} | metrics, scores, set())

@@ -62,6 +62,18 @@ def test_the_kl_against_its_target(kl: float, end: str) -> None:
     assert verdict(Report("t", summary={"kl": kl})).endswith("from the initial model, without a target.")
 
 
+def test_a_constant_reward_is_the_cause_before_any_advice() -> None:
+    same = [{"reward": 0.1, "reward_std": 1e-9}, {"reward": 0.3, "reward_std": 0.0}, {"train_runtime": 3.0}]
+    said = verdict(Report("t", summary={"kl": 0.0}, kl_target=1.0, log_history=same))
+    assert said == (
+        "In every line of the log all completions have the same reward, so the policy could not learn from it: check "
+        "the reward function, or give a reward that tells completions apart. The policy moved 0 nats per completion "
+        "from the initial model, 0% of its KL target of 1."
+    )
+    for other in ({"reward": 0.1, "reward_std": 0.01}, {"reward": 0.1, "reward_std": 0.0, "constraints/a/bound": 1.0}):
+        assert "same reward" not in verdict(Report("t", summary={"kl": 0.0}, log_history=[*same, other]))
+
+
 def test_an_unfinished_run_says_so_first() -> None:
     history = [{"reward": 0.25}, {"reward": 0.75}]
     report = Report("t", log_history=history, thresholds=GOALS, finished=False, step=40, max_steps=192)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trl_ext.monitoring.glossary import GLOSSARY
+from trl_ext.monitoring.metrics import has_equal_rewards
 from trl_ext.objectives import (
     explained_variance,
     gae,
@@ -33,6 +34,7 @@ _LOGGED_ELSEWHERE = frozenset(
     {metric.name for metric in GLOSSARY if "*" not in metric.name} | {"num_input_tokens_seen"}
 )
 _LOGGED_ELSEWHERE_UNDER = ("time/", "monitor/")
+_EQUAL = "equal rewards"  # no name of a metric
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ def scored_by(per_function: Tensor, reward_names: list[str], reduce: Reduce) -> 
 def add_logged(metrics: dict[str, float], scores: Scores, warned: set[str]) -> dict[str, float]:
     """Return the metrics with those that reward functions logged, averaged over all processes; a collective.
 
-    A name of the trainer's own metrics keeps the trainer's value, which the KL controller and
+    Rewards that are all the same number are warned of, once. A name of the trainer's own metrics keeps the trainer's value, which the KL controller and
     `metric_for_best_model` read.
 
     Args:
@@ -213,7 +215,21 @@ def add_logged(metrics: dict[str, float], scores: Scores, warned: set[str]) -> d
             "is logged, so give yours another name.",
             stacklevel=3,
         )
+    _warn_of_equal_rewards(metrics, scores, warned)
     return {name: value for name, value in logged.items() if name not in own} | metrics
+
+
+def _warn_of_equal_rewards(metrics: dict[str, float], scores: Scores, warned: set[str]) -> None:
+    """Warn once of a rollout from which nothing can be learned; a bound or rewards of tokens may still teach it."""
+    only_total = scores.learned is None and scores.tokens is None
+    if _EQUAL in warned or not only_total or int(scores.valid.sum()) < 2 or not has_equal_rewards(metrics):
+        return
+    warned.add(_EQUAL)
+    warnings.warn(
+        f"All completions of a rollout have the same reward, {metrics['reward']:g}, so the policy cannot learn from it; "
+        "check the reward function, or give a reward that tells completions apart.",
+        stacklevel=4,
+    )
 
 
 def named_rewards(scores: Scores, reward_names: list[str]) -> dict[str, list[float | None]]:

@@ -92,6 +92,14 @@ def finite(value: Any) -> float | None:
     return number if abs(number) < 1e30 else None
 
 
+def has_equal_rewards(metrics: Mapping[str, Any]) -> bool:
+    """Return whether all completions behind an entry of the log had the same reward; rounding is no difference."""
+    mean, deviation = finite(metrics.get("reward")), finite(metrics.get("reward_std"))
+    if mean is None or deviation is None or metrics.get("rewards/skipped_fraction") == 1:
+        return False
+    return deviation <= 1e-6 * abs(mean)
+
+
 def _combine(name: str, old: float, new: float, share: float) -> float:
     kind = name.rsplit("/", 1)[-1]
     if kind == "max":

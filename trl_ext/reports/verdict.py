@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trl_ext.evaluation.quantities import compared, duration, interval_text, number_text, quantity, value_text
-from trl_ext.monitoring.metrics import finite
+from trl_ext.monitoring.metrics import finite, has_equal_rewards
 
 from .by_category import category_sentences
 from .content import Report
@@ -52,7 +52,7 @@ def verdict(report: Report) -> str:
         missed = missed_goals(summary, goals)
         met = f"{len(goals) - len(missed)} of {len(goals)} goals passed"
         sentences.append(f"{met}; missed: {', '.join(missed)}." if missed else f"All {len(goals)} goals passed.")
-    sentences += [*category_sentences(summary), _effort(report), _kl(report)]
+    sentences += [*category_sentences(summary), _effort(report), _equal_rewards(report), _kl(report)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -114,6 +114,22 @@ def _effort(report: Report) -> str:
     return text + (f" in {duration(seconds)}." if seconds else ".")
 
 
+def _learns_nothing(report: Report) -> bool:
+    """Return whether all completions had the same reward in every line of the log, and no bound taught the policy."""
+    entries = [entry for entry in report.log_history if finite(entry.get("reward_std")) is not None]
+    bounded = any(name.startswith("constraints/") for entry in entries for name in entry)
+    return bool(entries) and not bounded and all(map(has_equal_rewards, entries))
+
+
+def _equal_rewards(report: Report) -> str:
+    if not _learns_nothing(report):
+        return ""
+    return (
+        "In every line of the log all completions have the same reward, so the policy could not learn from it: check "
+        "the reward function, or give a reward that tells completions apart."
+    )
+
+
 def _kl(report: Report) -> str:
     summary = report.summary or {}
     used, target = finite(summary.get("kl")), finite(report.kl_target)
@@ -124,6 +140,6 @@ def _kl(report: Report) -> str:
         return f"{text}, without a target."
     share = used / target
     text += f", {max(share, 0):.0%} of its KL target of {number_text(target)}"
-    if report.finished and share < 0.5:
+    if report.finished and share < 0.5 and not _learns_nothing(report):
         return f"{text}: train longer, or with a higher learning rate, to use more of it."
     return f"{text}: too far; the controller did not hold it." if report.finished and share > 1.5 else f"{text}."
