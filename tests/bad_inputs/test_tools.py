@@ -223,7 +223,7 @@ def bad_merges(root: Path) -> list[Case]:
     ]
 
 
-@pytest.mark.parametrize("index", range(11))
+@pytest.mark.parametrize("index", range(12))
 def test_merging(index, tmp_path):
     check(bad_merges(tmp_path)[index])
     assert not (tmp_path / "out").exists()

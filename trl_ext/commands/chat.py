@@ -36,7 +36,7 @@ def make_parser() -> CommandParser:
         "model", metavar="DIR", help="output folder or checkpoint of a run, or any model's folder or name"
     )
     parser.add_argument("--prompt", help="answer this text and end; - reads it from the standard input")
-    parser.add_argument("--baseline", help="model that answers beside it (the base recorded with the run)")
+    parser.add_argument("--baseline", help="model that answers beside it (where the run's training began)")
     parser.add_argument("--no_baseline", action="store_true", help="let the model answer alone")
     parser.add_argument(
         "--reward", action="append", default=[], metavar="SPEC",
