@@ -348,3 +348,29 @@ def test_columns_and_metrics_of_samples_that_were_tried_apart():
     scores = run(logs, ["a", "b", "bad", "d"], retries=1)
     assert scores.extra == {"text": ["A", "B", "BAD", "D"]}
     assert scores.metrics["size"] == (4 * 4 + 1 * 1) / 5  # by samples
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_the_time_limit_holds_for_the_calls_that_a_combination_makes_itself(asynchronous):
+    gate = threading.Event()
+
+    def slow(completions):
+        """Hangs on references."""
+        if "reference" in completions:
+            gate.wait(20)
+        return [1.0] * len(completions)
+
+    async def slow_async(completions):
+        if "reference" in completions:
+            await asyncio.sleep(20)
+        return [1.0] * len(completions)
+
+    runner = RewardRunner(PAR(slow_async if asynchronous else slow), retries=0, timeout=0.3, max_reward_failures=0.0)
+    columns = {"reference_completion": ["reference"]}
+    before = time.monotonic()
+    try:
+        with pytest.raises(RuntimeError, match=r"timeout: no result within 0\.3 s"):
+            runner(["p"], ["good"], [[1]], columns)
+    finally:
+        gate.set()
+    assert time.monotonic() - before < 10

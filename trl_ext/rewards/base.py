@@ -157,6 +157,7 @@ class Batch:
         completion_ids: N lists of token ids; `None` only outside a trainer, where there may be no tokenizer.
         columns: the dataset's other columns, N values each.
         services: values of `SERVICES`, passed on whatever N is.
+        timeout: seconds that each further call of a member by `Combination.combine` may take; `None` means no limit.
     """
 
     prompts: Sequence[Text]
@@ -164,6 +165,7 @@ class Batch:
     completion_ids: list[list[int]] | None
     columns: dict[str, list] = field(default_factory=dict)
     services: dict[str, Any] = field(default_factory=dict)
+    timeout: float | None = None
 
     @classmethod
     def from_call(
@@ -190,7 +192,9 @@ class Batch:
     def fresh(self) -> "Batch":
         """Return a copy of the samples that can be changed without changing this batch."""
         ids, columns = fresh(self.completion_ids), fresh(self.columns)
-        return Batch(fresh(self.prompts), fresh(self.completions), ids, columns, self.services)
+        return replace(
+            self, prompts=fresh(self.prompts), completions=fresh(self.completions), completion_ids=ids, columns=columns
+        )
 
     def arguments(self) -> dict[str, Any]:
         """Return all that a reward function may ask for, by keyword."""

@@ -247,13 +247,16 @@ def call_reward(fn: Callable, batch: Batch, timeout: float | None = None) -> lis
 def call_rewards(fns: Sequence[Callable], batch: Batch) -> list[list[Reward]]:
     """Call several reward functions on one batch: the async ones concurrently, and the others before in turn.
 
+    `batch.timeout` limits each synchronous call, and all async ones together.
+
     Returns:
         N rewards for each function.
 
     Raises:
+        TimeoutError: a call took longer than `batch.timeout`.
         Exception: the exception that a function raised, or returned in the place of a reward.
     """
-    outcomes = [[] if is_async(fn) else call_reward(fn, batch) for fn in fns]
+    outcomes = [[] if is_async(fn) else call_reward(fn, batch, batch.timeout) for fn in fns]
     pending = [i for i, fn in enumerate(fns) if is_async(fn)]
     if pending:
         calls = [fns[i](**fresh(accepted_arguments(fns[i], batch.arguments()))) for i in pending]
@@ -261,7 +264,7 @@ def call_rewards(fns: Sequence[Callable], batch: Batch) -> list[list[Reward]]:
         async def together() -> list:
             return await asyncio.gather(*map(_guarded, calls))
 
-        for i, (result, error) in zip(pending, run_awaitable(together()), strict=True):
+        for i, (result, error) in zip(pending, run_awaitable(together(), batch.timeout), strict=True):
             read = functools.partial(read_rewards, reward_name(fns[i]), result, len(batch), batch.completion_ids)
             outcomes[i] = [error] if error is not None else read()
     for outcome in (outcome for row in outcomes for outcome in row):

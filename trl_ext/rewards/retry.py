@@ -150,8 +150,9 @@ def run_rewards(
         fns: reward functions.
         batch: N samples.
         retries: number of retries for a sample that failed.
-        timeout: seconds per call, or `None`. Adapters on a shared base are never timed: a call that goes on in the
-            background would leave its adapter switched on for the other roles.
+        timeout: seconds per call, also of one that a combination makes in `combine`, or `None`. Adapters on a shared
+            base are never timed: a call that goes on in the background would leave its adapter switched on for the
+            other roles.
         allowed_failures: number of failed samples above which the remaining samples are not tried.
         on_progress: called with the number of samples newly scored, N for each function.
         backoff: seconds before the first retry, doubled before each further one; at most a minute. By default
@@ -171,9 +172,15 @@ def run_rewards(
     def run(fn: Any, call: Call, part: Batch, progress: Callable[[int], None]) -> CallResult:
         return _Scoring(fn, call, part, progress).run(retries, wait_first, allowed_failures, stop)
 
+    def limit_of(fn: Any) -> float | None:
+        return None if any(shares_base(one) or id(one) in untimed for one in members_of(fn)) else timeout
+
     def run_member(fn: Any, progress: Callable[[int], None]) -> CallResult:
-        limit = None if shares_base(fn) or id(fn) in untimed else timeout
-        return run(fn, lambda part, indices: call_reward(fn, part, limit), batch, progress)
+        return run(fn, lambda part, indices: call_reward(fn, part, limit_of(fn)), batch, progress)
+
+    def combine(fn: Any, call: Call, part: Batch) -> CallResult:
+        # The members that `combine` calls on further texts have the same limit.
+        return run(fn, call, replace(part, timeout=limit_of(fn)), lambda n: None)
 
     jobs: list[list[Callable[[], CallResult]]] = []
     for fn in fns:
@@ -185,7 +192,7 @@ def run_rewards(
         # Synchronous functions run in this thread, which has the right device and receives interrupts.
         done = {(i, k): jobs[i][k]() for i, k, concurrent in places if not concurrent}
         done |= {place: wait(None) for place, wait in waits.items()}
-        return [_all_in_one(fn, [done[i, k] for k in range(len(jobs[i]))], batch, run) for i, fn in enumerate(fns)]
+        return [_all_in_one(fn, [done[i, k] for k in range(len(jobs[i]))], batch, combine) for i, fn in enumerate(fns)]
     finally:
         stop.set()  # for calls that go on in the background, after Ctrl-C or a timeout
 
@@ -205,16 +212,16 @@ def members_of(fn: Any) -> Iterator[Any]:
         yield fn
 
 
-Run = Callable[[Any, Call, Batch, Callable[[int], None]], CallResult]
+Combine = Callable[[Any, Call, Batch], CallResult]
 
 
-def _all_in_one(fn: Any, results: list[CallResult], batch: Batch, run: Run) -> CallResult:
+def _all_in_one(fn: Any, results: list[CallResult], batch: Batch, run: Combine) -> CallResult:
     """Return the result of a function from those of its `members_of`; a sample that one failed on fails for all."""
     failures = {i: error for result in results for i, error in result.failures.items()}
     return _combined(fn, iter([result._replace(failures=dict(failures)) for result in results]), batch, run)
 
 
-def _combined(fn: Any, results: Iterator[CallResult], batch: Batch, run: Run) -> CallResult:
+def _combined(fn: Any, results: Iterator[CallResult], batch: Batch, run: Combine) -> CallResult:
     if next(members_of(fn)) is fn:
         return next(results)
     members, count = [_combined(member, results, batch, run) for member in fn.members], len(batch)
@@ -230,7 +237,7 @@ def _combined(fn: Any, results: Iterator[CallResult], batch: Batch, run: Run) ->
         rewards = [[member.rewards[rows[place]] for place in places] for member in members]
         return read_rewards(reward_name(fn), fn.combine(rewards, part), len(part), part.completion_ids)
 
-    own = run(fn, call, batch if len(rows) == count else batch.select(rows), lambda n: None)
+    own = run(fn, call, batch if len(rows) == count else batch.select(rows))
     for place, i in enumerate(rows):
         whole.rewards[i] = own.rewards[place]
     whole.failures.update({rows[place]: error for place, error in own.failures.items()})
