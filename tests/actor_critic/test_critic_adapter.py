@@ -85,6 +85,31 @@ def test_layers_that_do_not_exist_are_refused_with_those_that_do(names, message)
         build_actor_critic(tiny_causal_lm(), "adapter", peft_config=lora_config(), critic_target_modules=names)
 
 
+@pytest.mark.parametrize("left_out", [None, ["o_proj"], r".*\.o_proj"])
+@pytest.mark.parametrize("targets", [["q_proj", "o_proj", "lm_head"], r".*\.q_proj|lm_head"])
+def test_the_critics_adapter_is_not_on_the_head(targets, left_out, tmp_path):
+    """No value goes through it: the adapter would never learn, and DDP would wait for its gradients."""
+    config = LoraConfig(r=4, target_modules=targets, exclude_modules=left_out)
+    model = build_actor_critic(tiny_causal_lm(), "adapter", peft_config=config)
+    assert layers(model) == ({"q_proj", "o_proj"} if "o_proj" in targets and left_out is None else {"q_proj"})
+    assert any("lm_head.lora_" in name for name, _ in model.actor_parameters())
+    learn(model, batch())
+    assert all(p.grad is not None for _, p in model.critic_parameters())
+
+
+def test_a_policy_with_an_adapter_on_the_head_alone_has_no_layer_for_the_critics():
+    with pytest.raises(ValueError, match="which is on lm_head alone, and values do not go through it; name others in"):
+        build_actor_critic(tiny_causal_lm(), "adapter", peft_config=LoraConfig(r=4, target_modules=["lm_head"]))
+
+
+@pytest.mark.parametrize(("has", "given"), [("head", "copy"), ("head", "adapter"), ("adapter", "copy")])
+def test_another_critic_than_that_of_an_actor_critic_is_refused(has, given):
+    model = build_actor_critic(tiny_causal_lm(), has, peft_config=lora_config())
+    with pytest.raises(ValueError, match=f"`critic` is '{given}', and `model` is an ActorCritic with a critic of kind"):
+        build_actor_critic(model, given)
+    assert build_actor_critic(model) is build_actor_critic(model, has) is model
+
+
 def test_layers_for_a_critic_without_an_adapter_are_refused():
     with pytest.raises(ValueError, match=r"`critic_target_modules` \['up_proj'\] needs `critic='adapter'`"):
         build_actor_critic(tiny_causal_lm(), peft_config=lora_config(), critic_target_modules=["up_proj"])

@@ -20,6 +20,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.functional import set_requires_grad
+from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -162,12 +163,17 @@ def _matching(pattern: str, layers: list[str]) -> set[str]:
 def _trunk_layers(policy: nn.Module) -> list[str]:
     """Return the names of the linear layers that hidden states depend on: neither the head's nor a vision tower's."""
     model = causal_lm(policy)
-    head = model.get_output_embeddings()
-    heads = [re.escape(name) for name, module in model.named_modules() if module is head]
-    left_out = "|".join([_not_adapted(model), *(rf"{name}(\..*)?" for name in heads), r".*lora_.*"])
+    heads = [rf"{re.escape(name)}(\..*)?" for name in head_names(model)]
+    left_out = "|".join([_not_adapted(model), *heads, r".*lora_.*"])
     linear = (name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
     # A layer that has adapters holds the original as its `base_layer`.
     return [name.removesuffix(".base_layer") for name in linear if not re.fullmatch(left_out, name)]
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """Return the names of the layer that turns the hidden states of a causal LM into logits."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    return [name for name, module in model.named_modules() if module is head]
 
 
 def check_adapter(config: PeftConfig, name: str, taken: tuple[str, ...]) -> None:
@@ -218,12 +224,34 @@ def add_role_adapters(
         set_peft_model_state_dict(policy, state, adapter_name=reference)
         set_requires_grad(policy, reference, False)
     for name in critics:
-        policy.add_adapter(name, plain_config(critic_config or own_config, modules_to_save=None))
+        policy.add_adapter(name, _below_head(policy, plain_config(critic_config or own_config, modules_to_save=None)))
     for name in (*critics, actor):
         set_requires_grad(policy, name, True)
     model = causal_lm(policy)
     for name in modules_beside_text(model):
         model.base_model.get_submodule(name).requires_grad_(False)
+
+
+def _below_head(policy: PeftModel, config: PeftConfig) -> PeftConfig:
+    """Return a critic's configuration that leaves out the head: values do not go through it, so it would never learn.
+
+    Raises:
+        ValueError: when no other layer is left.
+    """
+    model = causal_lm(policy)
+    heads = head_names(model)
+    found = {name for name, _ in model.named_modules() if check_target_module_exists(config, name)}
+    if found.isdisjoint(heads):
+        return config
+    if all(name.startswith(tuple(heads)) for name in found):
+        raise ValueError(
+            f"`critic='adapter'` takes the layers of the policy's adapter, which is on {', '.join(heads)} alone, and "
+            "values do not go through it; name others in `critic_target_modules`, or use `critic='head'`."
+        )
+    left_out = config.exclude_modules  # type: ignore[attr-defined]
+    if isinstance(left_out, str):  # a pattern of whole names
+        return dataclasses.replace(config, exclude_modules="|".join([left_out, *map(re.escape, heads)]))  # type: ignore[call-arg]
+    return dataclasses.replace(config, exclude_modules=[*(left_out or ()), *heads])  # type: ignore[call-arg]
 
 
 def plain_config(config: PeftConfig, **changes: Any) -> PeftConfig:

@@ -12,6 +12,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from .adapters import add_policy_adapter, check_new_adapter, on_modules, with_rank
 from .loading import check_roles, has_adapter, load_policy, policy_config
 from .model import ActorCritic
+from .saved_critic import find_saved_critic
 
 
 def build_actor_critic(
@@ -32,7 +33,7 @@ def build_actor_critic(
 
     Args:
         model: Name, folder or object; an `ActorCritic` is returned unchanged.
-        critic: As in `ActorCritic`.
+        critic: As in `ActorCritic`; "head", the default, for an `ActorCritic`, or the kind of critic that it has.
         num_critics: As in `ActorCritic`.
         reward_adapters: As in `ActorCritic`.
         sum_reward_models: As in `ActorCritic`.
@@ -52,6 +53,11 @@ def build_actor_critic(
             raise ValueError(
                 "`model` is an ActorCritic; make it with `peft_config`, `quantization_config`, `critic_lora_rank`, "
                 "`critic_target_modules`, `num_critics` and `reward_adapters`, and leave them out here."
+            )
+        if critic != "head" and (kind := _kind(critic)) != model.critic_kind:  # "head" is the default, as if left out
+            raise ValueError(
+                f"`critic` is {critic!r}, and `model` is an ActorCritic with a critic of kind {model.critic_kind!r}, "
+                f"not {kind!r}; make it with the critic that it is to have, or leave `critic` out here."
             )
         return model
     init_kwargs = dict(init_kwargs or {})
@@ -91,3 +97,9 @@ def build_actor_critic(
         init_kwargs=init_kwargs,
         device=device,
     )
+
+
+def _kind(critic: str) -> str:
+    """Return which `critic_kind` a choice of `critic` leads to."""
+    saved = find_saved_critic(critic)
+    return saved.kind if saved else critic if critic in ("head", "adapter") else "model"

@@ -19,7 +19,7 @@ from trl_ext.critic_modes import CRITIC_FOLDER, CRITIC_MODES, CRITIC_RECORD, sav
 from trl_ext.messages.printable import first_line
 from trl_ext.sharding import load_state, part_of
 
-from .adapters import ADAPTER_WEIGHTS, CRITIC_ADAPTERS, save_adapter
+from .adapters import ADAPTER_WEIGHTS, CRITIC_ADAPTERS, head_names, save_adapter
 from .names import ADAPTER_CONFIG
 from .reward_adapter import HEAD_KEYS, fill_adapter, read_reward_adapter
 from .trunk import causal_lm
@@ -277,6 +277,8 @@ def _load_adapter(saved: SavedCritic, folder: Path, policy: nn.Module, adapter: 
         raise ValueError(
             f"{saved.subject} has a `{ADAPTER_WEIGHTS}` that cannot be read ({first_line(error)}); save it again."
         ) from None
+    heads = tuple(f"base_model.model.{name}." for name in head_names(causal_lm(policy)))
+    weights = {key: value for key, value in weights.items() if not key.startswith(heads)}  # of an earlier version
     problem = fill_adapter(policy, weights, adapter)
     if problem is not None:
         raise ValueError(
