@@ -13,7 +13,7 @@ from typing import Any
 
 import griffe
 
-from trl_ext.messages.notes import quiet_imports
+from trl_ext.messages.notes import quiet_libraries
 
 REFERENCE = Path(__file__).parent / "reference"
 _NAME = re.compile(r"\[`([\w.]+)`\](?![\[(])")
@@ -24,7 +24,7 @@ class Docstrings(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Take docstrings with options from the classes, and link the names that the reference shows."""
-        quiet_imports()
+        quiet_libraries()
         places = dict(_places(pkg))
         for each in _objects(pkg):
             if each.docstring is None:

@@ -11,7 +11,7 @@ from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
 from trl_ext import __version__
-from trl_ext.messages.notes import quiet_imports
+from trl_ext.messages.notes import plain_warnings, quiet_libraries
 from trl_ext.messages.suggestion import suggestion
 
 from . import (
@@ -60,11 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with status 2, after one line, for input that cannot be used; with 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    quiet_imports()
+    quiet_libraries()
     if given and given[0] in COMMANDS:
         options = {"commands": COMMANDS} if given[0] == "completion" else {}
         try:
-            COMMANDS[given[0]].main(given[1:], **options)
+            with plain_warnings():
+                COMMANDS[given[0]].main(given[1:], **options)
         except KeyboardInterrupt:
             print(file=sys.stderr)
             raise SystemExit(130) from None

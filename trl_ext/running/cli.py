@@ -24,9 +24,11 @@ from trl_ext.checkpoint import newest_whole
 from trl_ext.config import PPOConfig
 from trl_ext.critic_modes import learns_fast
 from trl_ext.messages.advice import advice
+from trl_ext.messages.notes import plain_warnings, quiet_libraries
 from trl_ext.messages.redaction import redacted_text
 from trl_ext.messages.refusal import refuse
 
+from .bars import without_bars
 from .config_files import LAYERS, find_config, without_config
 from .help import COMMON, COMMON_TITLE, Option, Recipe, help_parser
 from .interrupts import Interrupted
@@ -342,8 +344,12 @@ def run(main: Callable[[], None]) -> None:
     """Call `main`; end with one line and status 2 for an error that the user can mend, with 130 after Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # the script has switched it off for its imports
+    quiet_libraries()
+    if not sys.stderr.isatty():
+        without_bars()
     try:
-        main()
+        with plain_warnings():  # also of a script that was started without `trl_ext`
+            main()
     except KeyboardInterrupt as stop:
         interrupted(stop)
     except (ValueError, TypeError, OSError, ImportError) as error:
