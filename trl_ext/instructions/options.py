@@ -87,7 +87,10 @@ class PreferenceData(CheckedOptions):
         None, "Held-out pairs. Default: some of the pairs, which are then not trained on."
     )
     preference_eval_split: str = option("test", "Split of the held-out pairs.")
-    preference_skip_bad: bool = option(False, "Leave out pairs without two different sides, instead of stopping.")
+    preference_skip_bad: bool = option(
+        False,
+        "Leave out pairs that lack a side, have the same answer twice or answer different prompts, instead of stopping.",
+    )
     num_preference_eval: Count = option(400, "Pairs held out to measure the reward model on.")
 
 

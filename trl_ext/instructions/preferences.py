@@ -43,19 +43,21 @@ def convert_preferences(dataset: Dataset, name: str, *, chat: bool, skip_bad: bo
         )
     kept = [column for column in ("margin", "kind", "key") if column in dataset.column_names]
     rows, errors = [], []
-    for index, row in enumerate(dataset):
+    for number, row in enumerate(dataset, start=1):
         try:
             pair = _convert(row, chat)
         except ValueError as error:
-            errors.append(f"Row {index} of the preference data '{name}' {error}")
-            if not skip_bad:
-                raise ValueError(
-                    f"{errors[0]}; mend it, or leave such rows out with `--preference_skip_bad`."
-                ) from None
+            errors.append(f"row {number} {error}")
             continue
         rows.append(pair | {column: row[column] for column in kept})
+    bad = f"{len(errors):,} of {len(dataset):,} rows of the preference data '{name}'"
+    if errors and not skip_bad:
+        raise ValueError(
+            f"{bad} cannot be used (the first: {one_line(errors[0])}); mend such rows, or leave them out with "
+            "`--preference_skip_bad`."
+        )
     if errors:
-        print(f"{len(errors)} of {len(dataset)} preference pairs are left out; the first: {one_line(errors[0])}.")
+        print(f"{bad} are left out (the first: {one_line(errors[0])}).")
     if not rows:
         raise ValueError(f"The preference data '{name}' hold no pair that can be used.")
     return Dataset.from_list(rows)
@@ -96,8 +98,9 @@ def _endings(prompt: Any) -> Iterator[Any]:
 def _longest(prompt: Any, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
     texts = [prompt + row[side] for side in ("chosen", "rejected")]
     if isinstance(prompt, str):
-        return 1 + max(map(len, tokenizer(texts)["input_ids"]))  # the trainer adds the token that ends a text
-    return max(map(len, tokenizer.apply_chat_template(texts, return_dict=True)["input_ids"]))
+        return 1 + max(map(len, tokenizer(texts, verbose=False)["input_ids"]))  # the trainer adds the token that ends a text
+    encoded = tokenizer.apply_chat_template(texts, return_dict=True, tokenizer_kwargs={"verbose": False})
+    return max(map(len, encoded["input_ids"]))
 
 
 def _convert(row: dict[str, Any], chat: bool) -> dict[str, Any]:
