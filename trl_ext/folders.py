@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ __all__ = [
     "EARLIER_RUN",
     "MANIFEST",
     "WRITING",
+    "apply_umask",
     "commit",
     "digest",
     "final_name",
@@ -54,6 +56,7 @@ def commit(folder: Path) -> None:
     disk: a folder without it, or with a file of other content, was interrupted or damaged.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (MANIFEST, WRITING))
+    apply_umask(folder)
     for path in files:
         _sync(path)
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
@@ -155,6 +158,7 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
+        apply_umask(unfinished)
         for path in (unfinished, *unfinished.rglob("*")):
             _sync(path)
         if replace:
@@ -164,6 +168,18 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         os.replace(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def apply_umask(folder: Path) -> None:
+    """Let those read the weights in a folder who may read any new file; safetensors writes for the owner alone."""
+    probe = folder / ".umask"
+    probe.unlink(missing_ok=True)
+    probe.touch()
+    usual = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*.safetensors"):
+        if path.is_file():
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | usual)
 
 
 def final_name(folder: Path) -> str:
