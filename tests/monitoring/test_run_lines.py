@@ -76,7 +76,10 @@ def test_the_end_of_another_training_counts_samples():
 def test_other_entries_are_told_as_they_are():
     logs = {"loss": 2.3456, "mean_token_accuracy": 0.5, "learning_rate": 1e-5, "epoch": 0.5, "note": "text"}
     line = line_of(logs, Position(3, 50))
-    assert line == "step  3/50  loss 2.35  mean token accuracy 0.50  learning rate 1.0e-05  note text"
+    assert line == "step  3/50  loss 2.35  mean token accuracy 0.50  learning rate 1e-05  note text"
+    logs = {"learning_rate": 0.0, "num_tokens": 554.0}
+    assert line_of(logs, Position(1, 9)) == "step 1/9  learning rate 0  num tokens 554"
+    assert line_of({"num_tokens": 1167.0}, Position(2, 9)) == "step 2/9  num tokens 1,167"
 
 
 def test_numbers_that_are_none_can_be_told():

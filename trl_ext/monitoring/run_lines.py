@@ -56,7 +56,7 @@ def line_of(logs: Mapping[str, Any], at: Position, width: int | None = None) -> 
         parts += _rewarded(values, at)
     else:
         named = {name: value for name, value in values.items() if name not in ("epoch", "episodes", "step")}
-        parts += [_Part(i + 1, f"{_words(name)} {_number(value)}") for i, (name, value) in enumerate(named.items())]
+        parts += [_Part(i + 1, f"{_words(name)} {_named(name, value)}") for i, (name, value) in enumerate(named.items())]
     if prefix and "runtime" in values:
         parts.append(_Part(3, f"in {duration(values['runtime'])}"))
     if at.seconds_left is not None and not prefix:
@@ -133,6 +133,14 @@ def _fitting(parts: list[_Part], width: int | None) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _named(name: str, value: Any) -> str:
+    """Return a number: a learning rate, which begins at 0 and is small, in its digits, and a count without any."""
+    number = finite(value)
+    if number is not None and name == "learning_rate":
+        return f"{number:.3g}"
+    return f"{number:,.0f}" if number is not None and name.startswith("num_") else _number(value)
 
 
 def _number(value: Any) -> str:
