@@ -242,6 +242,10 @@ def test_kl_caption_by_hand():
     (plot,) = plots.training_plots(history, kl_target=1.0)
     assert plot.slug == "kl"
     assert "mean KL is 0.9 nats against a target of 1; 67% of the measurements lie within 25%" in plot.caption
+    (of_one,) = plots.training_plots(history[:1], kl_target=1.0)
+    assert of_one.caption.startswith(
+        "Over the last third the mean KL is 5 nats against a target of 1; one measurement is too few to judge by."
+    )
     (without_target,) = plots.training_plots(history)
     assert without_target.caption == "Over the last third the mean KL is 0.9 nats."
 

@@ -96,6 +96,9 @@ def test_words_of_quantities() -> None:
     assert quantity("rewards/brevity_before").label == "reward brevity"
     assert quantity("my_own_number").label == "my own number"
     assert compared({"a_before": 1, "a_ci95_before": [0, 2], "b_after": 2, "kl": 3}) == ["a", "b"]
+    alone = {"reward_before": 1, "reward_after": 2, "rewards/a_before": 1, "rewards/a_after": 2}
+    assert compared(alone) == ["reward"], "the same numbers once"
+    assert compared(alone | {"rewards/a_after": 4}) == ["reward", "rewards/a"], "with a weight they differ"
     assert value_text("toxicity_after", 0.1234) == "12.3%" and value_text("kl", 12345.6) == "12,346"
     assert (value_text("kl", None), value_text("toxicity", None), value_text("episodes", 3840)) == ("–", "–", "3,840")
     assert interval_text("toxicity", [0.1, 0.25]) == "10.0% to 25.0%" and interval_text("kl", [None, 1.0]) == ""

@@ -89,10 +89,21 @@ def quantity(name: str) -> Quantity:
 
 
 def compared(summary: Mapping[str, Any]) -> list[str]:
-    """Return the quantities of which a summary has a number before or after training, in its order."""
+    """Return the quantities of which a summary has a number before or after training, in its order.
+
+    The only component of a reward that has the same numbers as the reward is left out.
+    """
     keys = [key for key in summary if key.endswith(("_before", "_after"))]
     names = dict.fromkeys(key.removesuffix("_before").removesuffix("_after") for key in keys)
-    return [name for name in names if not name.endswith("_ci95")]
+    names = {name: None for name in names if not name.endswith("_ci95")}
+    components = [name for name in names if name.startswith("rewards/")]
+    if len(components) == 1 and _numbers(summary, components[0]) == _numbers(summary, "reward"):
+        del names[components[0]]
+    return list(names)
+
+
+def _numbers(summary: Mapping[str, Any], name: str) -> list[Any]:
+    return [summary.get(f"{name}_{time}") for time in ("before", "after")]
 
 
 def has_average(summary: Mapping[str, Any]) -> bool:

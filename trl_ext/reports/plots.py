@@ -207,7 +207,9 @@ def _kl_plot(runs: Runs, kl_target: float | None) -> Plot | None:
         top.append(kl.max())
         late = kl[x >= x[0] + (x[-1] - x[0]) * 2 / 3]
         caption = f"Over the last third the mean KL is {late.mean():.3g} nats"
-        if target is not None:
+        if target is not None and len(late) < 2:
+            caption += f" against a target of {target:.3g}; one measurement is too few to judge by"
+        elif target is not None:
             inside = np.mean((late >= low) & (late <= high))
             caption += (
                 f" against a target of {target:.3g}; {inside:.0%} of the measurements lie within {_KL_TOLERANCE:.0%} "
