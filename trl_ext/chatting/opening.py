@@ -10,6 +10,7 @@ from trl_ext.messages.printable import first_line
 from trl_ext.running.finished import Sampling, run_sampling
 from trl_ext.running.named_rewards import check_rewards, load_rewards
 from trl_ext.running.pairs import Pair, find_pair, load_pair
+from trl_ext.running.reward_state import restore_rewards
 from trl_ext.text.rows import render
 
 from .speaker import Speaker
@@ -117,4 +118,5 @@ def load(plan: Plan, *, seed: int = 0) -> Talk:
         chat_template_kwargs=plan.sampling.chat_template_kwargs,
         device=plan.pair.loading["device"],
     )
+    restore_rewards(rewards, plan.pair.name, plan.pair.baseline)
     return Talk(speakers, rewards, seed=seed)

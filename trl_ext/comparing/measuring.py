@@ -28,6 +28,7 @@ from trl_ext.rewards import RewardRunner
 from trl_ext.running.finished import load_finished
 from trl_ext.running.named_rewards import load_rewards
 from trl_ext.running.pairs import Member, load_pair
+from trl_ext.running.reward_state import restore_rewards
 from trl_ext.text.decoding import as_completions, gap_before_answer
 from trl_ext.text.rows import Text, is_conversation, render
 
@@ -107,6 +108,7 @@ def measure(request: Request) -> Comparison:
         chat_template_kwargs=request.sampling.chat_template_kwargs,
         device=request.pair.loading["device"],
     )
+    restore_rewards(rewards, request.pair.name, request.pair.baseline)
     (ours, mine), (theirs, other) = [_scored(title, made, rewards, request) for title, made in samples]
     mine["perplexity"], other["perplexity"] = perplexities
     options = {"num_resamples": request.num_resamples, "seed": request.seed}
@@ -200,6 +202,7 @@ def _win_rate(ours: Side, theirs: Side, request: Request) -> WinRate | None:
     prompts = ours.samples.prompts
     if isinstance(request.judge, RewardJudge):  # which would see no token ids
         runner = RewardRunner([request.judge.reward], max_reward_failures=1.0)
+        restore_rewards(runner, request.pair.name, request.pair.baseline)
         mine, other = (_rewards(runner, side.samples, request)[1] for side in (ours, theirs))
         outcomes = compare_scores(mine, other, request.judge.margin)
     else:

@@ -17,6 +17,7 @@ from trl_ext.running.finished import run_sampling
 from trl_ext.running.named_rewards import check_rewards, load_rewards
 from trl_ext.running.policy import policy_of
 from trl_ext.running.records import Reopened
+from trl_ext.running.reward_state import restore_rewards
 from trl_ext.running.trained import find_trained, load_trained
 from trl_ext.text.decoding import as_completions
 from trl_ext.text.rows import is_conversation
@@ -75,7 +76,7 @@ def prepare(request: Request, folder: Path, reopen: Callable[..., Reopened] | No
         ValueError, ImportError: in one sentence, for anything that cannot be used.
     """
     _check(request)
-    quality = _quality(request)
+    quality = _quality(request, folder)
     columns = None if request.prompts is None else _load_columns(request)
     if reopen is None:
         return _loaded(request, folder, columns, quality)
@@ -84,6 +85,7 @@ def prepare(request: Request, folder: Path, reopen: Callable[..., Reopened] | No
     trainer, own_columns, own_quality = reopen(**request.sampling)
     trainer.model.load_policy(folder)
     rewards = load_rewards(request.rewards, request.reward_weights) or trainer.rewards
+    restore_rewards(rewards, folder)
     args = trainer.args
     task = Task(
         policy_of(trainer),
@@ -119,6 +121,7 @@ def _loaded(
     policy = Policy(model, found.tokenizer, engine, sampling.temperature, request.batch_size, 512, template)
     device = request.loading.get("device")
     rewards = load_rewards(request.rewards, request.reward_weights, chat_template_kwargs=template, device=device)
+    restore_rewards(rewards, folder)
     return model, Task(policy, rewards, columns, quality, request.frontier, request.samples, seed=request.seed)
 
 
@@ -156,7 +159,7 @@ def _first(columns: Mapping[str, list[Any]], count: int | None) -> dict[str, lis
     return {name: list(values)[:count] for name, values in columns.items()}
 
 
-def _quality(request: Request) -> Quality | None:
+def _quality(request: Request, folder: Path) -> Quality | None:
     """Return the judge of the command line; None where it names none."""
     if request.toxicity_model is not None:
         return toxicity_quality(request.toxicity_model, request.toxic_label, request.seed)
@@ -164,6 +167,7 @@ def _quality(request: Request) -> Quality | None:
         return None
     runner = load_rewards([request.judge])
     assert isinstance(runner, RewardRunner)
+    restore_rewards(runner, folder)
 
     def judged(samples: Samples, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
         completions = as_completions(samples.prompts, samples.completions)
