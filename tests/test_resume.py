@@ -97,6 +97,10 @@ def test_a_checkpoint_of_another_configuration_is_refused(interrupted):
         resume(interrupted, critic="copy")
     with pytest.raises(ValueError, match=r"critic_learning_rate of its own \(then False, now True\)"):
         resume(interrupted, critic_learning_rate=1e-3)
+    with pytest.raises(
+        ValueError, match=r"top_k \(then 0, now 5\), .* \(then \{\}, now \{'min_length': 3\}\), data_seed"
+    ):
+        resume(interrupted, top_k=5, generation_kwargs={"min_length": 3}, data_seed=7)
     with pytest.raises(ValueError, match="KL controller"):
         resume(interrupted, kl_controller=AdaptiveKL(target=6.0))
     with pytest.raises(ValueError, match="reward functions"):
@@ -121,6 +125,13 @@ def test_a_resumed_run_learns_at_its_own_rates(tmp_path, schedule, caplog):
     assert rates[1][:2] == rates[0][:2] and rates[1][2:] == pytest.approx([rate / 10 for rate in rates[0][2:]])
     assert "learning rate is 0.0001, 0.004, and was 0.001, 0.004" in caplog.text
     assert [group["initial_lr"] for group in lowered.optimizer.param_groups][-1] == 4e-3
+
+
+def test_a_resumed_run_has_its_own_weight_decay_and_betas(interrupted):
+    changed = resume(interrupted, weight_decay=0.5, adam_beta2=0.5, adam_epsilon=1e-3)
+    assert {group["weight_decay"] for group in changed.optimizer.param_groups} == {0.0, 0.5}
+    assert {group["betas"] for group in changed.optimizer.param_groups} == {(0.9, 0.5)}
+    assert {group["eps"] for group in changed.optimizer.param_groups} == {1e-3}
 
 
 def test_a_truncated_checkpoint_is_skipped(interrupted):

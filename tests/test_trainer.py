@@ -3,7 +3,9 @@
 
 import json
 import logging
+import random
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -93,6 +95,24 @@ def test_evaluation_leaves_training_alone_and_repeats_itself(tmp_path):
     for name, p in scripted.weights(plain).items():
         assert torch.equal(p, scripted.weights(watched)[name]), name
     assert watched.evaluate()["eval_reward"] == watched.evaluate()["eval_reward"]
+
+
+def test_evaluation_takes_no_random_number_from_reward_functions(tmp_path):
+    def reward(completions, **columns):
+        return [random.random() + np.random.rand() for _ in completions]
+
+    made = run(tmp_path, reward_funcs=reward, eval_dataset=scripted.prompts(5))
+    states = random.getstate(), np.random.get_state()
+    first = made.evaluate()["eval_reward"]
+    assert random.getstate() == states[0] and (np.random.get_state()[1] == states[1][1]).all()
+    random.random()
+    assert made.evaluate()["eval_reward"] == first
+
+
+def test_the_last_step_is_logged(tmp_path):
+    lines = scripted.logs(run(tmp_path, logging_steps=3))
+    assert [line["step"] for line in lines] == [3, 4] and "reward" in lines[-1]
+    assert not scripted.logs(run(tmp_path / "none", logging_strategy="no"))
 
 
 def test_samples_are_printed(tmp_path, capsys):

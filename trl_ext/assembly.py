@@ -453,6 +453,10 @@ def run_configuration(args: PPOConfig, model: ActorCritic, kl_controller: KLCont
         "micro-batch size": args.micro_batch_size,
         "max_completion_length": args.max_completion_length,
         "temperature": args.temperature,
+        **{name: getattr(args, name) for name in ("top_p", "top_k", "min_p", "repetition_penalty", "stop_strings")},
+        "generation_kwargs": str(mapping(args.generation_kwargs)),  # a value may be no JSON
+        "shuffle_dataset": args.shuffle_dataset,
+        "data_seed": args.data_seed,
         "critic": model.critic_kind,
         "passes of the critic's own": args.critic_epochs is not None,
         "critic_held_out": args.held_out_share,

@@ -239,15 +239,21 @@ def warn_of_changed_rewards(folder: Path, current: dict[str, Any]) -> None:
         )
 
 
-@contextmanager
-def own_learning_rates(optimizer: torch.optim.Optimizer, scheduler: Any) -> Iterator[None]:
-    """Keep this run's learning rates over a block that loads the checkpoint's optimizer and schedule.
+_NUMBERS = ("weight_decay", "betas", "eps", "momentum")  # of an optimizer, beside its learning rate
 
-    Both bring their rates along, so that a lower `learning_rate` would have no effect on a resumed run. The place in
-    the schedule stays the checkpoint's.
+
+@contextmanager
+def own_optimizer_settings(optimizer: torch.optim.Optimizer, scheduler: Any) -> Iterator[None]:
+    """Keep this run's learning rates, weight decay, betas and epsilon over a block that loads optimizer and schedule.
+
+    Both bring the checkpoint's along, so that a lower `learning_rate` would have no effect on a resumed run. The place
+    in the schedule stays the checkpoint's.
     """
     ours = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    others = [{name: group[name] for name in _NUMBERS if name in group} for group in optimizer.param_groups]
     yield
+    for group, own in zip(optimizer.param_groups, others, strict=True):
+        group.update(own)
     saved = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
     if saved == ours:
         return

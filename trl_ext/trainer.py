@@ -23,6 +23,7 @@ from .arguments import check_arguments, prompt_columns
 from .config import PPOConfig
 from .experience.collector import Experience
 from .experience.engines import GenerationEngine
+from .experience.judging import own_random_numbers
 from .experience.prompts import EpochSeed, RolloutRows, RolloutSampler
 from .experience.rollout import Rollout
 from .experience.supervised import SupervisedBatch
@@ -316,9 +317,8 @@ class PPOTrainer(BaseTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, with the same random numbers every time and without taking any from training."""
-        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
-        with self.progress.phase("eval"), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.args.seed + self.args.process_index)
+        seed = self.args.seed + self.args.process_index
+        with self.progress.phase("eval"), own_random_numbers(seed, self.accelerator.device):
             return super().evaluate(*args, **kwargs)
 
     @without_engine
@@ -437,7 +437,7 @@ class PPOTrainer(BaseTrainer):
             return
         folder, process = Path(checkpoint_folder), self.args.process_index
         with together(f"Resuming from {folder}"), resuming.loading(folder):
-            with resuming.own_learning_rates(self.optimizer, self.lr_scheduler):
+            with resuming.own_optimizer_settings(self.optimizer, self.lr_scheduler):
                 super()._load_optimizer_and_scheduler(checkpoint_folder)
                 load_optimizer(self.model, folder)
             if self.critic_learner is not None:

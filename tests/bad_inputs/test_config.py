@@ -405,6 +405,14 @@ WARNINGS = [
         kl_controller="pid",
         kl_target=3.0,
     ),
+    case(
+        UserWarning,
+        "`kl_horizon` 3 is short beside a rollout of 8 episodes: one update may change the coefficient by more than "
+        "half; choose 4 or more, or leave it out.",
+        kl_horizon=3,
+        kl_controller="adaptive",
+        kl_target=3.0,
+    ),
     case(UserWarning, f"`kl_coef_end` {IDLE} with `kl_controller='fixed'`.", kl_coef_end=0.0),
     case(UserWarning, f"`kl_schedule` {IDLE} with `kl_controller='fixed'`.", kl_schedule="cosine"),
     case(UserWarning, f"`kl_loss_estimator` {IDLE} without `kl_loss_coef`.", kl_loss_estimator="k3"),

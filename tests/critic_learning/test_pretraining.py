@@ -56,6 +56,7 @@ def test_training_begins_with_the_pretraining_and_a_resumed_run_does_not(tmp_pat
     lines = [line for line in made.state.log_history if "critic_pretraining/value_loss" in line]
     assert [line["critic_pretraining/epoch"] for line in lines] == [1, 2, 3]
     assert made.pretrain_critic() == report, "once"
+    assert not made._pretraining.learner.optimizer.state, "no memory is held during PPO"
     again = scripted.trainer(tmp_path, critic_epochs=1, save_strategy="steps", save_steps=2, **SETTINGS)
     again.collector.collect_for_critic = lambda *a, **k: pytest.fail("pretrained a second time")
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))

@@ -60,6 +60,11 @@ def test_the_gap_is_the_mean_over_tokens_and_the_weights_are_filled_in() -> None
     assert torch.allclose(out.weights, torch.tensor([[math.exp(0.5), 1, 1], [2.0, 1, 1], [1, 1, 1]]))
 
 
+def test_an_engine_without_log_probabilities_cannot_be_corrected_for() -> None:
+    with pytest.raises(RuntimeError, match="no log-probabilities .* set `importance_sampling_correction=False`"):
+        correct(rollout(), None, None, reduce=lambda t: t, step=7)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("limits", "words"),
     [

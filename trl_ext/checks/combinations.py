@@ -3,6 +3,7 @@
 
 import dataclasses
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Container
 from typing import Any
@@ -212,6 +213,12 @@ def warn_where_doubtful(args: Any) -> None:
         _warn(
             f"`kl_estimator='{args.kl_estimator}'` inside the reward gives a biased gradient of the KL; use 'k1' "
             "there, or `kl_loss_coef` with `kl_loss_estimator`."
+        )
+    shortest = math.ceil(0.4 * args.batch_size)  # an update changes it by 0.2 * episodes / horizon at most
+    if args.kl_controller == "adaptive" and args.kl_horizon and args.kl_horizon < shortest:
+        _warn(
+            f"`kl_horizon` {args.kl_horizon} is short beside a rollout of {args.batch_size} episodes: one update may "
+            f"change the coefficient by more than half; choose {shortest} or more, or leave it out."
         )
     used = distribution_settings(args)
     unseen = switched_on(APPLIED_LAST, args.generation_kwargs)

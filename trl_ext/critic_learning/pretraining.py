@@ -92,6 +92,7 @@ class CriticPretraining:
         """
         if self._report is None:
             self._report = self._run(progress, state, log)
+            self.learner.optimizer.state.clear()  # twice the critic's size, for the whole of PPO
             if self.options.should_save:
                 write_json(Path(self.options.output_dir) / REPORT, self._report)
         return self._report

@@ -174,7 +174,7 @@ class Collector:
         # 6. Advantages.
         staleness = self.ahead.staleness if training else 0
         gap = {"engine/staleness": float(staleness)} if training and self.ahead.is_on else {}
-        if self.engine_gap is not None and sampled.logps is not None:
+        if self.engine_gap is not None:
             options: dict[str, Any] = {"reduce": self.reduce, "step": state.global_step, "stale": staleness > 0}
             gap |= correct(rollout, sampled.logps, self.engine_gap, **options)
         held_out = self._add_advantages(model, rollout, last_values, kl_coef, training)

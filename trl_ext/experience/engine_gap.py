@@ -39,7 +39,7 @@ class GapOptions:
 
 def correct(
     rollout: Rollout,
-    engine_logps: list[list[float]],
+    engine_logps: list[list[float]] | None,
     options: GapOptions,
     *,
     reduce: Reduce,
@@ -57,8 +57,14 @@ def correct(
         stale: Whether the policy has learned since the engine sampled.
 
     Raises:
-        RuntimeError: when the gap is so large that the engine has not sampled from the policy.
+        RuntimeError: when the engine gave no log-probabilities, or the gap is so large that it has not sampled from
+            the policy.
     """
+    if engine_logps is None:
+        raise RuntimeError(
+            "`generation_engine` returned no log-probabilities (`logps` of its completions), which "
+            "`importance_sampling_correction` needs; let it return them, or set `importance_sampling_correction=False`."
+        )
     cap, mask = options.importance_sampling_cap, rollout.completion_mask
     rollout.weights = importance_weights(rollout, engine_logps, cap=cap, ratio_range=options.mask_ratio_range)
     log_ratios = _log_ratios(rollout, engine_logps)

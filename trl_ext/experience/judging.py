@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from trl_ext.messages.printable import brief
 from trl_ext.messages.suggestion import suggestion
@@ -19,7 +20,7 @@ from trl_ext.processes import gather, together
 from trl_ext.rewards import RewardRunner
 from trl_ext.rewards.base import Batch, accepted_arguments, is_async
 
-__all__ = ["Judging", "check_best_metric", "check_compute_metrics"]
+__all__ = ["Judging", "check_best_metric", "check_compute_metrics", "own_random_numbers"]
 
 SIGNATURE = "compute_metrics(prompts, completions, completion_ids, **columns)"
 _GIVEN = ("prompts", "completions", "completion_ids")
@@ -180,6 +181,17 @@ def check_best_metric(metric: str, judges: Sequence[str], sets: Sequence[str]) -
 def _in_order(parts: list[list[_Part]]) -> list[_Part]:
     """Return the batches of all processes in the order of the dataset: process p of P has batches p, p + P, ..."""
     return [part for turn in zip_longest(*parts) for part in turn if part is not None]
+
+
+@contextmanager
+def own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Give a block the random numbers of a seed, and training those that it would have without the block."""
+    devices = [device] if device.type == "cuda" else []
+    with _same_random_numbers(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        yield
 
 
 @contextmanager

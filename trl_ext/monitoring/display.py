@@ -105,6 +105,11 @@ class LogFile(TrainerCallback):
         write_text(path, "".join(map(_json_line, entries)))
         CONSOLE.write(f"All metrics of each line are in {path}.")
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log the last step, whatever `logging_steps` is: the end of a run is what one asks about."""
+        if state.global_step >= state.max_steps and args.logging_strategy != "no":
+            control.should_log = True
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep what follows for the beginning of another training."""
         self._in_training, self._before = False, []
