@@ -42,8 +42,8 @@ def restore_rewards(rewards: RewardRunner | None, *folders: str | Path | None) -
         found = {}
     if lacking := [name for name in states if learning[name] and name not in found]:
         warnings.warn(
-            f"The reward '{lacking[0]}' keeps statistics of its run, and no checkpoint of '{folders[0]}' holds them: it "
-            "counts from each batch of samples alone, which hides the difference of two models; measure with the "
+            f"The reward '{lacking[0]}' keeps statistics of its run, and no checkpoint of '{folders[0]}' holds them: "
+            "it counts from each batch of samples alone, which hides the difference of two models; measure with the "
             "reward inside it.",
             stacklevel=2,
         )
