@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from recipes import detoxification
 from recipes.detoxification import CONFIGS, make_parser, resolve_names
 from tests import tiny_models
+from tests.docs.pages import quoted, table
 from tests.launching import python_path
 from trl_ext.commands import main as interpolate
 from trl_ext.config import PPOConfig
@@ -258,6 +260,11 @@ SMALL = {
 }
 
 
+def in_full(names: list[str]) -> list[str]:
+    """Return the names of a row, of which the later may be endings: "toxicity_before", "_after"."""
+    return [names[0].removesuffix("_before") + name if name.startswith("_") else name for name in names]
+
+
 def test_a_run_leaves_model_summary_and_report(assets, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": f"the {i} cat", "topic": ("odd", "even")[i % 2]} for i in range(12)]
@@ -276,6 +283,12 @@ def test_a_run_leaves_model_summary_and_report(assets, tmp_path, capsys, monkeyp
     assert set(summary["by_category"]["toxicity"]) == {"odd", "even"}
     assert "By category: the toxicity got worse" in summary["verdict"]
     assert set(summary) >= ISSUE_KEYS
+    documented = [name for cell, _ in table("detox summary") for name in in_full(quoted(cell))]
+    assert [key for key in summary if not any(fnmatch(key, name) for name in documented)] == []
+    written = {*summary, *best_eta.KEPT}
+    assert [name for name in documented if not any(fnmatch(key, name) for key in written)] == []
+    modes = {(tmp_path / "out" / name).stat().st_mode for name in ("model.safetensors", "config.json")}
+    assert len(modes) == 1, "who may read the settings may read the weights"
     assert summary["episodes"] == 16
     assert summary["num_eval_prompts"] == 6
     assert summary["kl"] != 0 and summary["seconds"] > 0

@@ -26,7 +26,7 @@ from .report import write_page
 from .samples import sorted_samples
 from .settings import settings_in_force
 from .summary import write_summary
-from .verdict import verdict
+from .verdict import goals_of, verdict
 
 __all__ = ["cost_of", "evaluated_points", "paired_change", "report_of", "report_run", "write_card", "write_run"]
 
@@ -153,6 +153,8 @@ def write_card(folder: Path, trainer: PPOTrainer, summary: Mapping[str, Any], op
 def write_run(folder: Path, report: Report, *, is_main: bool = True) -> dict[str, Any]:
     """Write page, data and summary of a run into its folder, on the main process; return the summary's content."""
     summary = {**(report.summary or {}), "verdict": verdict(report)}
+    if report.thresholds:
+        summary["goals"] = goals_of(summary, report.thresholds)
     if is_main:
         folder.mkdir(parents=True, exist_ok=True)
         report.save(folder)

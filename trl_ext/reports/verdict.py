@@ -10,7 +10,7 @@ from trl_ext.monitoring.metrics import finite, has_equal_rewards
 from .by_category import category_sentences
 from .content import Report
 
-__all__ = ["goal_text", "is_met", "main_quantity", "missed_goals", "verdict"]
+__all__ = ["goal_text", "goals_of", "is_met", "main_quantity", "missed_goals", "verdict"]
 
 # The first of these that was measured twice is what the run was about.
 _MAIN = ("toxicity", "gold", "reward", "proxy")
@@ -36,6 +36,19 @@ def goal_text(key: str, relation: str, limit: float) -> str:
 def missed_goals(summary: Mapping[str, Any], goals: Mapping[str, tuple[str, float]]) -> list[str]:
     """Return the labels of the goals that were missed."""
     return [quantity(key).label for key, goal in goals.items() if not is_met(key, summary.get(key), *goal)]
+
+
+def goals_of(summary: Mapping[str, Any], goals: Mapping[str, tuple[str, float]]) -> dict[str, dict[str, Any]]:
+    """Return value, relation, limit and `passed` of each goal by its name in `summary`."""
+    return {
+        key: {
+            "value": summary.get(key),
+            "relation": relation,
+            "limit": limit,
+            "passed": is_met(key, summary.get(key), relation, limit),
+        }
+        for key, (relation, limit) in goals.items()
+    }
 
 
 def main_quantity(summary: Mapping[str, Any]) -> str | None:
