@@ -197,8 +197,8 @@ def scored_by(per_function: Tensor, reward_names: list[str], reduce: Reduce) -> 
 def add_logged(metrics: dict[str, float], scores: Scores, warned: set[str]) -> dict[str, float]:
     """Return the metrics with those that reward functions logged, averaged over all processes; a collective.
 
-    Rewards that are all the same number are warned of, once. A name of the trainer's own metrics keeps the trainer's value, which the KL controller and
-    `metric_for_best_model` read.
+    Rewards that are all the same number are warned of, once. A name of the trainer's own metrics keeps the trainer's
+    value, which the KL controller and `metric_for_best_model` read.
 
     Args:
         metrics: The trainer's, the same on every process.
@@ -226,8 +226,8 @@ def _warn_of_equal_rewards(metrics: dict[str, float], scores: Scores, warned: se
         return
     warned.add(_EQUAL)
     warnings.warn(
-        f"All completions of a rollout have the same reward, {metrics['reward']:g}, so the policy cannot learn from it; "
-        "check the reward function, or give a reward that tells completions apart.",
+        f"All completions of a rollout have the same reward, {metrics['reward']:g}, so the policy cannot learn from "
+        "it; check the reward function, or give a reward that tells completions apart.",
         stacklevel=4,
     )
 

@@ -89,7 +89,7 @@ class PreferenceData(CheckedOptions):
     preference_eval_split: str = option("test", "Split of the held-out pairs.")
     preference_skip_bad: bool = option(
         False,
-        "Leave out pairs that lack a side, have the same answer twice or answer different prompts, instead of stopping.",
+        "Leave out pairs that lack a side, have one answer twice or answer different prompts, instead of stopping.",
     )
     num_preference_eval: Count = option(400, "Pairs held out to measure the reward model on.")
 

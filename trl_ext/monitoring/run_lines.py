@@ -56,7 +56,9 @@ def line_of(logs: Mapping[str, Any], at: Position, width: int | None = None) -> 
         parts += _rewarded(values, at)
     else:
         named = {name: value for name, value in values.items() if name not in ("epoch", "episodes", "step")}
-        parts += [_Part(i + 1, f"{_words(name)} {_named(name, value)}") for i, (name, value) in enumerate(named.items())]
+        parts += [
+            _Part(i + 1, f"{_words(name)} {_named(name, value)}") for i, (name, value) in enumerate(named.items())
+        ]
     if prefix and "runtime" in values:
         parts.append(_Part(3, f"in {duration(values['runtime'])}"))
     if at.seconds_left is not None and not prefix:
