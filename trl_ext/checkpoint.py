@@ -204,7 +204,9 @@ def _not_written(folder: Path, error: Exception) -> RuntimeError:
     whole = [older.name for older in checkpoints(folder.parent) if older != folder and is_complete(older)]
     older = f"{whole[-1]} is whole" if whole else "there is no older one"
     reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
-    return RuntimeError(f"{folder} could not be written ({reason}); make room or choose another `output_dir`; {older}.")
+    # torch and safetensors have other errors than OSError for a full disk; these two are of what was to be written.
+    advice = "" if isinstance(error, TypeError | ValueError) else "make room or choose another `output_dir`; "
+    return RuntimeError(f"{folder} could not be written ({reason}); {advice}{older}.")
 
 
 def rotate(newest: Path, limit: int | None, best: str | None) -> None:

@@ -259,7 +259,7 @@ def test_a_beginning_without_a_reward_is_no_matter_of_a_warning(tmp_path, recwar
 @pytest.mark.parametrize(
     ("otherwise", "error", "words"),
     [
-        (ValueError("unfinished"), RuntimeError, "failed on at least .* samples after 0 retries"),
+        (ValueError("unfinished"), RuntimeError, "failed on at least .* beginnings of completions after 0 retries"),
         (float("nan"), ValueError, "returned nan"),
         ("no number", TypeError, "returned 'no number'"),
     ],
@@ -278,3 +278,26 @@ def test_a_few_beginnings_that_fail_are_warned_of_as_such(tmp_path):
     made = scripted.trainer(tmp_path, reward_funcs=reward, critic_reads_reward_every=1, **options)
     with pytest.warns(UserWarning, match=r"which are skipped; .* It was given the beginnings of completions"):
         made.train()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.0])
+def test_failures_are_a_share_of_all_beginnings_of_a_rollout(share, tmp_path):
+    """One failure is a third of the call with the longest beginnings, and few of all beginnings."""
+    calls: list[int] = []
+
+    def reward(completions, **kwargs):
+        calls.append(len(completions))
+        rewards: list[Any] = [float(len(text)) for text in completions]
+        return [ValueError("unfinished"), *rewards[1:]] if len(calls) == 6 else rewards
+
+    options = {"reward_retries": 0, "max_reward_failures": share}
+    made = scripted.trainer(tmp_path, reward_funcs=reward, critic_reads_reward_every=1, **options)
+    if share:
+        with pytest.warns(UserWarning, match="failed on 1 of 21 beginnings of completions, which are skipped"):
+            rollout = collected(made).rollout
+        i = int((rollout.completion_mask.sum(1) > 5).float().argmax())
+        assert rollout.rewards_so_far[i, 5] == rollout.rewards_so_far[i, 4] != 0, "the reward before it stands"
+    else:
+        with pytest.raises(RuntimeError, match="failed on at least 1 of 21 beginnings of completions"):
+            collected(made)
+    assert calls == [8, 5, 5, 5, 3, 3]

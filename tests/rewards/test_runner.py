@@ -465,12 +465,13 @@ def test_any_synchronized_function_is_merged_once_a_batch():
             self.merged += 1
 
         def __call__(self, completions, **columns):
+            assert not self.synchronize_each_call, "a runner merges once a batch"
             return [1.0] * len(completions)
 
     counting = Counting()
     assert isinstance(counting, Synchronized) and isinstance(RunningNormalization(value), Synchronized)
     runner = RewardRunner(WeightedSum([counting, value]))
-    assert counting.synchronize_each_call is False
     run(runner, ["1", "2"])
     run(runner, ["3"], update_state=False)
     assert counting.merged == 1
+    assert counting.synchronize_each_call is True, "direct calls merge as before"

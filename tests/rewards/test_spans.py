@@ -134,3 +134,17 @@ def test_sentence_rewards_are_checked_with_the_tokens_of_their_tokenizer() -> No
     bad = SentenceReward(length, real_tokenizer("qwen"), ends=lambda text: [1, 1, len(text)])
     with pytest.raises(RewardValueError, match="return ascending positions, the last one at the text's end"):
         check_reward(bad)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_beginnings_that_end_inside_a_character_are_spread_without_it(name: str) -> None:
+    tokenizer, ids = tokens_of(name, " So kind. And 👍🏽 ends it!")
+    reward = SentenceReward(lambda completions: [float(len(text)) for text in completions], tokenizer)
+    unfinished = 0
+    for n in range(1, len(ids) + 1):
+        decoded = decode_alone(tokenizer, ids[:n])
+        text = decoded.rstrip("\ufffd")  # as `RewardsSoFar` shows it
+        unfinished += text != decoded
+        (rewards,) = reward(["p"], [text], [ids[:n]])
+        assert (sum(rewards) if isinstance(rewards, list) else rewards) == len(text)
+    assert unfinished or name != "qwen2"

@@ -63,7 +63,7 @@ def test_stock_samples_of_both_formats(world, capsys):
 
 def test_doubts_are_warnings(world, capsys):
     assert check(world, "constant") == 0
-    assert "warning: All samples have the same reward" in capsys.readouterr().out
+    assert "gives all samples the same reward" in capsys.readouterr().out
     assert check(world, "divides") == 0  # on conversations, whose length is 1
     assert "warning: It fails on texts: line 12 of 'scores.py' raises ZeroDivisionError" in capsys.readouterr().out
 

@@ -17,12 +17,10 @@ from trl_ext.monitoring import PhaseProgress
 from trl_ext.processes import Reduce, together
 from trl_ext.rewards import RewardRunner, Scores
 from trl_ext.rewards.base import Batch
-from trl_ext.text.decoding import as_completions, decode_answers
+from trl_ext.rewards.failures import Failures
+from trl_ext.text.decoding import UNFINISHED, as_completions, decode_answers
 
 from .rollout import Rollout
-
-# What a tokenizer of bytes writes for a character whose last tokens are still to come.
-_UNFINISHED = "\ufffd"
 
 
 class RewardsSoFar:
@@ -51,8 +49,8 @@ class RewardsSoFar:
         """Fill in `rewards_so_far`: what of a completion's reward is known, and not earned by its tokens already.
 
         0 before the first beginning, then the total reward of the latest one, and from the end of the completion on its
-        own, less the rewards of the tokens so far. A beginning that no function has a reward for counts as the one
-        before it.
+        own, less the rewards of the tokens so far. A beginning that no function has a reward for, or that a function
+        fails on, counts as the one before it. The share of failures is that of all beginnings of this process.
 
         Args:
             rollout: N completions, with `token_scores`.
@@ -60,32 +58,47 @@ class RewardsSoFar:
             scores: Their rewards.
             progress: Shows how many are done.
             state: The trainer's state, for reward functions.
+
+        Raises:
+            RuntimeError: A function failed on more than `max_reward_failures` of the beginnings.
         """
         ids = batch.completion_ids or []
         so_far = torch.zeros(len(rollout), rollout.completion_length + 1)
         longest = int(self.reduce(torch.tensor(rollout.completion_length, device=rollout.scores.device), "max"))
         counts = [len(range(self.every, len(row), self.every)) for row in ids]
+        failures = self.rewards.count_failures(sum(counts), of_beginnings=True)
         with progress.phase("score", sum(counts) * len(self.rewards.names), "rewards of beginnings") as advance:
             # As many calls on every process, each with one beginning of a completion at most.
             for tokens in range(self.every, longest, self.every):
                 rows = [i for i, row in enumerate(ids) if len(row) > tokens]
-                found = self._score(rollout, batch, rows, tokens, advance, state)
+                found = self._score(rollout, batch, rows, tokens, failures, advance, state)
                 for i, reward, valid in zip(rows, _learned(found).tolist(), found.valid.tolist(), strict=True):
                     if valid:
                         so_far[i, tokens:] = reward
+        with together("Scoring"):
+            failures.warn()
         for i, reward in enumerate(_learned(scores).tolist()):
             so_far[i, len(ids[i]) :] = reward
         earned = functional.pad(rollout.token_scores.cumsum(1), (1, 0))
         rollout.rewards_so_far = so_far.to(earned) - earned
 
-    def _score(self, rollout: Rollout, batch: Batch, rows: list[int], tokens: int, advance: Any, state: Any) -> Scores:
+    def _score(
+        self,
+        rollout: Rollout,
+        batch: Batch,
+        rows: list[int],
+        tokens: int,
+        failures: Failures,
+        advance: Any,
+        state: Any,
+    ) -> Scores:
         """Return the rewards of the first `tokens` tokens of some completions."""
         with together("Decoding"):
             chosen = batch.select(rows)
             ids = [row[:tokens] for row in chosen.completion_ids or []]
             kwargs = self.chat_template_kwargs
             texts = decode_answers(self.tokenizer, chosen.prompts, _prompt_ids(rollout, rows), ids, kwargs)
-            completions = as_completions(chosen.prompts, [text.rstrip(_UNFINISHED) for text in texts])
+            completions = as_completions(chosen.prompts, [text.rstrip(UNFINISHED) for text in texts])
         return self.rewards(
             chosen.prompts,
             completions,
@@ -94,7 +107,7 @@ class RewardsSoFar:
             trainer_state=state,
             on_progress=advance,
             update_state=False,
-            of_beginnings=True,
+            failures=failures,
             together=together,
         )
 

@@ -23,6 +23,7 @@ state between calls is [`Stateful`], and its state goes into checkpoints.
 import copy
 import functools
 import inspect
+import json
 import math
 import numbers
 from collections import deque
@@ -30,7 +31,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -77,6 +78,28 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
         ...
+
+
+def is_stateful(fn: Any) -> TypeGuard[Stateful]:
+    """Return whether `fn` is [`Stateful`]; the `state_dict` that every `torch.nn.Module` has is that of its weights."""
+    weights = isinstance(fn, torch.nn.Module) and type(fn).state_dict is torch.nn.Module.state_dict
+    return isinstance(fn, Stateful) and not weights
+
+
+def check_state(fn: Any, kind: str = "Reward function") -> None:
+    """Refuse a stateful function whose state cannot go into a checkpoint.
+
+    Raises:
+        ValueError: the state is not JSON-able.
+    """
+    if is_stateful(fn):
+        try:
+            json.dumps(fn.state_dict())
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{kind} '{reward_name(fn)}' has a `state_dict` that is no JSON ({one_line(error, 100)}), as "
+                f"checkpoints need: return numbers, texts, lists and dictionaries of them."
+            ) from error
 
 
 @runtime_checkable

@@ -22,8 +22,9 @@ from .base import (
     Batch,
     ContractViolation,
     Reward,
-    Stateful,
+    check_state,
     completion_text,
+    is_stateful,
     iter_parts,
     reward_name,
     said_of,
@@ -87,6 +88,7 @@ def check_reward(
     if (prompts is None) != (completions is None):
         raise ValueError("check_reward got only one of `prompts` and `completions`: give both or neither.")
     name = reward_name(fn)
+    check_state(fn)
     candidates = _candidates(fn, prompts, completions, completion_ids, columns)
     values: dict[str, list[Reward]] = {}
     errors: dict[str, BaseException] = {}
@@ -101,7 +103,9 @@ def check_reward(
         if len(values) == 1:
             seconds = time.perf_counter() - start
     if not values:
-        tried = "; ".join(f"{form}: {line_of(error)}{error_text(error)}" for form, error in errors.items())
+        texts = {form: f"{line_of(error)}{error_text(error)}" for form, error in errors.items()}
+        same = len(set(texts.values())) == 1
+        tried = texts.popitem()[1] if same else "; ".join(f"{form}: {text}" for form, text in texts.items())
         raise ValueError(f"Reward function '{name}' failed on a sample ({tried}).") from errors.popitem()[1]
     form = next(iter(values))
     found = _doubts(fn, name, candidates[form], values[form])
@@ -188,7 +192,7 @@ def _candidates(
 
 def _try(fn: Any, batch: Batch) -> tuple[list[Reward], BaseException | None]:
     """Return the rewards, or the exception that the function raised or returned; restore its state."""
-    state = copy.deepcopy(fn.state_dict()) if isinstance(fn, Stateful) else None
+    state = copy.deepcopy(fn.state_dict()) if is_stateful(fn) else None
     try:
         outcomes, error = attempt(lambda: call_reward(fn, batch))
     finally:
@@ -254,6 +258,12 @@ def _doubts(fn: Callable, name: str, batch: Batch, values: list[Reward]) -> list
         found.append(
             f"Reward function '{name}' gives {_shown(alone)} for the samples one by one and {_shown(values)} for the "
             f"batch: unless it compares samples on purpose, score each one on its own."
+        )
+    totals = [value for value in sums(values) if value is not None]
+    if len(totals) > 1 and min(totals) == max(totals):
+        found.append(
+            f"Reward function '{name}' gives all samples the same reward; PPO learns from differences, so try other "
+            f"samples."
         )
     if all(value is None for value in values):
         found.append(f"Reward function '{name}' returned None for every sample: give samples that it applies to.")

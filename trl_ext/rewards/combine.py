@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from trl_ext.messages.printable import brief
 from trl_ext.text.rows import Text
 
-from .base import SILENT, Batch, Ids, Reward, RewardTypeError, Stateful, Texts, completion_text, reward_name
+from .base import SILENT, Batch, Ids, Reward, RewardTypeError, Texts, completion_text, is_stateful, reward_name
 from .calling import call_rewards
 from .moments import Moments, merge_over_processes
 from .representation import constructor_repr
@@ -67,7 +67,7 @@ class Combination(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the stateful members, by position; JSON-able."""
-        return {"members": {str(i): m.state_dict() for i, m in enumerate(self.members) if isinstance(m, Stateful)}}
+        return {"members": {str(i): m.state_dict() for i, m in enumerate(self.members) if is_stateful(m)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""

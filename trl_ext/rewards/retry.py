@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from trl_ext.messages.printable import error_text
 
-from .base import Batch, Outcome, Reward, Stateful, is_async, read_rewards, reward_name
+from .base import Batch, Outcome, Reward, is_async, is_stateful, read_rewards, reward_name
 from .calling import attempt, call_reward, start
 from .combine import Combination
 from .logged import CallLog
@@ -86,7 +86,7 @@ class _Scoring:
         self.result.failures.clear()
         groups = [[i] for i in self.pending] if alone else [self.pending]
         # Too many failures end the run, so the rest is not tried; state cannot be restored while other calls change it.
-        if alone and is_async(self.fn) and not isinstance(self.fn, Stateful):
+        if alone and is_async(self.fn) and not is_stateful(self.fn):
             slots = threading.Semaphore(_ASYNC_SAMPLES)  # samples wait for a service at the same time
 
             def score(group: list[int]) -> None:
@@ -109,7 +109,7 @@ class _Scoring:
         part = self.batch if len(indices) == count else self.batch.select(indices)
         part = replace(part, services={**part.services, **services})
         # The function may have updated its state before it raised: the retry must not count those samples twice.
-        state = copy.deepcopy(self.fn.state_dict()) if isinstance(self.fn, Stateful) else None
+        state = copy.deepcopy(self.fn.state_dict()) if is_stateful(self.fn) else None
         outcomes, error = attempt(lambda: self.call(part, indices))
         if error is not None and state is not None:
             self.fn.load_state_dict(state)

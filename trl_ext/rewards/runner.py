@@ -4,8 +4,8 @@
 import copy
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -13,33 +13,27 @@ from torch import Tensor
 from torch.nn import Module
 from transformers import PreTrainedTokenizerBase
 
-from trl_ext.messages.printable import error_text, one_line
 from trl_ext.text.rows import Text
 
 from .base import (
     OWN_COLUMNS,
     REWARD,
     Batch,
-    Stateful,
     Synchronized,
-    completion_text,
+    check_state,
+    is_stateful,
     iter_parts,
-    prompt_text,
     reward_name,
     said_of,
 )
 from .combine import check_weights
 from .constraints import Constraints
+from .failures import Failures, shown
 from .given import RewardSource, as_function, one_each, scorers, unique_names
 from .logged import CallLog, combined
 from .retry import BACKOFF_SECONDS, CallResult, members_of, run_rewards
 from .sharing import reads_any, shares_base
 from .tokens import sums, token_tensor
-
-_OF_BEGINNINGS = (
-    " It was given the beginnings of completions (`critic_reads_reward_every`): let it return None for those it cannot "
-    "score."
-)
 
 
 class Scores(NamedTuple):
@@ -144,9 +138,9 @@ class RewardRunner:
         self.clashes: set[str] = set()
         self._untimed = self._find_untimed(policy) if timeout is not None else frozenset()
         parts = [part for fn in self.reward_funcs for part in iter_parts(fn)]
+        for fn in self.reward_funcs:
+            check_state(fn, kind)
         self._synchronized = [part for part in parts if isinstance(part, Synchronized)]
-        for part in self._synchronized:
-            part.synchronize_each_call = False
 
     def __call__(
         self,
@@ -158,7 +152,7 @@ class RewardRunner:
         trainer_state: Any = None,
         on_progress: Callable[[int], None] | None = None,
         update_state: bool = True,
-        of_beginnings: bool = False,
+        failures: Failures | None = None,
         together: Callable[[str], AbstractContextManager] = nullcontext,
     ) -> Scores:
         """Score N completions.
@@ -172,7 +166,8 @@ class RewardRunner:
             on_progress: called with the number of newly scored samples, N * F in all. Async functions may call it from
                 another thread.
             update_state: whether functions keep state updates from this batch; false for evaluation.
-            of_beginnings: whether these are beginnings of completions, some of which may have no reward.
+            failures: counts the failures of several batches together (`count_failures`), which the caller warns of; by
+                default those of this batch are compared with `max_reward_failures` alone.
             together: context in which all processes fail if one fails, before the next collective.
 
         Raises:
@@ -186,17 +181,37 @@ class RewardRunner:
             raise ValueError(f"The batch to score has lists of different lengths, {lengths}: give one value a sample.")
         state = None if update_state else self.state_dict()
         batch = Batch(prompts, completions, completion_ids, columns, {"trainer_state": trainer_state})
-        hint = _OF_BEGINNINGS if of_beginnings else ""
-        with together("Scoring"), said_of(self.kind, hint):
-            results = self._call_all(batch, on_progress or (lambda n: None)) if prompts else []
+        counted = self.count_failures(len(batch)) if failures is None else failures
+        with together("Scoring"), said_of(self.kind, counted.hint), self._synchronizing_once():
+            results = self._call_all(batch, counted.allowed, on_progress or (lambda n: None)) if prompts else []
             for name, result in zip(self.names, results, strict=False):
-                self._report_failures(name, result.failures, batch, hint)
+                counted.add(name, result.failures, batch)
+            if failures is None:
+                counted.warn()
         if state is not None:
             self.load_state_dict(state)
         else:
             for part in self._synchronized:
                 part.synchronize()
-        return self._scores(results, batch, warns=not of_beginnings)
+        return self._scores(results, batch, warns=failures is None)
+
+    @contextmanager
+    def _synchronizing_once(self) -> Iterator[None]:
+        """Let no call of a function end with `synchronize` in this block, and calls outside of it as before."""
+        before = [part.synchronize_each_call for part in self._synchronized]
+        for part in self._synchronized:
+            part.synchronize_each_call = False
+        try:
+            yield
+        finally:
+            # A late call goes on behind its time limit, and must start no collective.
+            for part, each in zip(self._synchronized, before if self.timeout is None else (), strict=False):
+                part.synchronize_each_call = each
+
+    def count_failures(self, count: int, *, of_beginnings: bool = False) -> Failures:
+        """Return an empty count of failures on `count` samples, with the limit `max_reward_failures`."""
+        options = {"retries": self.retries, "kind": self.kind, "of_beginnings": of_beginnings}
+        return Failures(count, self.max_reward_failures, **options)  # type: ignore[arg-type]
 
     def _find_untimed(self, policy: Module | None) -> frozenset[int]:
         """Return the `id`s of the functions that `timeout` does not apply to, and warn of them."""
@@ -214,37 +229,16 @@ class RewardRunner:
                 )
         return frozenset(untimed)
 
-    def _call_all(self, batch: Batch, on_progress: Callable[[int], None]) -> list[CallResult]:
+    def _call_all(self, batch: Batch, allowed_failures: float, on_progress: Callable[[int], None]) -> list[CallResult]:
         return run_rewards(
             self.reward_funcs,
             batch,
             retries=self.retries,
             backoff=self.backoff,
             timeout=self.timeout,
-            allowed_failures=self._allowed_failures(len(batch)),
+            allowed_failures=allowed_failures,
             on_progress=on_progress,
             untimed=self._untimed,
-        )
-
-    def _allowed_failures(self, count: int) -> float:
-        return self.max_reward_failures * count + 1e-9  # 0.29 * 100 is a little less than 29
-
-    def _report_failures(self, name: str, failures: dict[int, BaseException], batch: Batch, hint: str) -> None:
-        if not failures:
-            return
-        index, error = next(reversed(failures.items()))
-        what = error_text(error)
-        if len(failures) > self._allowed_failures(len(batch)):
-            raise RuntimeError(
-                f"{self.kind} '{name}' failed on at least {len(failures)} of {len(batch)} samples after "
-                f"{self.retries} retries, more than max_reward_failures={self.max_reward_failures:g} allows; "
-                f"sample {index} ({_shown(batch, index)}) gave {what}. Fix the function, let it return None where it "
-                f"does not apply, or raise `max_reward_failures` or `reward_timeout`."
-            ) from error
-        warnings.warn(
-            f"{self.kind} '{name}' failed on {len(failures)} of {len(batch)} samples, which are skipped; sample "
-            f"{index} ({_shown(batch, index)}) gave {what}. Return None where the function does not apply.{hint}",
-            stacklevel=3,
         )
 
     def _scores(self, results: list[CallResult], batch: Batch, *, warns: bool) -> Scores:
@@ -264,7 +258,7 @@ class RewardRunner:
             self._warned_not_applicable = True
             index = int(not_applicable.nonzero()[0])
             warnings.warn(
-                f"All {self.kind.lower()}s returned None for sample {index} ({_shown(batch, index)}), which is "
+                f"All {self.kind.lower()}s returned None for sample {index} ({shown(batch, index)}), which is "
                 f"skipped: make sure that one applies to every sample. There is no warning for later samples.",
                 stacklevel=3,
             )
@@ -290,7 +284,7 @@ class RewardRunner:
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the stateful functions, by name; JSON-able."""
         functions = zip(self.names, self.reward_funcs, strict=True)
-        return {name: copy.deepcopy(fn.state_dict()) for name, fn in functions if isinstance(fn, Stateful)}
+        return {name: copy.deepcopy(fn.state_dict()) for name, fn in functions if is_stateful(fn)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned.
@@ -299,7 +293,7 @@ class RewardRunner:
             ValueError: the state belongs to other functions.
         """
         functions = zip(self.names, self.reward_funcs, strict=True)
-        stateful = {name: fn for name, fn in functions if isinstance(fn, Stateful)}
+        stateful = {name: fn for name, fn in functions if is_stateful(fn)}
         if stateful.keys() != state.keys():
             raise ValueError(
                 f"The saved state is of the reward functions {sorted(state)}, but those that keep state here are "
@@ -307,13 +301,6 @@ class RewardRunner:
             )
         for name, fn in stateful.items():
             fn.load_state_dict(copy.deepcopy(state[name]))
-
-
-def _shown(batch: Batch, index: int) -> str:
-    """Return one sample, short enough for a message."""
-    prompt, completion = batch.prompts[index], batch.completions[index]
-    texts = one_line(prompt_text(prompt), 58), one_line(completion_text(completion), 58)
-    return f"prompt {texts[0]!r}, completion {texts[1]!r}"
 
 
 def _read_weights(weights: Sequence[float] | None, count: int) -> list[float]:

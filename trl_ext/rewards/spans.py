@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from trl_ext.text.decoding import decode_alone, decode_beginnings
+from trl_ext.text.decoding import UNFINISHED, decode_alone, decode_beginnings
 
 Span = tuple[int, int, float]
 """First character, the character behind the last one, and score."""
@@ -49,13 +49,16 @@ def spread_spans(
 def token_ends(text: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return for each token how many characters of `text` are complete with it, in ascending order.
 
-    A character of several tokens is complete with the last of them. The white space before the first word, which some
+    A character of several tokens is complete with the last of them; one whose last tokens are still to come may be left
+    out of the text, as `RewardsSoFar` does. The white space before the first word, which some
     chat templates write and a message does not contain, counts for nothing.
 
     Raises:
         ValueError: the text is not that of the tokens.
     """
     whole = decode_alone(tokenizer, list(ids))
+    if not text.endswith(UNFINISHED):
+        whole = whole.rstrip(UNFINISHED)
     before = len(whole) - len(text)
     if not whole.endswith(text) or whole[:before].strip():
         before = len(whole) - len(whole.lstrip()) - (len(text) - len(text.lstrip()))

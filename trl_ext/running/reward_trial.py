@@ -200,6 +200,4 @@ def _lines(check: RewardCheck, samples: Samples) -> list[str]:
         for form, error in check.failures.items()
     ]
     doubts += check.warnings
-    if len(values) > 1 and min(values) == max(values):
-        doubts.append("All samples have the same reward; PPO learns from differences, so try other samples.")
     return lines + [f"warning: {one_line(doubt, 1000)}" for doubt in doubts]

@@ -14,6 +14,8 @@ from trl import apply_chat_template, is_conversational
 
 # A letter, which no decoder changes.
 _CONTEXT = "a"
+# What a tokenizer of bytes writes for a character whose last tokens are still to come.
+UNFINISHED = "\ufffd"
 
 
 def decode_completions(
