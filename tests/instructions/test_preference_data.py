@@ -65,7 +65,9 @@ def test_dialogues_survive_the_way_there_and_back():
 )
 def test_bad_pairs_are_named_or_left_out(change, part, capsys):
     rows = Dataset.from_list([HH, HH | change, HH | change])
-    named = rf"2 of 3 rows of the preference data 'pairs' cannot be used \(the first: row 2 .*{part}.*\); mend such rows"
+    named = (
+        rf"2 of 3 rows of the preference data 'pairs' cannot be used \(the first: row 2 .*{part}.*\); mend such rows"
+    )
     with pytest.raises(ValueError, match=named):
         convert_preferences(rows, "pairs", chat=False)
     assert len(convert_preferences(rows, "pairs", chat=False, skip_bad=True)) == 1

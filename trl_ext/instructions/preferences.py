@@ -98,7 +98,8 @@ def _endings(prompt: Any) -> Iterator[Any]:
 def _longest(prompt: Any, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
     texts = [prompt + row[side] for side in ("chosen", "rejected")]
     if isinstance(prompt, str):
-        return 1 + max(map(len, tokenizer(texts, verbose=False)["input_ids"]))  # the trainer adds the token that ends a text
+        encoded = tokenizer(texts, verbose=False)
+        return 1 + max(map(len, encoded["input_ids"]))  # the trainer adds the token that ends a text
     encoded = tokenizer.apply_chat_template(texts, return_dict=True, tokenizer_kwargs={"verbose": False})
     return max(map(len, encoded["input_ids"]))
 
