@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import IA3Config, LoraConfig
 
 from tests.tiny_models import tiny_causal_lm, tiny_tokenizer
 from trl_ext import PPOConfig, PPOTrainer, sampling
@@ -67,6 +67,13 @@ def test_as_many_are_sampled_as_the_card_has_room_for(tmp_path, monkeypatch, cap
     memory.total_memory = 1
     assert sampled_at_a_time(args, model) == 1
     assert sampled_at_a_time(args, other) == 64 and "is taken as 64" in caplog.text
+
+
+def test_an_adapter_without_a_rank_is_not_planned(tmp_path):
+    without = IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
+    model = build_actor_critic(tiny_causal_lm(), peft_config=without)
+    with pytest.raises(ValueError, match=r"without a rank \(IA3Config\) cannot be planned"):
+        setup_of(config(tmp_path), model)
 
 
 def test_on_a_cpu_a_rollout_is_sampled_at_once_up_to_a_bound(tmp_path):

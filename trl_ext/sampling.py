@@ -5,7 +5,7 @@ from inspect import signature
 from typing import Any, get_args, get_type_hints
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -84,7 +84,8 @@ def setup_of(args: PPOConfig, model: ActorCritic) -> Setup:
     """Return the planner's settings of a run.
 
     Raises:
-        ValueError: for a run that the planner does not know, such as LoRA with a critic that is another model.
+        ValueError: for a run that the planner does not know, such as LoRA with a critic that is another model, or an
+            adapter without a rank.
     """
     policy, lm = model.policy, model.causal_lm
     values: dict[str, Any] = {
@@ -93,7 +94,7 @@ def setup_of(args: PPOConfig, model: ActorCritic) -> Setup:
         "prompt": args.max_prompt_length or PROMPT,
         "completion": args.max_completion_length,
         "micro_batch": args.micro_batch_size,
-        "rank": policy.peft_config[model.actor_adapter].r if isinstance(policy, PeftModel) else 0,
+        "rank": _rank(policy.peft_config[model.actor_adapter]) if isinstance(policy, PeftModel) else 0,
         "critic_rank": args.critic_lora_rank,
         "reward_adapters": len(model.reward_models),
         "reference_adapter": model.reference_adapter is not None,
@@ -112,6 +113,13 @@ def setup_of(args: PPOConfig, model: ActorCritic) -> Setup:
     known = get_args(get_type_hints(Setup)["optimizer"])
     values["optimizer"] = optimizer if optimizer in known else "adamw_torch"
     return Setup(**values)
+
+
+def _rank(adapter: PeftConfig) -> int:
+    rank = getattr(adapter, "r", None)
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"The memory of an adapter without a rank ({type(adapter).__name__}) cannot be planned.")
+    return rank
 
 
 def _quantization(model: Any) -> str:

@@ -40,7 +40,7 @@ def test_command_says_what_to_change_where_a_model_does_not_fit(tmp_path, monkey
     monkeypatch.setattr(planner, "advise", lambda *_: [("critic='head' instead of 'adapter'", int(1.2 * GIB))])
     save_tiny(tmp_path, tiny_causal_lm(hidden_size=64, layers=3))
     for card, fits in (("0.5", False), ("8", True)):
-        main(["--model", str(tmp_path), "--rollout", "2", "--card", card])
+        main(["--model", str(tmp_path), "--prompt", "64", "--completion", "64", "--rollout", "2", "--card", card])
         out = capsys.readouterr().out
         assert ("does not fit into 0.5 GB" in out) == (not fits)
         assert ("critic='head' instead of 'adapter' saves 1.20 GiB" in out) == (not fits)
@@ -58,6 +58,20 @@ def test_wrong_input_is_one_line_and_status_2(arguments, capsys):
     captured = capsys.readouterr()
     assert end.value.code == 2 and not captured.out
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+
+
+def test_the_context_of_the_model_is_minded_as_by_the_trainer(tmp_path, capsys):
+    save_tiny(tmp_path, tiny_causal_lm(hidden_size=64, layers=3))  # a context of 128 tokens
+    given = ["--model", str(tmp_path), "--card", "8"]
+    with pytest.raises(SystemExit):
+        main([*given, "--completion", "128"])
+    refusal = "`completion` 128 leaves no room for a prompt in the model's context of 128 tokens"
+    assert refusal in capsys.readouterr().err
+    main([*given, "--prompt", "100", "--completion", "64", "--rollout", "2"])
+    out, err = capsys.readouterr()
+    assert err.startswith("warning: `prompt` 100 and `completion` 64") and "at most 64 tokens" in err
+    assert "MiB, as torch" in out and " 0.00 " not in out, "a small model"
+    assert "8 GB: 2 (the whole rollout)" in out
 
 
 def test_command_without_model_prints_the_largest(monkeypatch, capsys):

@@ -4,10 +4,10 @@
 import argparse
 import dataclasses
 import json
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
+from trl_ext.messages.notes import telling_warnings
 from trl_ext.messages.refusal import refusing
 from trl_ext.planner.setup import Setup
 from trl_ext.planner.shapes import SHAPES
@@ -23,16 +23,15 @@ __all__ = ["footprint_table", "main", "make_parser", "setup_from", "setup_parser
 
 SUMMARY = "plan the memory of a run for a model and a card"
 DESCRIPTION = """Plan the memory of a PPO run from a model's configuration, without its weights: by role and by phase,
-the largest micro-batch for every card, and the settings to change where it does not fit. Without --model: the largest
-model."""
+the largest micro-batch for every card, and the settings to change where it does not fit. Without --model it
+prints the largest known model that fits each card."""
 CARDS = (8.0, 12.0, 16.0, 24.0)  # GiB
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Plan one model, or find the largest model, and print tables or JSON."""
     arguments = make_parser().parse_args(argv)
-    with refusing(ValueError), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT calls a deprecated function of transformers
+    with refusing(ValueError), telling_warnings():
         if arguments.card is not None and not arguments.card > 0:
             raise ValueError(f"`card` must be more than 0, got {arguments.card}.")
         setup, cards = setup_from(arguments), CARDS if arguments.card is None else (arguments.card,)
@@ -76,12 +75,13 @@ def setup_from(arguments: argparse.Namespace) -> Setup:
 
 
 def footprint_table(title: str, footprint: "Footprint") -> "Table":
-    """Return a table of memory in GiB: a row for each role and part, a column for each phase."""
+    """Return a table of memory in GiB, of a small run in MiB: a row for each role and part, a column for each phase."""
     from rich.table import Table
 
     from trl_ext.planner.plan import GIB
 
-    table = Table(title=title, caption="GiB, as torch.cuda.max_memory_allocated counts")
+    unit, scale = ("GiB", GIB) if footprint.peak >= GIB else ("MiB", GIB / 1024)
+    table = Table(title=title, caption=f"{unit}, as torch.cuda.max_memory_allocated counts")
     for column in ("", *footprint.phases):
         table.add_column(column, justify="right" if column else "left")
     parts = list(dict.fromkeys(part for added in footprint.phases.values() for part in added))
@@ -89,8 +89,12 @@ def footprint_table(title: str, footprint: "Footprint") -> "Table":
     rows |= {part: [added.get(part, 0) for added in footprint.phases.values()] for part in parts}
     rows["peak"] = [footprint.phase_peak(phase) for phase in footprint.phases]
     for name, sizes in rows.items():
-        table.add_row(name, *(f"{size / GIB:.2f}" if size else "" for size in sizes), style="bold" * (name == "peak"))
+        table.add_row(name, *(_cell(size / scale) for size in sizes), style="bold" * (name == "peak"))
     return table
+
+
+def _cell(size: float) -> str:
+    return "" if not size else f"{size:.2f}" if size >= 0.005 else "< 0.01"
 
 
 def _print_largest(arguments: argparse.Namespace, setup: Setup, cards: Sequence[float]) -> None:
@@ -106,6 +110,7 @@ def _print_model(arguments: argparse.Namespace, setup: Setup, cards: Sequence[fl
     from trl_ext.planner import plan as planner
 
     config = planner.load_config(arguments.model)
+    planner.check_context(config, setup)
     footprint = planner.plan(config, setup)
     too_small = [card for card in cards if not footprint.fits(card)]
     micro_batches = planner.largest_micro_batch(config, setup, cards)
@@ -129,7 +134,9 @@ def _print_model(arguments: argparse.Namespace, setup: Setup, cards: Sequence[fl
     Console().print(footprint_table(f"{arguments.model}, micro-batch {setup.micro_batch}", footprint))
     scored = f", scored by reward adapters {footprint.reward_batch} at a time" if setup.reward_adapters else ""
     print(f"Sampled {footprint.generation_batch} at a time (local_rollout_forward_batch_size){scored}.")
-    print(_by_card("Largest micro-batch", micro_batches))
+    whole = " (the whole rollout)"
+    sizes = {card: f"{n}{whole}" if n == setup.rollout else n for card, n in micro_batches.items()}
+    print(_by_card("Largest micro-batch", sizes))
     text = ", ".join(f"{card:g} GB: {n or 'does not fit'}" for card, n in sampled.items())
     print(f"Room to sample at a time (local_rollout_forward_batch_size 0): {text}")
     if checkpoints:

@@ -2,6 +2,7 @@
 """Plan the memory of a PPO run from a model's configuration, without its weights: by role and by phase."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -290,6 +291,31 @@ def load_config(name: str) -> PretrainedConfig:
             f"{name!r} is no config.json, no folder with one, no model that can be reached on the hub, and none "
             f"of {', '.join(SHAPES)}."
         ) from error
+
+
+def check_context(config: PretrainedConfig, setup: Setup) -> None:
+    """Refuse completions that leave no room for a prompt in the model's context, as the trainer does.
+
+    Warn of prompts that the context has no room for: the trainer refuses longer ones, and needs less memory then.
+
+    Raises:
+        ValueError: when the context holds no more than the completion.
+    """
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return
+    room = context - setup.completion
+    if room < 1:
+        raise ValueError(
+            f"`completion` {setup.completion} leaves no room for a prompt in the model's context of {context} tokens; "
+            "lower it."
+        )
+    if setup.prompt > room:
+        warnings.warn(
+            f"`prompt` {setup.prompt} and `completion` {setup.completion} are more than the model's context of "
+            f"{context} tokens; a run takes prompts of at most {room} tokens, so lower `prompt` to that.",
+            stacklevel=2,
+        )
 
 
 if __name__ == "__main__":
