@@ -168,3 +168,11 @@ def test_a_second_model_is_asked_for_where_none_is_recorded(world, capsys):
     with pytest.raises(SystemExit):
         main([str(world / "untemplated"), str(world / "b"), "--prompts", str(world / "chats.jsonl")])
     assert "has no chat template; give texts." in capsys.readouterr().err
+
+
+def test_a_star_is_explained_only_where_there_is_one(world):
+    options = {"sampling": {"max_completion_length": 5}, "num_resamples": 20}
+    for names, has_star in ((("a", "a"), False), (("a", "b"), True)):
+        pair = [str(world / name) for name in names]
+        table = comparison_table(measure(prepare(*pair, str(world / "prompts.jsonl"), **options)), 120)
+        assert (table.caption is not None) == has_star

@@ -43,7 +43,6 @@ def comparison_table(comparison: Comparison, width: int) -> Table:
     count = len(comparison.sides[0].samples.prompts)
     table = Table(
         title=f"{count} prompt{'' if count == 1 else 's'}, 95% bootstrap intervals",
-        caption="* the interval of the difference excludes 0",
         caption_justify="left",
         title_justify="left",
         box=None,
@@ -65,6 +64,8 @@ def comparison_table(comparison: Comparison, width: int) -> Table:
         cells = [
             _interval(row[key], digits) if wide else _number(row[key].estimate, digits) for key in ("model", "baseline")
         ]
+        if differs:
+            table.caption = "* the interval of the difference excludes 0"
         mark = "*" if differs else " "
         ends = f"[{difference.low:.{digits}f}, {difference.high:.{digits}f}]"
         text = (
