@@ -98,7 +98,8 @@ def find_pair(
         notes.append(f"`--base_model` has no effect: '{name}' is a whole model, not an adapter.")
     tokenizer = load_tokenizer(name, hub, base_model=base)
     check_loading(load_in_4bit=load_in_4bit, device=device)
-    found, by_adapter = (None, None), False
+    found: tuple[str | None, PolicySource | None] = (None, None)
+    by_adapter = False
     if with_baseline:
         found, by_adapter, note = _baseline(name, source, baseline, hub, options[1])
         notes += [note] if note else []
