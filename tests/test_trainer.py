@@ -16,6 +16,7 @@ from tests import scripted
 from tests.tiny_models import prompt_dataset, save_tiny, tiny_causal_lm, tiny_tokenizer
 from trl_ext import FixedKL, PPOConfig, PPOTrainer
 from trl_ext.experience.engines import ContinuousBatchingEngine
+from trl_ext.rewards import RunningNormalization
 
 LOGGED = [
     "reward",
@@ -107,6 +108,17 @@ def test_evaluation_takes_no_random_number_from_reward_functions(tmp_path):
     assert random.getstate() == states[0] and (np.random.get_state()[1] == states[1][1]).all()
     random.random()
     assert made.evaluate()["eval_reward"] == first
+
+
+def test_a_best_model_by_rewards_whose_unit_moves_is_warned_of(tmp_path):
+    settings = {"eval_strategy": "steps", "eval_steps": 5, "eval_dataset": scripted.prompts(2)}
+    with pytest.warns(UserWarning, match="compares rewards of RunningNormalization, whose unit moves"):
+        scripted.trainer(
+            tmp_path,
+            reward_funcs=RunningNormalization(scripted.reward),
+            metric_for_best_model="eval_reward",
+            **settings,
+        )
 
 
 def test_the_last_step_is_logged(tmp_path):

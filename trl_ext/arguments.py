@@ -26,6 +26,7 @@ from .experience.stream import check_stream
 from .experience.supervised import text_columns
 from .kl_control import KLController, all_settings, check_bounds, kl_bound
 from .rewards import check_reward_models, reward_names
+from .rewards.base import Synchronized, iter_parts
 from .text.prompt_column import PROMPT, find_prompt_column
 from .text.rows import is_conversation
 from .text.tokens import check_tokenizer, check_vocabulary
@@ -236,6 +237,13 @@ def _check_rewards(reward_funcs: Any, model: Any, args: Any) -> list[Any]:
         raise ValueError(
             f"`reward_weights` has {len(weights)} values for {len(functions) + adapters} reward functions; give one "
             "for each."
+        )
+    moving = [part for function in functions for part in iter_parts(function) if isinstance(part, Synchronized)]
+    if moving and args.metric_for_best_model in ("reward", "eval_reward"):
+        warnings.warn(
+            f"`metric_for_best_model='{args.metric_for_best_model}'` compares rewards of {type(moving[0]).__name__}, "
+            "whose unit moves with the training; judge the best model by `eval_reward_funcs`.",
+            stacklevel=5,
         )
     return functions
 

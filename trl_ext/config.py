@@ -247,8 +247,8 @@ class PPOConfig(BaseConfig):
     critic_warmup_rollouts: CountOrZero = option(0, "Rollouts at the start in which only the critic learns.")
     critic_epochs: Count | None = option(
         None,
-        "Passes of the critic's own over each rollout, with an optimizer of its own; None: the critic learns with the "
-        "policy, by `vf_coef`.",
+        "Passes of the critic's own over each rollout, by torch's AdamW with `weight_decay` at a constant learning "
+        "rate; None: the critic learns with the policy, by `vf_coef`.",
     )
     critic_mini_batches: Count = option(4, "Optimizer steps in each of the critic's own passes over a rollout.")
     critic_max_grad_norm: Positive = option(1.0, "Clips the norm of the gradient in the critic's own steps.")

@@ -12,10 +12,10 @@ import torch
 from trl_ext.experience.advantages import (
     AdvantageOptions,
     add_advantages,
-    add_logged,
     describe,
     named_rewards,
     scored_by,
+    warn_of_equal_rewards,
 )
 from trl_ext.experience.rollout import Rollout, collate
 from trl_ext.rewards import Scores
@@ -220,10 +220,10 @@ def equal_scores(valid: int = 3, **more: Any) -> Scores:
 def test_a_rollout_of_equal_rewards_is_warned_of_once():
     same, warned = {"reward": 0.1, "reward_std": 1e-9}, set()
     with pytest.warns(UserWarning, match="All completions of a rollout have the same reward, 0.1, so the policy"):
-        assert add_logged(same, equal_scores(), warned) == same
+        warn_of_equal_rewards(same, equal_scores(), warned)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        add_logged({"reward": 0.2, "reward_std": 0.0}, equal_scores(), warned)
+        warn_of_equal_rewards({"reward": 0.2, "reward_std": 0.0}, equal_scores(), warned)
 
 
 @pytest.mark.parametrize(
@@ -239,4 +239,4 @@ def test_a_rollout_of_equal_rewards_is_warned_of_once():
 def test_a_rollout_that_teaches_something_is_not_warned_of(scores: Scores, metrics: dict[str, float]):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        add_logged({"reward": 0.1, "reward_std": 0.0} | metrics, scores, set())
+        warn_of_equal_rewards({"reward": 0.1, "reward_std": 0.0} | metrics, scores, set())

@@ -239,7 +239,9 @@ def test_filters_are_those_of_transformers(options, monkeypatch):
 
 def test_tokens_are_drawn_as_often_as_they_are_likely():
     probs = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.15, 0.05, 0.0])
-    drawn = _Draw(_Batch(torch.ones(20_000, 1, dtype=torch.long), 1))(torch.zeros(20_000, 1), probs.log().repeat(20_000, 1))
+    drawn = _Draw(_Batch(torch.ones(20_000, 1, dtype=torch.long), 1))(
+        torch.zeros(20_000, 1), probs.log().repeat(20_000, 1)
+    )
     assert ((drawn == 0).sum(1) == 1).all() and ((drawn == -torch.inf).sum(1) == 6).all()
     often, spread = (drawn == 0).double().mean(0), (probs * (1 - probs) / 20_000).sqrt()
     assert ((often - probs).abs() <= 4 * spread).all()

@@ -66,6 +66,13 @@ def test_calibrate_centres_and_scales_reference_completions(model, tokenizer):
     assert other(PROMPTS, COMPLETIONS) == calibrated
 
 
+def test_a_center_and_a_scale_that_were_given_are_those_of_a_resumed_run(model, tokenizer):
+    state = PreferenceReward(model, tokenizer=tokenizer).state_dict()
+    resumed = PreferenceReward(model, tokenizer=tokenizer, center=5.0, scale=0.1)
+    resumed.load_state_dict(state)
+    assert (resumed.center, resumed.scale) == (5.0, 0.1)
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_calibrate_needs_a_spread(model, tokenizer, n):
     with pytest.raises(ValueError, match=f"calibrate got {n} completions"):

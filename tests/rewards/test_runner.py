@@ -12,8 +12,16 @@ import pytest
 import torch
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment, think_format_reward
 
-from trl_ext.rewards import PreferenceReward, RewardRunner, RunningNormalization, ToxicityReward, WeightedSum, retry
-from trl_ext.rewards.base import Synchronized
+from trl_ext.rewards import (
+    PreferenceReward,
+    RewardRunner,
+    RunningNormalization,
+    ToxicityReward,
+    WeightedSum,
+    calling,
+    retry,
+)
+from trl_ext.rewards.base import JUDGE, Synchronized
 
 NAN = math.nan
 
@@ -475,3 +483,28 @@ def test_any_synchronized_function_is_merged_once_a_batch():
     run(runner, ["3"], update_state=False)
     assert counting.merged == 1
     assert counting.synchronize_each_call is True, "direct calls merge as before"
+
+
+def test_a_judge_whose_unit_moves_is_refused():
+    with pytest.raises(ValueError, match="Judge '.*' measures in units that move with the training"):
+        RewardRunner(WeightedSum([value, RunningNormalization(value)]), kind=JUDGE)
+
+
+@pytest.mark.parametrize("kind", ["late", "async"])
+def test_reward_functions_run_with_the_cuda_device_of_their_process(kind, monkeypatch):
+    """A new thread begins with device 0, which is that of another process."""
+    device = threading.local()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: getattr(device, "number", 0))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: setattr(device, "number", number))
+    monkeypatch.setattr(calling, "_event_loop", functools.cache(calling._event_loop.__wrapped__))
+    torch.cuda.set_device(3)
+
+    def on_device(completions, **columns):
+        return [float(torch.cuda.current_device())] * len(completions)
+
+    async def waiting(completions, **columns):
+        return on_device(completions)
+
+    function = on_device if kind == "late" else waiting
+    assert run(RewardRunner(function, timeout=5.0), ["a", "b"]).total.tolist() == [3.0, 3.0]

@@ -54,9 +54,7 @@ def test_the_newest_checkpoint_gives_the_state(place, tmp_path):
 
 
 def test_a_run_without_a_checkpoint_is_warned_about(tmp_path):
-    with pytest.warns(
-        UserWarning, match=r"'normalized_letters' keeps statistics of its run, and no checkpoint"
-    ):
+    with pytest.warns(UserWarning, match=r"'normalized_letters' keeps statistics of its run, and no checkpoint"):
         restore_rewards(RewardRunner(RunningNormalization(letters)), tmp_path)
 
 

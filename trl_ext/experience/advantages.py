@@ -197,8 +197,8 @@ def scored_by(per_function: Tensor, reward_names: list[str], reduce: Reduce) -> 
 def add_logged(metrics: dict[str, float], scores: Scores, warned: set[str]) -> dict[str, float]:
     """Return the metrics with those that reward functions logged, averaged over all processes; a collective.
 
-    Rewards that are all the same number are warned of, once. A name of the trainer's own metrics keeps the trainer's
-    value, which the KL controller and `metric_for_best_model` read.
+    A name of the trainer's own metrics keeps the trainer's value, which the KL controller and
+    `metric_for_best_model` read.
 
     Args:
         metrics: The trainer's, the same on every process.
@@ -215,12 +215,17 @@ def add_logged(metrics: dict[str, float], scores: Scores, warned: set[str]) -> d
             "is logged, so give yours another name.",
             stacklevel=3,
         )
-    _warn_of_equal_rewards(metrics, scores, warned)
     return {name: value for name, value in logged.items() if name not in own} | metrics
 
 
-def _warn_of_equal_rewards(metrics: dict[str, float], scores: Scores, warned: set[str]) -> None:
-    """Warn once of a rollout from which nothing can be learned; a bound or rewards of tokens may still teach it."""
+def warn_of_equal_rewards(metrics: dict[str, float], scores: Scores, warned: set[str]) -> None:
+    """Warn once of a rollout from which nothing can be learned; a bound or rewards of tokens may still teach it.
+
+    Args:
+        metrics: Those of `describe`.
+        scores: Of the samples of this process.
+        warned: What a warning has been given for; this one is added.
+    """
     only_total = scores.learned is None and scores.tokens is None
     if _EQUAL in warned or not only_total or int(scores.valid.sum()) < 2 or not has_equal_rewards(metrics):
         return

@@ -34,6 +34,7 @@ from .advantages import (
     monte_carlo_returns,
     named_rewards,
     scored_by,
+    warn_of_equal_rewards,
 )
 from .ahead import RolloutAhead
 from .engine_gap import GapOptions, correct
@@ -208,7 +209,9 @@ class Collector:
             if scores.tokens is not None:
                 extra["earned most"] = earned_most(scores.tokens, batch.completion_ids or [], self.tokenizer)
             self.samples.fill(batch.prompts, batch.completions, named, advantages, state.global_step, extra)
-        metrics = add_logged(metrics, scores, self.rewards.clashes)
+        metrics = add_logged(metrics, scores, self.rewards.warned)
+        if training:
+            warn_of_equal_rewards(metrics, scores, self.rewards.warned)
         counts = {} if training else scored_by(by_function, self.rewards.names, self.reduce)
         return Experience(rollout, batch, scores, metrics, speed, counts, moments)
 

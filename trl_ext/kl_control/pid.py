@@ -99,7 +99,7 @@ class PIDKL:
         self.coef = self._pid.coef
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the PID, the smoothed KL (None before the first update, as the last error), and arrival."""
+        """Return the PID's state, the smoothed KL and arrival; last error and KL are None before the first update."""
         pid, arrived = self._pid.state_dict(), float(self._arrived)
         return {"controller": type(self).__name__, **pid, "smoothed_kl": self._smoothed_kl, "arrived": arrived}
 

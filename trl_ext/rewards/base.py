@@ -92,12 +92,13 @@ def check_state(fn: Any, kind: str = "Reward function") -> None:
     Raises:
         ValueError: the state is not JSON-able.
     """
+    name = reward_name(fn)
     if is_stateful(fn):
         try:
             json.dumps(fn.state_dict())
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"{kind} '{reward_name(fn)}' has a `state_dict` that is no JSON ({one_line(error, 100)}), as "
+                f"{kind} '{name}' has a `state_dict` that is no JSON ({one_line(error, 100)}), as "
                 f"checkpoints need: return numbers, texts, lists and dictionaries of them."
             ) from error
 

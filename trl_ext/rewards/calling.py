@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
+import torch
+
 from .base import (
     Batch,
     ContractViolation,
@@ -41,6 +43,18 @@ def _not_pressed(error: BaseException) -> BaseException:
 # Threads and the event loop
 
 
+def _thread(target: Callable[[], object], name: str) -> threading.Thread:
+    """Return a daemon thread with the CUDA device of this one; that of a new thread is device 0, another process's."""
+    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+    def run() -> None:
+        if device is not None:
+            torch.cuda.set_device(device)
+        target()
+
+    return threading.Thread(target=run, daemon=True, name=name)
+
+
 def start(call: Callable[[], T]) -> Callable[..., T]:
     """Start `call` in a thread of its own.
 
@@ -59,7 +73,7 @@ def start(call: Callable[[], T]) -> Callable[..., T]:
         except BaseException as error:
             outcome["error"] = _not_pressed(error)
 
-    thread = threading.Thread(target=target, daemon=True, name="trl_ext-reward-call")
+    thread = _thread(target, "trl_ext-reward-call")
     thread.start()
 
     def wait(timeout: float | None, stopped: threading.Event | None = None) -> T:
@@ -100,7 +114,7 @@ async def in_thread(call: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, *outcome)
 
-    threading.Thread(target=target, daemon=True, name="trl_ext-reward-call").start()
+    _thread(target, "trl_ext-reward-call").start()
     return await future
 
 
@@ -117,7 +131,7 @@ def _event_loop() -> asyncio.AbstractEventLoop:
             except BaseException:
                 continue
 
-    threading.Thread(target=serve, daemon=True, name="trl_ext-rewards").start()
+    _thread(serve, "trl_ext-rewards").start()
     return loop
 
 

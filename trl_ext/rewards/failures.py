@@ -2,7 +2,6 @@
 """How many samples reward functions may fail on."""
 
 import warnings
-from collections.abc import Mapping
 
 from trl_ext.messages.printable import error_text, one_line
 
@@ -40,7 +39,7 @@ class Failures:
         """Number of failures of a function above which the run ends."""
         return self.share * self.count + 1e-9  # 0.29 * 100 is a little less than 29
 
-    def add(self, name: str, failures: Mapping[int, BaseException], batch: Batch) -> None:
+    def add(self, name: str, failures: dict[int, BaseException], batch: Batch) -> None:
         """Count the failures of a function in a batch, by sample.
 
         Raises:

@@ -64,6 +64,7 @@ class PreferenceReward:
         if not scale > 0:
             raise ValueError(f"scale is {scale}: it must be positive.")
         self.center, self.scale = center, scale
+        self._calibrated = False
         self.chat_template, self.chat_template_kwargs = chat_template, dict(chat_template_kwargs or {})
         self.append_eos = append_eos
         self.scorer = SequenceScorer(
@@ -129,15 +130,17 @@ class PreferenceReward:
                 f"that score differently."
             )
         self.center, self.scale = scores.mean().item(), spread
+        self._calibrated = True
         return self.center, self.scale
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the JSON-able state for a checkpoint."""
-        return {"center": self.center, "scale": self.scale}
+        return {"center": self.center, "scale": self.scale, "calibrated": self._calibrated}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Restore the state that `state_dict` returned."""
-        self.center, self.scale = state["center"], state["scale"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `calibrate` had set; a center and a scale that were given are settings, and stay."""
+        if state.get("calibrated", True):  # an earlier version did not tell
+            self.center, self.scale, self._calibrated = state["center"], state["scale"], True
 
     def _check_pair(self, prompt: Text, completion: Text, like: Text) -> None:
         if isinstance(prompt, str) != isinstance(completion, str):

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from trl_ext.text.rows import Text
 
 from .base import (
+    JUDGE,
     OWN_COLUMNS,
     REWARD,
     Batch,
@@ -93,7 +94,7 @@ class RewardRunner:
     Attributes:
         names: names of the functions in logs, made unique by `_2`, `_3`, ...
         constraints: the multipliers of the functions that have a bound.
-        clashes: names that functions logged, that are the trainer's own metrics too, and that were warned about.
+        warned: what a warning has been given for, which is not repeated.
 
     Raises:
         ValueError, TypeError: no function, a function that cannot be called, a number of weights or tokenizers other
@@ -135,12 +136,18 @@ class RewardRunner:
         self.max_reward_failures = max_reward_failures
         self.clip_range = clip_range
         self._warned_not_applicable = False
-        self.clashes: set[str] = set()
+        self.warned: set[str] = set()
         self._untimed = self._find_untimed(policy) if timeout is not None else frozenset()
         parts = [part for fn in self.reward_funcs for part in iter_parts(fn)]
         for fn in self.reward_funcs:
             check_state(fn, kind)
         self._synchronized = [part for part in parts if isinstance(part, Synchronized)]
+        moving = [fn for fn in self.reward_funcs if any(isinstance(part, Synchronized) for part in iter_parts(fn))]
+        if kind == JUDGE and moving:
+            raise ValueError(
+                f"Judge '{reward_name(moving[0])}' measures in units that move with the training, so its "
+                "scores of two evaluations cannot be compared; judge with the function inside it."
+            )
 
     def __call__(
         self,

@@ -50,8 +50,8 @@ def token_ends(text: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
     """Return for each token how many characters of `text` are complete with it, in ascending order.
 
     A character of several tokens is complete with the last of them; one whose last tokens are still to come may be left
-    out of the text, as `RewardsSoFar` does. The white space before the first word, which some
-    chat templates write and a message does not contain, counts for nothing.
+    out of the text, as `RewardsSoFar` does. The white space before the first word, which some chat templates write and
+    a message does not contain, counts for nothing.
 
     Raises:
         ValueError: the text is not that of the tokens.
