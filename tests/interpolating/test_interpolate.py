@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig
+from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from tests import tiny_models
@@ -16,6 +17,7 @@ from trl_ext.actor_critic import ActorCritic, build_actor_critic
 from trl_ext.commands import main
 from trl_ext.evaluation.path import choose, split_rows
 from trl_ext.interpolating import start
+from trl_ext.interpolating.showing import print_points
 
 REWARD = "def brevity(completions, **columns):\n    return [-len(text) / 10 for text in completions]\n"
 MEASURED = ["--max_completion_length", "6", "--num_prompts", "6", "--frontier_prompts", "4", "--frontier_samples", "6"]
@@ -167,3 +169,11 @@ def test_the_halves_are_disjoint(count: int) -> None:
     chosen, reported = split_rows(count)
     assert chosen and reported and not set(chosen) & set(reported)
     assert sorted(chosen + reported) == list(range(count))
+
+
+def test_the_table_has_the_interval_of_the_reward_and_shares_in_percent(capsys):
+    point = {"eta": 0.5, "reward": -0.25, "reward_ci95": [-0.75, 0.25], "kl": 0.5, "empty_fraction": 0.1}
+    print_points([{**point, "terminated_fraction": 0.9}], Console(), title="out: 300 prompts")
+    heading, columns, row = capsys.readouterr().out.splitlines()
+    assert heading.strip() == "out: 300 prompts" and columns.split() == ["eta", "reward", "KL", "empty", "ended"]
+    assert "-0.25 [-0.75 to 0.25]" in row and "10.0%" in row and "90.0%" in row

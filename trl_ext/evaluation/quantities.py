@@ -50,6 +50,7 @@ QUANTITIES = {
     "distinct_2": Quantity("distinct-2", better="higher"),
     "mean_length": Quantity("mean length", "tokens"),
     "empty_fraction": Quantity("empty completions", "", True, "lower"),
+    "terminated_fraction": Quantity("completions that ended by themselves", "", True),
     "kl": Quantity("KL to the initial model", "nats per completion"),
     "kl_at_optimum": Quantity("least KL for this reward", "nats per completion"),
     "kl_ema": Quantity("KL of the policy average", "nats per completion"),

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trl_ext.evaluation.quantities import value_text
+from trl_ext.evaluation.quantities import interval_text, value_text
 from trl_ext.messages.printable import one_line
 
 __all__ = ["print_points"]
@@ -37,9 +37,12 @@ def print_points(points: Sequence[Mapping[str, Any]], console: Console, *, title
     for name in shown:
         table.add_column(Text(columns[name]), justify="right")
     for point in points:
-        table.add_row(*(Text(_cell(name, point.get(name))) for name in shown))
+        table.add_row(*(Text(_cell(name, point)) for name in shown))
     console.print(table)
 
 
-def _cell(name: str, value: Any) -> str:
-    return f"{value:g}" if name == "eta" else value_text(name, value)
+def _cell(name: str, point: Mapping[str, Any]) -> str:
+    value, interval = point.get(name), point.get(f"{name}_ci95")
+    if name == "eta":
+        return f"{value:g}"
+    return value_text(name, value) + (f" [{interval_text(name, interval)}]" if interval is not None else "")

@@ -89,10 +89,12 @@ def _measure(weights: WeightPath, etas: Sequence[float], task: Task, root: Path,
         if found:
             points, optimum = found[0]
             count = len(next(iter(task.columns.values())))
+            few = task.frontier[0]
+            whose = f"{count} prompts" + (f", for reward and KL {few} of them" if 0 < few < count else "")
             settings = {"prompts": count, "frontier": list(task.frontier), "samples": task.samples, "seed": task.seed}
             content = {"points": points, "optimum": optimum, "settings": settings}
             write_json(path, without_nan(content))
-            print_points(points, Console(), title=f"{name}: reference + eta * (trained - reference), {count} prompts")
+            print_points(points, Console(), title=f"{name}: reference + eta * (trained - reference), {whose}")
             if path == root / PATH_FILE and (root / DATA).is_file():
                 print(write_page(root / "report.html", load_run(root)))
 
