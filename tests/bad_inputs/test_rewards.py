@@ -250,8 +250,7 @@ CASES = [
         "check_reward of what exits",
         lambda: check_reward(exits),
         ValueError,
-        "Reward function 'exits' failed on a sample (plain: line 53 of 'test_rewards.py' raises SystemExit: 0; "
-        "conversational: line 53 of 'test_rewards.py' raises SystemExit: 0).",
+        "Reward function 'exits' failed on a sample (line 53 of 'test_rewards.py' raises SystemExit: 0).",
     ),
     Case(
         "check_reward without completions",

@@ -18,8 +18,10 @@ from tests.experience import copying_engine
 from tests.experience.copying_engine import CopyingEngine
 from tests.killed_runs import TIMING
 from tests.tiny_models import tiny_tokenizer
+from trl_ext.checkpoint import STATE
 from trl_ext.experience.ahead import RolloutAhead
 from trl_ext.experience.prompts import PLACEHOLDER, RolloutSampler
+from trl_ext.folders import commit
 
 
 def engine_of(made: Any) -> CopyingEngine:
@@ -215,6 +217,14 @@ def test_ctrl_c_and_an_early_end_leave_no_thread(tmp_path: Path) -> None:
         assert made.state.global_step == 8
 
 
+def forget(checkpoint: Path, setting: str) -> None:
+    """Let a checkpoint not know a setting that it was written with."""
+    state = json.loads((checkpoint / STATE).read_text())
+    del state["configuration"][setting]
+    (checkpoint / STATE).write_text(json.dumps(state))
+    commit(checkpoint)
+
+
 def test_a_run_resumed_synchronously_or_with_other_prompts_samples_anew(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "shuffle_dataset": False}
     made = copying_engine.trainer(tmp_path / "first", **settings)
@@ -223,6 +233,8 @@ def test_a_run_resumed_synchronously_or_with_other_prompts_samples_anew(tmp_path
     assert ahead["prompt_ids"] == prompts_of(made)[2] and ahead["step"] == 2
     for name, other in {"off": {"async_rollouts": False}, "order": {"shuffle_dataset": True}, "same": {}}.items():
         shutil.copytree(tmp_path / "first" / "checkpoint-4", tmp_path / name / "checkpoint-4")
+        if name == "order":  # only a checkpoint of an earlier version goes on with another one
+            forget(tmp_path / name / "checkpoint-4", "shuffle_dataset")
         again = copying_engine.trainer(tmp_path / name, **{**settings, **other})
         again.train(resume_from_checkpoint=True)
         assert len(prompts_of(again)) == (1 if name == "same" else 2)

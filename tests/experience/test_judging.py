@@ -17,7 +17,7 @@ from tests import scripted
 from tests.launching import run_whole, torchrun
 from tests.tiny_models import save_tiny, tiny_classifier, tiny_tokenizer
 from trl_ext.experience.judging import Judging, check_best_metric
-from trl_ext.rewards import LengthReward, RewardRunner, RunningNormalization
+from trl_ext.rewards import LengthReward, RewardRunner
 from trl_ext.rewards.base import Batch
 from trl_ext.rewards.retry import BACKOFF_SECONDS
 
@@ -83,10 +83,26 @@ def test_judges_are_logged_and_called_at_evaluations_alone(tmp_path):
     assert again["eval_time/judge"] >= 0
 
 
+class Counting:
+    """A judge with a state: how many completions it has seen."""
+
+    seen = 0
+
+    def __call__(self, completions, **columns):
+        self.seen += len(completions)
+        return [float(self.seen)] * len(completions)
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+
 def test_a_judge_never_changes_training(tmp_path):
     """Bit for bit, also where judges draw random numbers and keep state; another seed shows that the test can fail."""
     finals = []
-    for name, judges in (("without", None), ("with", [draws, RunningNormalization(words)]), ("other seed", None)):
+    for name, judges in (("without", None), ("with", [draws, Counting()]), ("other seed", None)):
         made = scripted.trainer(
             tmp_path / name,
             scripted=False,
