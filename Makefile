@@ -18,9 +18,10 @@ THREADS := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-2} --dist loadfile
 # Tests of what TRL's version cannot change run on the newest TRL alone: code that does not import TRL, and runs of several
 # minutes whose parts other tests run on both.
-WITHOUT_TRL := $(addprefix --ignore=tests/,comparing critic_learning eval evaluation examples interpolating kl_control monitoring \
+WITHOUT_TRL := $(addprefix --ignore=tests/,comparing critic_learning evaluation examples interpolating kl_control monitoring \
 	objectives planner reports docs/test_site.py recipes/test_killed_recipe.py test_processes.py test_resume.py test_sharding.py \
-	test_zero.py $(addprefix actor_critic/test_,merge.py architectures.py quantized.py float_head.py))
+	test_zero.py $(addprefix actor_critic/test_,merge.py architectures.py quantized.py float_head.py) \
+	$(addprefix eval/test_,critic_limit.py hacking.py memory.py on_gpu.py reward_model.py token_rewards.py versus_agilerl.py))
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help

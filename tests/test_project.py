@@ -155,6 +155,17 @@ def test_quality_demands_a_docstring_of_public_functions(folder: str, docstring:
     assert {violation["code"] for violation in json.loads(done.stdout)} == rules
 
 
+def test_what_needs_the_oldest_trl_is_not_left_out_there() -> None:
+    """Tests that are skipped on the newest TRL would otherwise run nowhere."""
+    command = ["make", "--no-print-directory", "--eval", "shown: ; @echo $(WITHOUT_TRL)", "shown"]
+    options = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    left_out = [ROOT / option.removeprefix("--ignore=") for option in options]
+    assert left_out and all(path.exists() for path in left_out)
+    needing = re.compile(r"removed in 1\.13|trl >= 1\.13")
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if needing.search(path.read_text("utf-8"))]
+    assert len(files) >= 4 and not [path for path in files for out in left_out if path.is_relative_to(out)]
+
+
 def test_every_make_target_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z0-9.-]+):", makefile, flags=re.MULTILINE))
