@@ -77,6 +77,15 @@ def test_only_safetensors_are_written(name, tmp_path):
     assert files & {"model.safetensors", "adapter_model.safetensors"}
 
 
+@pytest.mark.parametrize("name", ["copy", "named adapter"])
+def test_weights_are_as_readable_as_the_files_beside_them(name, tmp_path):
+    MAKES[name](tiny_causal_lm()).save_pretrained(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert (
+        len({path.stat().st_mode for path in files}) == 1 and sum(path.suffix == ".safetensors" for path in files) > 1
+    )
+
+
 def test_saving_does_not_disturb_training(tmp_path):
     model = build_actor_critic(tiny_causal_lm(), "adapter", peft_config=lora_config())
     scramble(model)

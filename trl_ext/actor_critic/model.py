@@ -17,6 +17,7 @@ from transformers.integrations.liger import apply_liger_kernel
 
 from trl_ext._compat import AdapterSwitch
 from trl_ext.critic_modes import CRITIC_FOLDER
+from trl_ext.folders import apply_umask
 from trl_ext.objectives.logprobs import EntropyMode
 from trl_ext.sharding import is_sharded, part_of
 
@@ -372,6 +373,7 @@ class ActorCritic(nn.Module):
         self.save_policy(folder, state_dict)
         save_critic(critic_folder, self.policy, self._critic_adapters, self.critic, self.value_head, state_dict)
         self.return_scale.save(critic_folder)
+        apply_umask(critic_folder)
 
     def save_policy(self, folder: str | os.PathLike, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save the policy alone; an adapter that training started from goes into the subfolder `reference`."""
@@ -387,6 +389,7 @@ class ActorCritic(nn.Module):
         else:
             self.policy.save_pretrained(folder, state_dict=state)
         record_base(folder, self.config.name_or_path)
+        apply_umask(folder)
 
     def load_policy(self, folder: str | os.PathLike) -> None:
         """Load the policy's weights that `save_policy` wrote from a module of the same kind."""

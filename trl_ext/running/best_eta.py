@@ -8,7 +8,6 @@ from typing import Any
 
 from trl_ext.actor_critic.interpolation import WeightPath
 from trl_ext.evaluation.path import Task, choose, measure_path
-from trl_ext.folders import apply_umask
 from trl_ext.trainer import PPOTrainer
 
 from .finished import CONFIG
@@ -72,6 +71,5 @@ def keep_best(
     best = choose(points, kl_budget)
     path.move_to(best["eta"])
     model.save_policy(folder)
-    apply_umask(folder)
     choices = [{name: point[name] for name in ("eta", "reward", "kl")} for point in points]
     return {"eta": best["eta"], "eta_choices": choices, "num_choice_prompts": count}

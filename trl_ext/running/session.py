@@ -7,7 +7,6 @@ from pathlib import Path
 
 from trl_ext.checkpoint import checkpoints
 from trl_ext.config import PPOConfig
-from trl_ext.folders import apply_umask
 from trl_ext.processes import leave
 from trl_ext.trainer import PPOTrainer
 
@@ -66,5 +65,3 @@ def train(trainer: PPOTrainer, checkpoint: str | None) -> None:
     with OrderlyStop(trainer):
         trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(trainer.args.output_dir)
-    if trainer.args.should_save:
-        apply_umask(Path(str(trainer.args.output_dir)))
