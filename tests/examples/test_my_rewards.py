@@ -36,9 +36,9 @@ def test_values(rewards: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_check_reward_finds_no_fault(rewards: dict[str, Any], name: str) -> None:
     columns = {"keyword": ["cat", "dog"]} if name == "mentions" else {}
-    checked = check_reward(rewards[name], PROMPTS, ["It is a cat.", "a dog"], **columns)
+    checked = check_reward(rewards[name], PROMPTS, ["It is a cat.", "an idiot " * 9], **columns)
     assert not checked.warnings
-    expected = {"brevity": [0, 0], "mentions": [1, 1], "checked_elsewhere": [1, 0], "Blocklist": [0, 0]}
+    expected = {"brevity": [0, -0.5], "mentions": [1, 0], "checked_elsewhere": [1, 0], "Blocklist": [0, -1]}
     assert checked.values[:2] == expected[name]
 
 

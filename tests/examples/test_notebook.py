@@ -64,7 +64,7 @@ def test_it_runs_on_the_embedded_models(
         next(cell for cell in cells.values() if text in cell.source)
         for text in ("trl_ext plan", "report_run(", "table.head")
     )
-    assert "GiB" in printed(plan) and "rror" not in printed(plan)
+    assert "MiB" in printed(plan) and "rror" not in printed(plan)
     assert "srcdoc" in shown(report) and "Detoxification" in shown(report)
     before, after = (float(number) for number in re.findall(r"not toxic \w+ +(\d\S*)", printed(table)))
     assert after > before + 0.1
