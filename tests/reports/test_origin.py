@@ -53,6 +53,12 @@ def test_origin_has_versions_and_device() -> None:
     assert found["versions"]["trl_ext"] == __version__ and found["versions"]["torch"] == torch.__version__
 
 
+@pytest.mark.parametrize(("threads", "said"), [(1, "CPU, 1 thread"), (2, "CPU, 2 threads")])
+def test_threads_of_a_cpu(threads: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert origin(torch.device("cpu"), processes=1)["device"] == said
+
+
 def test_what_differs_from_the_defaults_and_what_was_in_force(tmp_path: Path) -> None:
     args = PPOConfig(
         output_dir=str(tmp_path / "run"),

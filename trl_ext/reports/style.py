@@ -35,6 +35,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; }
 th, .unit, .label { color: var(--faint); font-weight: normal; font-size: .85rem; }
+.texts th { text-align: left; }
 .texts td { text-align: left; white-space: pre-wrap; overflow-wrap: anywhere; vertical-align: top; font-size: .85rem; }
 .texts td:first-child { min-width: 9rem; max-width: 18rem; }
 .plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); }
