@@ -134,6 +134,26 @@ def test_a_resumed_run_has_its_own_weight_decay_and_betas(interrupted):
     assert {group["eps"] for group in changed.optimizer.param_groups} == {1e-3}
 
 
+def test_changed_settings_that_may_change_are_told(interrupted, caplog):
+    """Those that teach the policy otherwise; not those of logs and checkpoints, nor how long the run is."""
+    aside = {"logging_steps": 3, "save_total_limit": 1, "total_episodes": 24, "run_name": "again"}
+    assert resume(interrupted, gamma=0.9, cliprange=0.1, weight_decay=0.5, **aside).state.global_step == 6
+    said = "cliprange (then 0.2, now 0.1), gamma (then 1.0, now 0.9), weight_decay (then 0.0, now 0.5). The run goes on"
+    assert f"checkpoint-2 was written with: {said}" in caplog.text
+
+
+def test_the_same_settings_are_no_matter_of_a_word(tmp_path, caplog):
+    """In another form, as a file of the user's may give them."""
+    kwargs = {"min_length": 1, "no_repeat_ngram_size": 4}
+    ranges = {"mask_ratio_range": [0.5, 2.0], "reward_constraints": ["kl <= 1"], "generation_kwargs": kwargs}
+    settings = {"save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "linear"}
+    scripted.trainer(tmp_path, max_steps=2, total_episodes=None, **ranges, **settings).train()
+    caplog.clear()
+    again = {**ranges, "generation_kwargs": str(dict(reversed(kwargs.items()))).replace("'", '"')}
+    assert resume(tmp_path, **again, lr_scheduler_type="linear").state.global_step == 4
+    assert "not those that" not in caplog.text
+
+
 def test_a_truncated_checkpoint_is_skipped(interrupted):
     newest = interrupted / "checkpoint-2"
     with open(newest / "optimizer.pt", "r+b") as file:

@@ -454,7 +454,7 @@ def run_configuration(args: PPOConfig, model: ActorCritic, kl_controller: KLCont
         "max_completion_length": args.max_completion_length,
         "temperature": args.temperature,
         **{name: getattr(args, name) for name in ("top_p", "top_k", "min_p", "repetition_penalty", "stop_strings")},
-        "generation_kwargs": str(mapping(args.generation_kwargs)),  # a value may be no JSON
+        "generation_kwargs": str(dict(sorted(mapping(args.generation_kwargs).items()))),  # a value may be no JSON
         "shuffle_dataset": args.shuffle_dataset,
         "data_seed": args.data_seed,
         "critic": model.critic_kind,

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,11 +14,15 @@ from torch import Tensor, nn
 
 from . import checkpoint
 from .checkpoint import STATE
+from .critic_learning import CriticOptions
+from .experience.advantages import AdvantageOptions
 from .experience.ahead import RolloutAhead
 from .experience.rollout import Rollout
 from .files import write_json
+from .learning import LossOptions
 from .processes import ProcessFailureError, together
 from .sharding import local
+from .step_gate import StepLimits
 
 logger = logging.getLogger(__name__)
 
@@ -228,10 +233,38 @@ def check_checkpoint(folder: Path, current: dict[str, Any], process: int) -> Non
         json.loads((folder / "trainer_state.json").read_text())
 
 
-def warn_of_changed_rewards(folder: Path, current: dict[str, Any]) -> None:
-    """Warn of settings of reward functions that differ from the checkpoint's; the run goes on with the new ones."""
+# Settings that may change from one part of a run to the next. The learning rates have a warning of their own.
+_MAY_CHANGE = {
+    *(field.name for part in (LossOptions, AdvantageOptions, CriticOptions, StepLimits) for field in fields(part)),
+    *("kl_target", "kl_horizon", "kl_coef_end", "kl_schedule", "missing_eos_penalty", "reward_clip_range"),
+    *("reward_constraints", "importance_sampling_correction", "importance_sampling_cap", "ptx_max_length"),
+    *("critic_warmup_rollouts", "policy_ema_decay", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs"),
+    *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16"),
+}
+
+
+def warn_of_changes(folder: Path, rewards: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Warn of what differs from the checkpoint's and may; the run goes on with what is new.
+
+    Args:
+        folder: The checkpoint.
+        rewards: Settings of the reward functions, by name.
+        settings: Those of the configuration, as `PPOConfig.to_dict` returns them.
+    """
+    path = folder / "ppo_config.json"
+    written = json.loads(path.read_text()) if path.is_file() else {}
+    changed = [
+        f"{name} (then {written[name]}, now {settings[name]})"
+        for name in sorted(_MAY_CHANGE & written.keys() & settings.keys())
+        if written[name] != settings[name]
+    ]
+    if changed:
+        logger.warning(
+            f"Settings are not those that {folder} was written with: {', '.join(changed)}. The run goes on with the "
+            "new ones."
+        )
     saved = read_state(folder, 0).get("reward settings", {})
-    changed = [f"{k} (then {saved.get(k)}, now {v})" for k, v in current.items() if saved and saved.get(k) != v]
+    changed = [f"{k} (then {saved.get(k)}, now {v})" for k, v in rewards.items() if saved and saved.get(k) != v]
     if changed:
         logger.warning(
             f"The reward functions are not set as when {folder} was written: {', '.join(changed)}. The run goes on "

@@ -423,7 +423,7 @@ class PPOTrainer(BaseTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
         with together(f"Resuming from {folder}"), resuming.loading(folder), written(self.model):
-            resuming.warn_of_changed_rewards(folder, self._reward_settings)
+            resuming.warn_of_changes(folder, self._reward_settings, self.args.to_dict())
             self.policy_average.load_both(folder)
 
     def _load_best_model(self) -> None:
