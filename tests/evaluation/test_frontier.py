@@ -74,6 +74,16 @@ def test_kl_at_reward_limits():
     assert kl_at_reward(torch.full((2, 3), 1.0), 1.0) == 0.0
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, -1 / 3, 0.0])
+@pytest.mark.parametrize("shape", [(3, 7), (5, 32), (128, 32)])
+def test_rewards_that_are_all_equal_cost_nothing(shape, value):
+    """The mean over prompts of the mean over samples is not, to the last bit, the mean of all."""
+    rewards = torch.full(shape, value, dtype=torch.float64)
+    for target in (value, float(rewards.mean()), float(rewards.mean(-1).mean())):
+        assert kl_at_reward(rewards, target) == 0.0
+    assert kl_at_reward(rewards, value + 0.01) == math.inf
+
+
 def test_few_effective_samples_warn():
     torch.manual_seed(0)
     rewards = torch.randn(4, 200)

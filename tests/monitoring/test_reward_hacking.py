@@ -17,7 +17,7 @@ from tests.scripted import logs, prompts, trainer, weights
 from trl_ext import PPOTrainer
 from trl_ext.monitoring import RewardHackingMonitor, observe_rollout
 from trl_ext.monitoring.reward_hacking import STATE_KEY
-from trl_ext.rewards import Scores
+from trl_ext.rewards import RunningNormalization, Scores
 from trl_ext.rewards.base import Batch
 
 # The signals, without a trainer
@@ -247,7 +247,48 @@ def test_samples_without_a_reward_are_left_out():
     assert (block["proxy"], block["gold"], block["samples"]) == (5.0, [1.0], 1)
 
 
+class Novelty:
+    """1 for a completion that was never seen before."""
+
+    __name__ = "novelty"
+
+    def __init__(self):
+        self.seen = set()
+
+    def __call__(self, completions, **columns):
+        marks = [float(text not in self.seen) for text in completions]
+        self.seen |= set(completions)
+        return marks
+
+    def state_dict(self):
+        return {"seen": sorted(self.seen)}
+
+    def load_state_dict(self, state):
+        self.seen = set(state["seen"])
+
+
+def test_evaluations_do_not_change_the_state_of_a_gold_reward():
+    monitor = RewardHackingMonitor(Novelty())
+    first, _ = evaluate(monitor, 0, [1.0, 2.0, 3.0, 4.0])
+    again, _ = evaluate(monitor, 1, [1.0, 2.0, 3.0, 4.0])
+    assert first["eval_monitor/gold"] == again["eval_monitor/gold"] == 1.0 and not monitor.gold.seen
+    logged = [rollout(monitor, step, golds=[1.0, 5.0])["monitor/gold"] for step in (2, 3)]
+    assert logged == [1.0, 0.0] and monitor.gold.seen == {"1.0", "5.0"}
+    saved = json.loads(json.dumps(monitor.state_dict()))
+    rollout(monitor, 4, golds=[7.0])
+    assert saved["gold_states"] == [{"seen": ["1.0", "5.0"]}], "a copy"
+    resumed = RewardHackingMonitor(Novelty())
+    resumed.load_state_dict(saved)
+    assert rollout(resumed, 4, golds=[5.0, 6.0])["monitor/gold"] == 0.5
+
+
 def test_errors():
+    with pytest.raises(ValueError, match="Gold reward 'normalized_value' measures in units that move"):
+        RewardHackingMonitor(RunningNormalization(value))
+    unsaved = Novelty()
+    unsaved.state_dict = lambda: {"seen": unsaved.seen}  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="Gold reward 'novelty' has a `state_dict` that is no JSON"):
+        RewardHackingMonitor(unsaved)
     with pytest.raises(TypeError, match="'some/model', which is no reward function: wrap"):
         RewardHackingMonitor("some/model")  # type: ignore[arg-type]
     for options in ({"warmup": 2}, {"gold_every": 0}, {"max_kl": 0.0}):
@@ -265,6 +306,11 @@ def _process(rank, folder, queue):
     logged = rollout(monitor, 0, golds=[[1.0, 2.0], [6.0]][rank], ids=[[[1] * 4] * 2, [[1, 2, 3, 4]]][rank])
     rollout(monitor, 0, golds=[[1.0], [2.0]][rank], training=False)
     queue.put((logged["monitor/gold"], logged["monitor/repetition"], json.dumps(monitor.state_dict())))
+    novel = RewardHackingMonitor(Novelty())
+    rollout(novel, 0, golds=[[1.0, 2.0], [6.0]][rank])
+    resumed = RewardHackingMonitor(Novelty())
+    resumed.load_state_dict(novel.state_dict(), rank)
+    queue.put(resumed.gold.seen == novel.gold.seen == [{"1.0", "2.0"}, {"6.0"}][rank])
     torch.distributed.destroy_process_group()
 
 
@@ -274,9 +320,10 @@ def test_every_process_sees_the_same(tmp_path):
     workers = [context.Process(target=_process, args=(rank, tmp_path, queue), daemon=True) for rank in (0, 1)]
     for worker in workers:
         worker.start()
-    one, other = (queue.get(timeout=30) for _ in workers)
+    answers = [queue.get(timeout=30) for _ in range(4)]
     for worker in workers:
         worker.join(timeout=30)
+    one, other = (answer for answer in answers if answer is not True)
     assert one == other and one[0] == 3.0 and one[1] == pytest.approx((0.5 + 0.5 + 0) / 3)
 
 
@@ -402,6 +449,25 @@ def test_a_resumed_run_knows_what_the_monitor_knew(tmp_path):
     assert json.dumps(again.state_dict(), sort_keys=True) == json.dumps(original.state_dict(), sort_keys=True)
     saved = json.loads((tmp_path / "b" / "checkpoint-8" / "trainer_state.json").read_text())
     assert saved["stateful_callbacks"][STATE_KEY]["alarms"] == [list(alarm) for alarm in again.alarms]
+
+
+def test_a_resumed_run_goes_on_with_the_state_of_its_gold_reward(tmp_path):
+    class Order(Novelty):
+        """How many completions were scored before each."""
+
+        def __call__(self, completions, **columns):
+            before = len(self.seen)
+            places = range(before, before + len(completions))
+            self.seen |= {*places}
+            return [float(place) for place in places]
+
+    whole, again = (monitored(tmp_path / name, RewardHackingMonitor(Order())) for name in ("a", "b"))
+    whole.train()
+    again.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-4"))
+    both = [[line["monitor/gold"] for line in logs(run) if line["step"] > 4] for run in (whole, again)]
+    assert both[0] == both[1] and both[0][-1] > 24
+    evaluated = [line["eval_monitor/gold"] for line in again.state.log_history if "eval_reward" in line]
+    assert evaluated == [line["eval_monitor/gold"] for line in whole.state.log_history if "eval_reward" in line]
 
 
 def test_a_monitor_that_comes_late_says_so(tmp_path):

@@ -176,8 +176,10 @@ def point_at_reward(rewards: Tensor, target: float) -> FrontierPoint:
     samples = check_rewards(rewards)
     if not math.isfinite(target):
         raise ValueError(f"`target` is {target}; pass a finite mean reward.")
-    if target <= float(samples.mean()):
-        return FrontierPoint(math.inf, 0.0, float(samples.mean()), float(samples.shape[1]))
+    mean = float(samples.mean())
+    # Means that are summed in another order differ by rounding; equal rewards leave no other beta to look for.
+    if target <= mean + 1e-12 * float(samples.abs().max()):
+        return FrontierPoint(math.inf, 0.0, mean, float(samples.shape[1]))
     best = float(samples.max(-1).values.mean())
     if target > best:
         return FrontierPoint(0.0, math.inf, best, 0.0)

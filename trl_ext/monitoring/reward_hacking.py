@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """`RewardHackingMonitor`: alarms when a policy over-optimizes its reward."""
 
+import copy
 import math
 import statistics
 import warnings
@@ -14,7 +15,7 @@ from transformers.utils import logging
 from trl_ext.messages.printable import error_text, one_line
 from trl_ext.processes import gather, together
 from trl_ext.rewards import Scores, reward_name
-from trl_ext.rewards.base import Batch, fresh
+from trl_ext.rewards.base import Batch, Synchronized, check_state, fresh, is_stateful, iter_parts
 from trl_ext.rewards.retry import run_reward
 from trl_ext.rewards.tokens import sums
 from trl_ext.text.ngrams import distinct_n, repetition
@@ -55,7 +56,8 @@ class RewardHackingMonitor(TrainerCallback):
     PPOTrainer(model, reward_model, args, callbacks=[monitor], ...)
     ```
 
-    The state goes into every checkpoint and comes back on resuming.
+    The state goes into every checkpoint and comes back on resuming, with that of a `gold` that has state, which
+    evaluations do not change.
 
     Args:
         gold: Reward function that measures the true quality and is never trained on. Without one, the monitor watches
@@ -73,7 +75,8 @@ class RewardHackingMonitor(TrainerCallback):
 
     Raises:
         TypeError: `gold` cannot be called.
-        ValueError: an option out of range, an unknown signal in `tolerances`.
+        ValueError: an option out of range, an unknown signal in `tolerances`, a `gold` whose state is no JSON or whose
+            unit moves with the training.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class RewardHackingMonitor(TrainerCallback):
             raise TypeError(
                 f"`gold` is {gold!r:.60}, which is no reward function: wrap the name of a model in PreferenceReward."
             )
+        _check_gold(gold)
         if warmup < 3 or (gold_every is not None and gold_every < 1) or (max_kl is not None and not max_kl > 0):
             raise ValueError(
                 f"Got warmup={warmup}, gold_every={gold_every}, max_kl={max_kl}: they must be at least 3, at least 1 "
@@ -115,6 +119,7 @@ class RewardHackingMonitor(TrainerCallback):
     def _reset(self) -> None:
         self._signals = Signals(self.tolerances, self.warmup)
         self._rollouts = 0
+        self._gold_states: list[dict[str, Any]] = []  # of each process, after the latest rollout; none without state
         self._text_length: int | None = None  # tokens of each completion that count for distinct-2
         self._evaluation: list[tuple] = []  # (proxy, gold, category) of each sample of the evaluation under way
 
@@ -145,7 +150,9 @@ class RewardHackingMonitor(TrainerCallback):
         measure = not training or (self.gold_every is not None and (self._rollouts - 1) % self.gold_every == 0)
         measure = measure and self.gold is not None and len(batch) > 0  # a process may have no rows of an evaluation
         with together("Scoring by the gold reward"):
-            golds = self._gold_scores(batch, state) if measure else [None] * len(batch)
+            golds = self._gold_scores(batch, state, training) if measure else [None] * len(batch)
+        if training and is_stateful(self.gold):
+            self._gold_states = gather(copy.deepcopy(self.gold.state_dict()))
         ids = batch.completion_ids or []
         if self._text_length is None and training:
             self._text_length = max(2, round(statistics.fmean(_over_processes([float(len(row)) for row in ids]))))
@@ -195,7 +202,7 @@ class RewardHackingMonitor(TrainerCallback):
         """Start without history, or restore the state of a checkpoint."""
         self._reset()
         if STATE_KEY in state.stateful_callbacks:
-            self.load_state_dict(state.stateful_callbacks[STATE_KEY])
+            self.load_state_dict(state.stateful_callbacks[STATE_KEY], args.process_index)
         elif state.global_step > 0:
             warnings.warn(
                 "The checkpoint has no state of a RewardHackingMonitor, so what is normal is learned from here on: for "
@@ -235,24 +242,27 @@ class RewardHackingMonitor(TrainerCallback):
         evidence = {f"monitor/evidence/{name}": value for name, value in self._signals.evidence.items()}
         return {"monitor/alarms": float(len(self.alarms))} | evidence
 
-    def _gold_scores(self, batch: Batch, state: Any) -> list[float | None]:
-        assert self.gold is not None
+    def _gold_scores(self, batch: Batch, state: Any, training: bool) -> list[float | None]:
+        gold: Any = self.gold
+        before = copy.deepcopy(gold.state_dict()) if is_stateful(gold) and not training else None
         batch = replace(batch, services={"trainer_state": state, **batch.services})
         allowed = max(1.0, 0.1 * len(batch))
         result = run_reward(
-            self.gold,
+            gold,
             batch,
             retries=self.retries,
             timeout=self.timeout,
             allowed_failures=allowed,
             on_progress=lambda n: None,
         )
+        if before is not None:
+            gold.load_state_dict(before)
         if not result.failures:
             return sums(result.rewards)
         error = next(reversed(result.failures.values()))
         lost = len(result.failures) > allowed
         warnings.warn(
-            f"The gold reward '{reward_name(self.gold)}' failed on {len(result.failures)} of {len(batch)} samples "
+            f"The gold reward '{reward_name(gold)}' failed on {len(result.failures)} of {len(batch)} samples "
             f"({error_text(error)}); {'this batch is not measured' if lost else 'they are left out'}.",
             stacklevel=2,
         )
@@ -276,13 +286,31 @@ class RewardHackingMonitor(TrainerCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the JSON-able state for a checkpoint."""
-        return {"rollouts": self._rollouts, "text_length": self._text_length, **self._signals.state_dict()}
+        own = {"rollouts": self._rollouts, "text_length": self._text_length, "gold_states": self._gold_states}
+        return {**own, **self._signals.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state that `state_dict` returned; signals that were switched on since start without history."""
+    def load_state_dict(self, state: Mapping[str, Any], process_index: int = 0) -> None:
+        """Restore the state that `state_dict` returned; signals that were switched on since start without history.
+
+        Args:
+            state: The state; it has that of `gold` on every process.
+            process_index: Whose state of `gold` comes back.
+        """
         self._reset()
         self._rollouts, self._text_length = state["rollouts"], state["text_length"]
         self._signals.load_state_dict(state)
+        self._gold_states = list(state.get("gold_states", []))  # earlier versions kept none
+        if is_stateful(self.gold) and process_index < len(self._gold_states):
+            self.gold.load_state_dict(copy.deepcopy(self._gold_states[process_index]))
+
+
+def _check_gold(gold: Any) -> None:
+    check_state(gold, "Gold reward")
+    if any(isinstance(part, Synchronized) for part in iter_parts(gold)):
+        raise ValueError(
+            f"Gold reward '{reward_name(gold)}' measures in units that move with the training, so that its scores of "
+            "two rollouts cannot be compared; give the function inside it."
+        )
 
 
 def observe_rollout(
