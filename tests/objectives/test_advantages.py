@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_ext.objectives import gae, last_token_index, length_adaptive_lam, token_rewards
+from trl_ext.objectives import gae, last_token_index, length_adaptive_lam, next_kl, token_rewards
 
 NAN, INF = float("nan"), float("inf")
 
@@ -22,6 +22,13 @@ def test_score_lands_on_the_last_completion_token():
     mask = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 0, 0]])
     rewards = token_rewards(torch.tensor([10.0, 20.0, NAN]), kl, 0.5, mask)
     assert rewards.tolist() == [[-0.5, 9.0, 0.0], [-0.25, 0.0, 20.25], [0.0, 0.0, 0.0]]
+
+
+def test_a_token_pays_the_kl_at_the_state_of_the_next_token_inside_the_mask():
+    # Row 0: the hole is no state. Row 1 ends before its padding. Row 2 has no token.
+    kl = torch.tensor([[1.0, NAN, 4.0, 8.0], [1.0, 2.0, INF, NAN], [NAN, NAN, NAN, NAN]])
+    mask = torch.tensor([[1, 0, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
+    assert next_kl(kl, mask).tolist() == [[4.0, 0.0, 8.0, 0.0], [2.0, 0.0, 0.0, 0.0], [0.0] * 4]
 
 
 def test_token_rewards_refuses_shapes_that_would_broadcast():

@@ -85,6 +85,12 @@ def test_far_apart_policies_do_not_overflow(estimator):
     assert kl.isfinite().all() and logps.grad is not None and logps.grad.isfinite().all()
 
 
+def test_only_the_exponential_of_k3_is_bounded():
+    # exp(-30) - 1 + 30 where the policy is surer, and exp(20) - 1 - 30, instead of exp(30) - 1 - 30, where it is less.
+    kl = kl_estimate(torch.tensor([0.0, -30.0]), torch.tensor([-30.0, 0.0]), "k3")
+    assert kl.tolist() == pytest.approx([29.0, 485_165_164.4], rel=1e-6)
+
+
 def test_k3_keeps_its_digits_for_a_tiny_update():
     # exp(x) - 1 - x is x^2 / 2 = 5e-9; without expm1 float32 has an error of 1e-7.
     kl = kl_estimate(torch.tensor([1e-4]), torch.tensor([0.0]), "k3")

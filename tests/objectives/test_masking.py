@@ -55,6 +55,14 @@ def test_moments_by_hand():
     assert [moment.item() for moment in global_moments(values[:, :1], mask[:, :1] & ~mask[:, 2:])] == [8.0, 0.0, 1.0]
 
 
+def test_moments_are_constants_to_a_gradient():
+    # (1, 3) has mean 2 and variance 1: constant moments leave the gradient of 5 x / std at 5.
+    values, mask = torch.tensor([[1.0, NAN, 3.0]], requires_grad=True), torch.tensor([[1, 0, 1]])
+    assert not any(moment.requires_grad for moment in global_moments(values, mask))
+    (5 * whiten(values, mask)).sum().backward()
+    assert values.grad is not None and values.grad.tolist()[0] == pytest.approx([5.0, 0.0, 5.0])
+
+
 def test_variance_survives_a_large_mean():
     # E[x^2] - E[x]^2 in float32 gives 0 or 16 here.
     _, var, _ = global_moments(torch.tensor([[10_000.0, 10_001.0, 10_002.0]]), torch.ones(1, 3))
