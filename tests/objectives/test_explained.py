@@ -24,6 +24,12 @@ def test_each_range_is_explained_by_itself():
     assert explained_in_ranges(position_moments(values, returns, mask))[8] == pytest.approx(-3.0)
 
 
+def test_a_range_counts_the_tokens_of_all_its_positions():
+    returns = torch.tensor([[1.0, 1.0, 1.0, -1.0]] * 5)
+    moments = position_moments(returns / 2, returns, torch.ones(5, 4, dtype=torch.bool))
+    assert explained_in_ranges(moments) == {4: pytest.approx(0.75)}, "5 at each position, 10 at the third and fourth"
+
+
 def test_moments_of_batches_of_any_width_give_the_explained_variance_of_all():
     generator = torch.Generator().manual_seed(0)
     returns = torch.randn(64, 7, generator=generator) + 3
