@@ -10,7 +10,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    TrainerCallback,
+)
 
 from tests import scripted
 from tests.tiny_models import prompt_dataset, save_tiny, tiny_causal_lm, tiny_tokenizer
@@ -125,6 +131,22 @@ def test_the_last_step_is_logged(tmp_path):
     lines = scripted.logs(run(tmp_path, logging_steps=3))
     assert [line["step"] for line in lines] == [3, 4] and "reward" in lines[-1]
     assert not scripted.logs(run(tmp_path / "none", logging_strategy="no"))
+
+
+@pytest.mark.parametrize("event", ["on_step_end", "on_evaluate"])
+def test_the_last_step_of_a_training_that_ends_early_is_logged(event, tmp_path):
+    def stop(args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= 2
+
+    early = TrainerCallback()
+    setattr(early, event, stop)
+    made = scripted.trainer(
+        tmp_path, logging_steps=3, eval_strategy="steps", eval_steps=1, eval_dataset=scripted.prompts(2)
+    )
+    made.add_callback(early)
+    made.train()
+    (line,) = scripted.logs(made)
+    assert line["step"] == made.state.global_step == 2 and "reward" in line
 
 
 def test_samples_are_printed(tmp_path, capsys):

@@ -170,14 +170,19 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def apply_umask(folder: Path) -> None:
-    """Let those read the weights in a folder who may read any new file; safetensors writes for the owner alone."""
-    probe = folder / ".umask"
+def apply_umask(folder: Path, files: str = "**/*.safetensors") -> None:
+    """Let those read the weights in a folder who may read any new file; safetensors writes for the owner alone.
+
+    Args:
+        folder: The folder.
+        files: Pattern of the files in it that were just written.
+    """
+    probe = folder / f".umask-{os.getpid()}"
     probe.unlink(missing_ok=True)
     probe.touch()
     usual = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
-    for path in folder.rglob("*.safetensors"):
+    for path in folder.glob(files):
         if path.is_file():
             path.chmod(stat.S_IMODE(path.stat().st_mode) | usual)
 

@@ -86,6 +86,15 @@ def test_weights_are_as_readable_as_the_files_beside_them(name, tmp_path):
     )
 
 
+def test_who_may_read_earlier_files_in_a_folder_is_left_as_it_is(tmp_path):
+    """A run's folder has checkpoints, to which their owner may have given other rights."""
+    private = tmp_path / "checkpoint-2" / "model.safetensors"
+    private.parent.mkdir()
+    private.touch(0o600)
+    MAKES["named adapter"](tiny_causal_lm()).save_pretrained(tmp_path)
+    assert private.stat().st_mode & 0o777 == 0o600
+
+
 def test_saving_does_not_disturb_training(tmp_path):
     model = build_actor_critic(tiny_causal_lm(), "adapter", peft_config=lora_config())
     scramble(model)

@@ -238,6 +238,15 @@ def test_equal_rewards_are_a_doubt_and_one_error_is_told_once():
         check_reward(fails)
 
 
+def test_token_rewards_with_equal_sums_are_no_doubt(recwarn):
+    report = check_reward(first_or_last, ["p", "p"], ["ab", "cd"], completion_ids=[[1, 2], [3, 4]])
+    assert report.warnings == () and not recwarn
+
+
+def first_or_last(completions, completion_ids, **columns):
+    return [[1.0, 0.0] if text == "ab" else [0.0, 1.0] for text in completions]
+
+
 def constant(completions, **columns):
     return [1.0 for _ in completions]
 

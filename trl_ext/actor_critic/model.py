@@ -383,13 +383,14 @@ class ActorCritic(nn.Module):
             save_adapter(self.policy, folder, self.actor_adapter, state)
             if self.reference_adapter is not None:
                 save_adapter(self.policy, folder / REFERENCE_FOLDER, self.reference_adapter, state)
+                apply_umask(folder / REFERENCE_FOLDER)
             if compute_dtype(self.causal_lm) is not None:
                 quantization = self.config.quantization_config.to_json_string()
                 (folder / QUANTIZATION_FILE).write_text(quantization)
         else:
             self.policy.save_pretrained(folder, state_dict=state)
         record_base(folder, self.config.name_or_path)
-        apply_umask(folder)
+        apply_umask(folder, "*.safetensors")  # not those of checkpoints in it
 
     def load_policy(self, folder: str | os.PathLike) -> None:
         """Load the policy's weights that `save_policy` wrote from a module of the same kind."""

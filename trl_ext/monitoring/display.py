@@ -110,6 +110,11 @@ class LogFile(TrainerCallback):
         if state.global_step >= state.max_steps and args.logging_strategy != "no":
             control.should_log = True
 
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log the last step of a training that ends early: whatever asks for that has done so by now."""
+        if control.should_training_stop and args.logging_strategy != "no":
+            control.should_log = True
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep what follows for the beginning of another training."""
         self._in_training, self._before = False, []
