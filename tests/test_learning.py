@@ -12,9 +12,10 @@ from transformers import TrainerCallback
 
 from tests import scripted
 from trl_ext import PPOTrainer
+from trl_ext.actor_critic import ForwardOutput
 from trl_ext.experience.rollout import collate
 from trl_ext.experience.supervised import SupervisedBatch
-from trl_ext.learning import Minibatch
+from trl_ext.learning import LossOptions, Minibatch, token_losses
 from trl_ext.micro_batches import MicroBatches
 from trl_ext.step_gate import MAX_LOST_ROLLOUTS, StepGate, drop_gradients, gradients_are_finite
 
@@ -86,6 +87,54 @@ def test_a_run_is_lost_after_some_rollouts_without_a_step():
     for one in (gate, again):
         with pytest.raises(RuntimeError, match="last 3 rollouts was skipped, .* `learning_rate` below 0.001"):
             one.begin_rollout(1e-3)
+
+
+def test_the_loss_of_a_token_by_hand():
+    batch = collate([[5]] * 2, [[8, 9]] * 2, [True] * 2, pad_token_id=0)
+    batch.held_out = torch.tensor([False, True])
+
+    def twice(*tokens: float) -> torch.Tensor:
+        return torch.tensor([tokens, tokens])
+
+    batch.advantages, batch.weights = twice(2.0, 1.0), twice(1.0, 0.5)
+    batch.old_logps, batch.ref_logps = twice(-1.0, -1.0), twice(-1.2, -0.6 + math.log(1.5))
+    batch.old_values, batch.returns = twice(1.0, 1.0), twice(2.0, 5.0)
+    batch.kl_coefs = torch.tensor([0.25, 0.25])
+    out = ForwardOutput(
+        logps=twice(-1.0, -1.0 + math.log(1.5)),  # the ratio is 1, and 1.5
+        entropy=twice(0.7, 0.3),
+        values=twice(1.0, 3.0, 99.0),
+        kl=twice(0.4, 0.8),
+    )
+    options = LossOptions(
+        cliprange=0.2,
+        cliprange_high=None,
+        dual_clip=None,
+        mask_ratio_range=None,
+        cliprange_value=0.5,
+        vf_coef=0.1,
+        entropy_coef=0.1,
+        kl_loss_coef=2.0,
+        kl_loss_estimator="k2",
+        use_bias_correction_kl=True,
+    )
+    found = token_losses(out, batch, options, value_scale=2.0)
+    # Surrogate times the engine's weight, less 0.1 entropy; twice the weight and the ratio times k2 of 0.2 and -0.4;
+    # a quarter of the exact KL, which has no weight.
+    first, second = -2.0 - 0.07 + 2 * 0.02 + 0.1, -1.2 * 0.5 - 0.03 + 2 * 0.5 * 1.5 * 0.08 + 0.2
+    # In units of 2: 0.5 is 0.5 away from 1; 1.5 counts as 1.0, which is 1.5 away from 2.5. The critic does not learn
+    # from a held-out completion, whose error is shown nevertheless.
+    values = [0.5 * 0.25, 0.5 * 2.25]
+    learned = [first + 0.1 * values[0], second + 0.1 * values[1]]
+    assert found["value_loss"].tolist() == [pytest.approx(values)] * 2
+    assert found["loss"].tolist() == [pytest.approx(learned, abs=1e-6), pytest.approx([first, second], abs=1e-6)]
+    assert found["policy_loss"].tolist() == [pytest.approx([-2.0, -1.2])] * 2
+    assert found["approx_kl"].tolist() == [pytest.approx([0.0, 0.5 - math.log(1.5)], abs=1e-6)] * 2
+    assert found["ratio/max"].tolist() == [pytest.approx([1.0, 1.5])] * 2
+    assert found["clip_fraction"].tolist() == found["value_clip_fraction"].tolist() == [[False, True]] * 2
+    # Without values there is the policy's loss alone.
+    actor = token_losses(out._replace(values=None), batch, options)
+    assert actor["loss"].tolist() == [pytest.approx([first, second], abs=1e-6)] * 2 and "value_loss" not in actor
 
 
 def test_the_pieces_of_a_minibatch():

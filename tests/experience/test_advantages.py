@@ -3,7 +3,10 @@
 
 import math
 import statistics
+import threading
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -43,7 +46,12 @@ def rollout() -> Rollout:
 LAST_VALUES = torch.tensor([99.0, 3.0, 99.0])
 
 
-def with_advantages(kl_coef: float = 0.1, **changes: Any) -> Rollout:
+def with_advantages(
+    kl_coef: float = 0.1,
+    rows: list[int] | None = None,
+    reduce: Callable[[torch.Tensor], torch.Tensor] = one_process,
+    **changes: Any,
+) -> Rollout:
     settings: dict[str, Any] = {
         "kl_estimator": "k1",
         "gamma": 1.0,
@@ -56,8 +64,11 @@ def with_advantages(kl_coef: float = 0.1, **changes: Any) -> Rollout:
         "critic_agreement_share": 0.2,
     }
     out = rollout()
+    last_values = LAST_VALUES
+    if rows is not None:
+        out, last_values = out.select(torch.tensor(rows)), LAST_VALUES[rows]
     options = AdvantageOptions(**{**settings, **changes})
-    add_advantages(out, LAST_VALUES, options, kl_coef=kl_coef, reduce=one_process)
+    add_advantages(out, last_values, options, kl_coef=kl_coef, reduce=reduce)
     assert (out.advantages[~out.completion_mask] == 0).all()
     return out
 
@@ -126,6 +137,29 @@ def test_whitened_rewards_keep_their_mean():
     # Lambda 1: the return of a token is the sum of the rewards still to come.
     returns = tokens(with_advantages(whiten_rewards=True, lam=1.0).returns)
     assert returns == pytest.approx([sum(white[:2]), white[1], sum(white[2:]), sum(white[3:]), white[4]], abs=1e-5)
+
+
+@pytest.mark.parametrize("white", ["whiten_rewards", "whiten_advantages"])
+def test_two_processes_whiten_like_one(white: str):
+    barrier, given = threading.Barrier(2, timeout=60), [torch.zeros(())] * 2
+
+    def process(number: int) -> Rollout:
+        def reduce(tensor: torch.Tensor) -> torch.Tensor:
+            given[number] = tensor
+            barrier.wait()
+            total = given[0] + given[1]
+            barrier.wait()
+            return total
+
+        return with_advantages(rows=[[0, 2], [1]][number], reduce=reduce, kl_estimator="exact", **{white: True})
+
+    with ThreadPoolExecutor(2) as threads:
+        parts = list(threads.map(process, range(2)))
+    one = with_advantages(kl_estimator="exact", **{white: True})
+    for name in ("advantages", "returns"):
+        found = [value for part in parts for value in getattr(part, name)[part.completion_mask].tolist()]
+        assert found == pytest.approx(tokens(getattr(one, name)), abs=1e-5)
+    assert [float(part.kl_coefs[0]) for part in parts] == pytest.approx([float(one.kl_coefs[0])] * 2)
 
 
 # ---- the log ----
