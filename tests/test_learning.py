@@ -17,7 +17,14 @@ from trl_ext.experience.rollout import collate
 from trl_ext.experience.supervised import SupervisedBatch
 from trl_ext.learning import LossOptions, Minibatch, token_losses
 from trl_ext.micro_batches import MicroBatches
-from trl_ext.step_gate import MAX_LOST_ROLLOUTS, StepGate, drop_gradients, gradients_are_finite
+from trl_ext.step_gate import (
+    MAX_LOST_ROLLOUTS,
+    StepGate,
+    StepLimits,
+    drop_gradients,
+    gradients_are_finite,
+    split_critic,
+)
 
 
 def parameter(gradient: list[float] | None) -> nn.Parameter:
@@ -87,6 +94,60 @@ def test_a_run_is_lost_after_some_rollouts_without_a_step():
     for one in (gate, again):
         with pytest.raises(RuntimeError, match="last 3 rollouts was skipped, .* `learning_rate` below 0.001"):
             one.begin_rollout(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "ratio", "approx_kl", "is_open", "stopped"),
+    [
+        (9.9, 1.9, 0.04, True, False),
+        (-9.9, 1.9, 0.04, True, False),
+        (10.1, 1.0, 0.0, False, False),
+        (-10.1, 1.0, 0.0, False, False),
+        (1.0, 2.1, 0.0, False, False),
+        (1.0, 0.1, 0.0, True, False),
+        (math.nan, 1.0, 0.0, False, False),
+        (-math.inf, 1.0, 0.0, False, False),
+        (1.0, math.nan, 0.0, False, False),
+        (1.0, 1.0, 0.06, True, True),  # this step is taken, and the rest of the passes is not
+    ],
+)
+def test_which_minibatches_may_be_learned_from(loss, ratio, approx_kl, is_open, stopped):
+    gate, model, limits = StepGate(), nn.Linear(2, 1), StepLimits(2.0, 10.0, 0.05)
+    model(torch.ones(1, 2)).sum().backward()
+    metrics = {"loss": loss, "ratio/mean": ratio, "approx_kl": approx_kl}
+    given = {"step": 3, "scaled": False, "reduce": lambda t: t}
+    assert gate.decide(model, metrics, limits, **given) is not is_open
+    assert (gate.is_open, gate.stopped) == (is_open, stopped)
+    assert all((p.grad is not None) is is_open for p in model.parameters())
+    if stopped:
+        model(torch.ones(1, 2)).sum().backward()
+        assert gate.decide(model, {}, limits, **given) and not gate.is_open
+        again = StepGate()
+        again.load_state_dict(gate.state_dict())
+        assert again.stopped
+        gate.begin_rollout(1e-3)
+        assert not gate.stopped
+
+
+def test_a_minibatch_without_anything_to_learn_from_is_skipped():
+    gate, model = StepGate(), nn.Linear(2, 1)
+    model(torch.ones(1, 2)).sum().backward()
+    metrics = {"loss": 0.0, "ratio/mean": 0.0, "approx_kl": 0.0}
+    none = StepLimits(None, None, None)
+    assert gate.decide(model, metrics, none, step=3, scaled=False, reduce=lambda t: t, empty=True)
+    assert not gate.is_open and all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(("rate", "rates"), [(None, [(3, 0.1)]), (0.5, [(2, 0.1), (1, 0.5)]), (0.0, [(2, 0.1)])])
+def test_the_critic_has_groups_of_its_own_or_none(rate, rates):
+    policy, critic = [parameter(None), parameter(None)], parameter(None)
+    optimizer = torch.optim.AdamW([*policy, critic], lr=0.1, weight_decay=0.3)
+    split_critic(optimizer, [("critic", critic)], rate)
+    groups = optimizer.param_groups
+    assert [(len(group["params"]), group["lr"]) for group in groups] == rates
+    assert all(group["weight_decay"] == 0.3 for group in groups)
+    if rate:
+        assert groups[1]["params"][0] is critic and groups[1]["critic"]
 
 
 def test_the_loss_of_a_token_by_hand():
