@@ -142,6 +142,30 @@ def test_a_stationary_run_raises_no_alarm(kind, paired):
     assert alarms == [(None, None)] * 5
 
 
+def test_the_rare_failures_of_a_good_policy_are_no_fall():
+    """1 of 100 samples fails, and rollouts are small: two failures in one come up now and then."""
+    generator = np.random.default_rng(9)
+    for _ in range(8):
+        gold = (generator.random((60, 8)) < 0.99).astype(float)
+        assert run(gold, generator.normal(size=60), paired=False) == (None, None)
+    worse = np.concatenate([gold[:50], (generator.random((10, 8)) < 0.5).astype(float)])
+    assert run(worse, np.zeros(60), paired=False)[0] is not None
+
+
+def test_the_limit_grows_with_the_length_of_a_run():
+    """Simulated, 300 runs of 1,000 rollouts: 1 to 2 in 100 raise an alarm, 22 in 100 by the limit of the first 60."""
+    history = Overoptimization(paired=False)
+    history.add(0, 0.0, [0.0, 2.0, 1.0])
+    first, _ = history.add(1, 0.0, [0.0, 1.0, 0.5])
+    long = Overoptimization(paired=False)
+    state = history.state_dict()
+    state["blocks"][0]["looks"] = 598
+    long.load_state_dict(state)
+    later, _ = long.add(2, 0.0, [0.0, 0.0, 0.5])
+    assert first.limit == 4.5 and later.limit == pytest.approx(math.sqrt(4.5**2 + 3 * math.log(10)))
+    assert later.evidence == later.z / later.limit > 0
+
+
 def gao(form: str, looks: int) -> tuple[np.ndarray, np.ndarray]:
     """Proxy and gold, 1 at its peak, over training: d (a - b log d) and d (a - b d) with d = sqrt(KL), KL growing
     steadily until all that gold had gained is lost.

@@ -7,7 +7,7 @@ from its best, or no longer follows the proxy: a scan over pairs of windows, the
 statistic for a change between unknown means of Siegmund & Venkatraman (1995), Annals of Statistics 23(1).
 
 The largest of many statistics is large by chance alone, so the limits are set by simulation (see the tests): of
-stationary runs of 60 evaluations, or of 1000 rollouts, about 1 in 100 raises an alarm. Both keep JSON-able state.
+stationary runs of 60 evaluations, or of 1000 rollouts, 1 to 2 in 100 raise an alarm. Both keep JSON-able state.
 """
 
 import math
@@ -22,7 +22,8 @@ Array = NDArray[np.float64]
 
 # By simulation, see above and the tests.
 DRIFT_LIMIT = 8.0
-SCAN_LIMIT = 4.5
+SCAN_LIMIT = 4.5  # of the first evaluations; later the limit grows with the logarithm of their number
+_LIMIT_EVALUATIONS, _LIMIT_GROWTH = 60, 3.0
 _LARGEST_INCREMENT = 3.0
 # Gold no longer follows the proxy when it gains less than this part of its earlier gain, for the same gain of proxy.
 _RESPONSE = 0.5
@@ -121,17 +122,19 @@ class Finding(NamedTuple):
         step: The last step of the earlier window.
         gold: Mean gold score in the earlier window and in the latest.
         proxy: Mean proxy score in both.
+        limit: Standard errors that raise an alarm.
     """
 
     z: float = -math.inf
     step: int = 0
     gold: tuple[float, float] = (0.0, 0.0)
     proxy: tuple[float, float] = (0.0, 0.0)
+    limit: float = SCAN_LIMIT
 
     @property
     def evidence(self) -> float:
         """Evidence of a change; 1 raises an alarm."""
-        return max(0.0, self.z) / SCAN_LIMIT
+        return max(0.0, self.z) / self.limit
 
 
 class Overoptimization:
@@ -145,9 +148,12 @@ class Overoptimization:
     gold falls slowly, that says it much earlier.
 
     The standard error comes from the differences prompt by prompt where the prompts are the same every time, with
-    Student's t turned into a normal variable (Wallace 1959); otherwise from the pooled variance of the samples. It is
-    never taken smaller than the scatter of successive evaluations says, because a policy also really wavers; from three
+    Student's t turned into a normal variable (Wallace 1959); otherwise from the pooled variance of the samples, or from
+    that of the window's own where it is larger: a few of the rare failures of a good policy are no fall. It is never
+    taken smaller than the scatter of successive evaluations says, because a policy also really wavers; from three
     evaluations that is hard to tell, so the third to the sixth need clearer evidence than the others.
+
+    More pairs are compared the longer a run is: from 60 evaluations (or rollouts) on the limit grows.
 
     Args:
         paired: Whether each evaluation is of the same prompts in the same order.
@@ -158,7 +164,8 @@ class Overoptimization:
         self.paired, self.divergence = paired, divergence
         self.gold_noise, self.proxy_noise = Noise(), Noise()
         # One block is one evaluation, or several old ones: the evaluations in it, the samples behind it, its last
-        # step, the proxy's mean, and gold: one mean per prompt if paired, otherwise the mean alone.
+        # step, the proxy's mean, and gold: one mean per prompt if paired, otherwise the mean alone, and the squared
+        # deviations of the samples within evaluations.
         self.blocks: list[dict[str, Any]] = []
         self.within, self.freedom = 0.0, 0  # squared deviations within unpaired evaluations, and their degrees
 
@@ -173,7 +180,7 @@ class Overoptimization:
         Returns:
             The strongest evidence of a fall, and of a divergence.
         """
-        known = [score for score in gold if score is not None]
+        known, squares = [score for score in gold if score is not None], 0.0
         if not known:
             return Finding(), Finding()
         mean = math.fsum(known) / len(known)
@@ -186,11 +193,13 @@ class Overoptimization:
             values = [old if score is None else score for score, old in zip(gold, last, strict=True)]
         else:
             values = [mean]
-            self.within += math.fsum((score - mean) ** 2 for score in known)
+            squares = math.fsum((score - mean) ** 2 for score in known)
+            self.within += squares
             self.freedom += len(known) - 1
         self.gold_noise.add(mean)
         self.proxy_noise.add(proxy)
-        self.blocks.append({"looks": 1, "samples": len(known), "step": step, "proxy": proxy, "gold": values})
+        block = {"looks": 1, "samples": len(known), "step": step, "proxy": proxy, "gold": values}
+        self.blocks.append({**block, "squares": squares})
         if len(self.blocks) > _MOST_BLOCKS:
             self._thin_out()
         return self._scan()
@@ -213,7 +222,9 @@ class Overoptimization:
                 shares = self._promised(earlier, now, sums) if self.divergence else np.zeros(0)
                 if shares.any():
                     divergence = max(divergence, self._loudest(earlier, now, shares, sums, only=shares > 0))
-        return fall, divergence
+        longer = max(1.0, sum(block["looks"] for block in self.blocks) / _LIMIT_EVALUATIONS)
+        limit = math.sqrt(SCAN_LIMIT**2 + _LIMIT_GROWTH * math.log(longer))
+        return fall._replace(limit=limit), divergence._replace(limit=limit)
 
     def _promised(self, earlier: "_Window", now: "_Window", sums: "_Sums") -> Array:
         """Return q of each earlier window; 0 where the proxy did not certainly rise before and after the window."""
@@ -241,9 +252,9 @@ class Overoptimization:
             spread = differences.std(axis=1, ddof=1) if degrees else np.full(len(q), math.inf)
             z = _as_normal(distance / np.maximum(spread / math.sqrt(degrees + 1), floor), max(degrees, 1))
         else:
-            variance = self.within / self.freedom if self.freedom else math.inf
-            parts = weights[0] / earlier.samples + weights[1] / start.samples + 1 / now.samples
-            z = distance / np.maximum(np.sqrt(variance * parts), 1e-9)
+            pooled = self.within / self.freedom if self.freedom else math.inf
+            parts = weights[0] * earlier.error(pooled) + weights[1] * start.error(pooled) + now.error(pooled)
+            z = distance / np.maximum(np.sqrt(parts), 1e-9)
         if self.gold_noise.variance > 0:
             parts = weights[0] / earlier.looks + weights[1] / start.looks + 1 / now.looks
             wavers = distance / np.sqrt(self.gold_noise.variance * parts)
@@ -269,25 +280,32 @@ class Overoptimization:
         """Restore the state that `state_dict` returned."""
         self.gold_noise.load_state_dict(state["gold_noise"])
         self.proxy_noise.load_state_dict(state["proxy_noise"])
-        self.blocks = [dict(block) for block in state["blocks"]]
+        self.blocks = [{"squares": 0.0, **block} for block in state["blocks"]]  # earlier versions kept none
         self.within, self.freedom = state["within"], state["freedom"]
 
 
 class _Window(NamedTuple):
-    """S windows: evaluations, samples, last step, mean proxy (each of shape (S,)), mean gold (S, prompts)."""
+    """S windows: evaluations, samples, squares, last step and mean proxy, of shape (S,); mean gold, (S, prompts)."""
 
     looks: Array
     samples: Array
+    squares: Array
     step: NDArray[np.int64]
     proxy: Array
     gold: Array
+
+    def error(self, pooled: float) -> Array:
+        """Return the squared standard errors of unpaired means, (S,), of at least the `pooled` variance."""
+        own = self.squares / np.maximum(self.samples - self.looks, 1)
+        return np.maximum(own, pooled) / self.samples
 
 
 class _Sums:
     """Sums from the first block to each, so that the mean of any window is a difference of two."""
 
     def __init__(self, blocks: list[dict[str, Any]], *, weigh_by_samples: bool):
-        self.looks, self.samples = (_cumulated([block[key] for block in blocks]) for key in ("looks", "samples"))
+        kept = ("looks", "samples", "squares")
+        self.looks, self.samples, self.squares = (_cumulated([block[key] for block in blocks]) for key in kept)
         weights = np.diff(self.samples if weigh_by_samples else self.looks)
         self.weights = _cumulated(weights)
         self.proxy = _cumulated(weights * [block["proxy"] for block in blocks])
@@ -302,6 +320,7 @@ class _Sums:
         return _Window(
             looks=self.looks[ends] - self.looks[starts],
             samples=self.samples[ends] - self.samples[starts],
+            squares=self.squares[ends] - self.squares[starts],
             step=self.steps[ends - 1],
             proxy=(self.proxy[ends] - self.proxy[starts]) / weights,
             gold=(self.gold[ends] - self.gold[starts]) / weights[:, None],
@@ -330,6 +349,7 @@ def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return {
         "looks": looks,
         "samples": one["samples"] + other["samples"],
+        "squares": one["squares"] + other["squares"],
         "step": other["step"],
         "proxy": one["proxy"] + (other["proxy"] - one["proxy"]) * share,
         "gold": [a + (b - a) * share for a, b in zip(one["gold"], other["gold"], strict=True)],

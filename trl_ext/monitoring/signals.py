@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from trl_ext.messages.printable import one_line
 
-from .change_detection import SCAN_LIMIT, Drift, Finding, Overoptimization
+from .change_detection import Drift, Finding, Overoptimization
 
 # Allowed distance of each signal from its start, see `RewardHackingMonitor`.
 TOLERANCES: Mapping[str, float | None] = {
@@ -162,7 +162,7 @@ class Signals:
             finding, _ = histories[category].add(step, proxy, golds)
             if finding.proxy[1] <= finding.proxy[0]:
                 continue
-            strength = max(0.0, finding.z) / math.sqrt(SCAN_LIMIT**2 + 2 * math.log(len(histories)))
+            strength = max(0.0, finding.z) / math.sqrt(finding.limit**2 + 2 * math.log(len(histories)))
             evidence = max(evidence, strength)
             if strength >= 1:
                 source = f"of category '{one_line(category, 40)}'"
