@@ -98,6 +98,36 @@ def test_held_out_samples_and_the_size_of_the_pieces_change_nothing():
         torch.testing.assert_close(end, ends[2][name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["head", "copy", "adapter"])
+def test_a_step_has_the_gradient_of_the_loss_of_the_values_in_forward(kind):
+    model, samples = actor_critic(kind), rollout()
+    torch.nn.init.normal_(model.value_head.weight)
+    model.return_scale.mean.fill_(0.5)
+    model.return_scale.std.fill_(2.0)
+    samples.old_values = torch.where(samples.completion_mask, 0.25, 0.0)
+    options = replace(OPTIONS, critic_mini_batches=1, cliprange_value=0.3, critic_max_grad_norm=0.01)
+    made = learner(model, options, size=3)
+
+    values = model(samples.input_ids, samples.attention_mask, samples.completion_mask).values[:, :-1]
+    mask = samples.completion_mask
+    torch.testing.assert_close(made.values(samples)[mask], values[mask], rtol=1e-4, atol=1e-5)
+    # In standard deviations of the return, 2; the value clip too.
+    now, old, returns = values / 2, samples.old_values / 2, samples.returns / 2
+    clipped = old + (now - old).clamp(-0.3, 0.3)
+    errors = torch.maximum((now - returns) ** 2, (clipped - returns) ** 2) / 2
+    loss = errors[mask & ~samples.held_out.unsqueeze(1)].mean()
+    parameters = [p for _, p in model.critic_parameters()]
+    gradients = [g for g in torch.autograd.grad(loss, parameters, allow_unused=True) if g is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+
+    metrics = made.learn(samples, 1, (0,))
+    assert metrics["value_loss"] == pytest.approx(loss.item(), rel=1e-4)
+    assert metrics["critic_grad_norm"] == pytest.approx(norm, rel=1e-3) and norm > 0.1
+    # Adam's first moment is a tenth of the gradient, which was clipped to 0.01.
+    moments = [state["exp_avg"] for state in made.optimizer.state.values()]
+    assert float(torch.nn.utils.get_total_norm(moments)) == pytest.approx(0.001, rel=1e-3)
+
+
 def test_memory_that_runs_out_halves_the_pieces(caplog):
     expected, model = actor_critic(), actor_critic()
     learner(expected, size=2).learn(rollout(), 1, (0,))
