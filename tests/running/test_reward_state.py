@@ -4,12 +4,18 @@
 import json
 
 import pytest
+import torch
 
-from tests.tiny_models import save_tiny, tiny_causal_lm
-from trl_ext.commands.compare import main
+from tests import scripted
+from tests.tiny_models import save_tiny, tiny_causal_lm, tiny_tokenizer
+from trl_ext.actor_critic import ActorCritic
+from trl_ext.chatting.opening import load, plan
+from trl_ext.commands import main
 from trl_ext.folders import commit
+from trl_ext.interpolating.request import Request, prepare
 from trl_ext.resuming import write_state
 from trl_ext.rewards import RewardRunner, RunningNormalization
+from trl_ext.running.records import Reopened
 from trl_ext.running.reward_state import restore_rewards
 
 MODULE = """
@@ -41,7 +47,7 @@ def checkpoint(folder, *texts: str, step: int = 5) -> None:
     commit(place)
 
 
-@pytest.mark.parametrize("place", [".", "model", "checkpoint-5"])
+@pytest.mark.parametrize("place", [".", "model", "checkpoint-5", "ema", "model/ema", "checkpoint-5/ema"])
 def test_the_newest_checkpoint_gives_the_state(place, tmp_path):
     checkpoint(tmp_path, "a", "abc")  # mean 2, standard deviation 1
     if place == ".":
@@ -64,14 +70,54 @@ def test_rewards_without_statistics_need_no_checkpoint(tmp_path, recwarn):
     assert not recwarn
 
 
-def test_two_models_compared_by_a_normalized_reward_differ(tmp_path):
-    checkpoint(tmp_path / "a", "a" * 4, "a" * 8)
-    save_tiny(tmp_path / "a", tiny_causal_lm(eos_token_id=[2, *range(40, 70)]))
-    save_tiny(tmp_path / "b", tiny_causal_lm(seed=1))
+@pytest.fixture
+def world(tmp_path):
+    """A run with a checkpoint, whose policy began as another model, prompts, and a reward with statistics."""
+    checkpoint(tmp_path / "run", "a" * 4, "a" * 8)  # mean 6
+    save_tiny(tmp_path / "start", tiny_causal_lm())
+    trained = ActorCritic(str(tmp_path / "start"))
+    with torch.no_grad():
+        trained.causal_lm.lm_head.weight.mul_(-1.0)
+    trained.save_pretrained(tmp_path / "run")
+    tiny_tokenizer().save_pretrained(tmp_path / "run")
     (tmp_path / "scores.py").write_text(MODULE)
     (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": f"the cat {i}"}) for i in range(6)))
-    options = ["--reward", f"{tmp_path / 'scores.py'}:normalized", "--output", tmp_path / "out.json"]
-    given = [tmp_path / "a", tmp_path / "b", "--prompts", tmp_path / "prompts.jsonl", "--max_completion_length", 5]
-    main([str(value) for value in (*given, "--num_resamples", 20, *options)])
-    row = json.loads((tmp_path / "out.json").read_text())["measures"]["rewards/normalized_letters"]
+    return tmp_path
+
+
+def test_two_models_compared_by_a_normalized_reward_differ(world):
+    options = ["--reward", f"{world / 'scores.py'}:normalized", "--output", world / "out.json", "--num_resamples", 20]
+    given = ["compare", world / "run", world / "start", "--prompts", world / "prompts.jsonl"]
+    main([str(value) for value in (*given, "--max_completion_length", 5, *options)])
+    row = json.loads((world / "out.json").read_text())["measures"]["rewards/normalized_letters"]
     assert abs(row["model"]["estimate"]) > 0.01 and abs(row["difference"]["estimate"]) > 0.01
+
+
+def test_a_path_is_measured_with_the_state_of_the_run(world):
+    """Completions are longer than those that the run has seen; by a mean of their own all rewards would be 0."""
+    spec, sizes = f"{world / 'scores.py'}:normalized", ["--frontier_prompts", 4, "--frontier_samples", 2]
+    given = [
+        "interpolate",
+        world / "run",
+        "--eta",
+        1,
+        "--prompts",
+        world / "prompts.jsonl",
+        "--json",
+        world / "out.json",
+    ]
+    main([str(value) for value in (*given, "--max_completion_length", 9, *sizes, "--reward", spec, "--judge", spec)])
+    for point in json.loads((world / "out.json").read_text())["points"]:
+        assert point["reward"] > 1 and point["judge"] > 1, point
+
+
+def test_a_reopened_run_is_measured_with_the_state_that_it_had(world):
+    trainer = scripted.trainer(world / "again", reward_funcs=RunningNormalization(letters))
+    request = Request(*[None] * 5, (), *[None] * 4, (4, 2), 1, 8, 0, {}, {})
+    _, task = prepare(request, world / "run", lambda: Reopened(trainer, {"prompt": ["a"]}, None))
+    assert score(task.rewards, "a" * 10)[0] > 1
+
+
+def test_a_chat_rewards_with_the_state_of_the_run(world):
+    talk = load(plan(str(world / "run"), rewards=[f"{world / 'scores.py'}:normalized"]))
+    assert score(talk.rewards, "a" * 10)[0] > 1

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trl_ext.actor_critic.averaging import AVERAGE_FOLDER
 from trl_ext.checkpoint import STATE, checkpoints
 from trl_ext.folders import is_complete
 from trl_ext.resuming import read_state
@@ -52,6 +53,8 @@ def restore_rewards(rewards: RewardRunner | None, *folders: str | Path | None) -
 def _saved(folders: tuple[str | Path | None, ...]) -> Iterator[Mapping[str, Any]]:
     """Yield the states of reward functions in the newest whole checkpoint in or beside each folder."""
     for folder in (Path(name).expanduser() for name in folders if name is not None):
+        if folder.name == AVERAGE_FOLDER:  # in the folder of the policy that it is the average of
+            folder = folder.parent
         inside = [folder] if (folder / STATE).is_file() else []
         beside = [place for root in (folder.parent, folder) for place in checkpoints(root) if is_complete(place)]
         for checkpoint in (*inside, *reversed(beside)):
