@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.tiny_models import tiny_causal_lm
+from tests.two_threads import on_two
 from trl_ext.actor_critic import ActorCritic
 from trl_ext.actor_critic.return_scale import ReturnScale
 from trl_ext.actor_critic.value_head import ValueHead
@@ -56,9 +57,15 @@ def test_equal_returns_leave_the_spread_alone(returns):
 
 
 def test_two_processes_have_the_moments_of_all_returns():
-    scale, head = ReturnScale(), ValueHead(3)
-    scale.update(head, torch.tensor([[1.0, 3.0, 5.0, 7.0]]), ALL, lambda t: t * 2)
-    assert (scale.mean.item(), scale.std.item()) == pytest.approx((4.0, 5**0.5))
+    mask = torch.tensor([[1, 1, 0, 0]])
+
+    def moments(number, reduce):
+        scale = ReturnScale()
+        scale.update(ValueHead(3), torch.tensor([[1.0, 3.0, 5.0, 7.0], [2.0, 0.0, 0.0, 0.0]])[[number]], mask, reduce)
+        return scale.mean.item(), scale.std.item()
+
+    # 1 and 3, and 2 and 0: mean 1.5, variance (0.25 + 2.25 + 0.25 + 2.25) / 4.
+    assert on_two(moments) == [pytest.approx((1.5, 1.25**0.5))] * 2
 
 
 def test_the_scale_is_saved_with_the_critic(tmp_path):

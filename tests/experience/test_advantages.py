@@ -3,15 +3,14 @@
 
 import math
 import statistics
-import threading
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 
+from tests.two_threads import on_two
 from trl_ext.experience.advantages import (
     AdvantageOptions,
     add_advantages,
@@ -141,20 +140,10 @@ def test_whitened_rewards_keep_their_mean():
 
 @pytest.mark.parametrize("white", ["whiten_rewards", "whiten_advantages"])
 def test_two_processes_whiten_like_one(white: str):
-    barrier, given = threading.Barrier(2, timeout=60), [torch.zeros(())] * 2
-
-    def process(number: int) -> Rollout:
-        def reduce(tensor: torch.Tensor) -> torch.Tensor:
-            given[number] = tensor
-            barrier.wait()
-            total = given[0] + given[1]
-            barrier.wait()
-            return total
-
+    def process(number: int, reduce: Callable[..., torch.Tensor]) -> Rollout:
         return with_advantages(rows=[[0, 2], [1]][number], reduce=reduce, kl_estimator="exact", **{white: True})
 
-    with ThreadPoolExecutor(2) as threads:
-        parts = list(threads.map(process, range(2)))
+    parts = on_two(process)
     one = with_advantages(kl_estimator="exact", **{white: True})
     for name in ("advantages", "returns"):
         found = [value for part in parts for value in getattr(part, name)[part.completion_mask].tolist()]
@@ -229,17 +218,20 @@ def test_a_function_that_scored_nothing_has_no_mean_and_rows_that_fill_up_are_no
     }  # fmt: skip
 
 
-def test_two_equal_processes_log_what_one_does():
-    """Every quantity goes through `reduce` with its count."""
-    out = with_advantages()
-    scores = Scores(out.scores, torch.tensor([[1.0], [4.0], [NAN]]), out.valid, {}, {})
-    entropy = torch.rand(3, 3)
-    given = {"rewards": out.scores, "count": len(out), "weighted": True}
-    one, two = (
-        describe(out, scores, ["f"], entropy, reduce=lambda tensor, n=n: tensor * n, **given)  # type: ignore[misc]
-        for n in (1, 2)
-    )
-    assert one == pytest.approx(two, abs=1e-6)
+def test_two_processes_log_what_one_does():
+    out, entropy = with_advantages(), torch.rand(3, 3)
+    out.weights = torch.rand(3, 3)
+    per_function = torch.tensor([[1.0], [4.0], [NAN]])
+
+    def log(rows: list[int], reduce: Callable[..., torch.Tensor]) -> dict[str, float]:
+        part = out.select(torch.tensor(rows))
+        scores = Scores(part.scores, per_function[rows], part.valid, {}, {})
+        given = {"rewards": part.scores, "count": len(part), "weighted": True, "reduce": reduce}
+        counts = scored_by(per_function[rows], ["f"], reduce)
+        return describe(part, scores, ["f"], entropy[rows, : part.completion_length], **given) | counts
+
+    one = log([0, 1, 2], one_process)
+    assert on_two(lambda number, reduce: log([[0, 2], [1]][number], reduce)) == [pytest.approx(one, abs=1e-5)] * 2
 
 
 def test_rewards_by_name_with_none_where_there_is_none():

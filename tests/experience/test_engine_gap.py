@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests import scripted
+from tests.two_threads import on_two
 from trl_ext.experience.engine_gap import STALE_FACTOR, GapOptions, correct, importance_weights
 from trl_ext.experience.rollout import Rollout, collate
 
@@ -58,6 +59,16 @@ def test_the_gap_is_the_mean_over_tokens_and_the_weights_are_filled_in() -> None
     out = rollout()
     assert corrected(out) == pytest.approx({"engine/logp_gap": 1.5 / 5, "engine/capped_fraction": 1 / 5})
     assert torch.allclose(out.weights, torch.tensor([[math.exp(0.5), 1, 1], [2.0, 1, 1], [1, 1, 1]]))
+
+
+def test_the_gap_is_that_of_all_processes() -> None:
+    def measured(number: int, reduce: Any) -> dict[str, float]:
+        out, limits = rollout(), GapOptions(2.0, None, None, None, True)
+        out.completion_mask[number] = False  # the first has the gaps 1, 0 and 0; the second 0.5 and 0
+        return correct(out, ENGINE, limits, reduce=reduce, step=7)
+
+    both = {"engine/logp_gap": 1.5 / 5, "engine/capped_fraction": 1 / 5}
+    assert on_two(measured) == [pytest.approx(both)] * 2
 
 
 def test_an_engine_without_log_probabilities_cannot_be_corrected_for() -> None:
