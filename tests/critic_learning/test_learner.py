@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from tests import scripted
 from tests.tiny_models import tiny_causal_lm
+from tests.two_threads import on_two
 from trl_ext.actor_critic import ActorCritic
 from trl_ext.critic_learning import CriticLearner, CriticOptions, explained_on_held_out
 from trl_ext.experience.rollout import Rollout, collate
@@ -170,17 +171,30 @@ def test_the_optimizer_goes_on_from_its_saved_state(tmp_path):
 
 
 def test_two_processes_take_the_step_of_one_with_all_samples():
-    one, model = actor_critic(), actor_critic()
-    samples = rollout()
-    samples.held_out[:] = False
-    options = replace(OPTIONS, critic_mini_batches=1)
-    learner(one, options).learn(samples, 1, (0,))
-    made = learner(model, options)
-    # The other process has the same samples: sums of tokens and gradients double, and the step is the same.
-    made.reduce = lambda tensor, operation="sum": tensor * 2
-    made.learn(samples, 1, (0,))
-    for name, end in weights(one).items():
-        torch.testing.assert_close(end, weights(model)[name], rtol=1e-4, atol=1e-6)
+    samples, options = rollout(), replace(OPTIONS, critic_mini_batches=1, critic_max_grad_norm=0.1)
+    one, *two = (learner(actor_critic(), options) for _ in range(3))
+    expected = one.learn(samples, 1, (0,))
+
+    def process(number, reduce):
+        two[number].reduce = reduce
+        own = samples.select(torch.arange(3) if number == 0 else torch.arange(3, 8))
+        return two[number].learn(own, 1, (0,)), explained_on_held_out(two[number], [own])
+
+    explained = explained_on_held_out(one, [samples])
+    assert (
+        on_two(process)
+        == [
+            (
+                pytest.approx(expected, rel=1e-4),
+                explained | {"explained_variance": pytest.approx(explained["explained_variance"], abs=1e-3)},
+            )
+        ]
+        * 2
+    )
+    # Adam's first moments are a tenth of the gradients: a step of its own would hide their size.
+    for made in two:
+        for mine, other in zip(made.optimizer.state.values(), one.optimizer.state.values(), strict=True):
+            torch.testing.assert_close(mine["exp_avg"], other["exp_avg"], rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("critic", ["head", "copy", "adapter"])
