@@ -16,6 +16,7 @@ from tests import scripted
 from tests.killed_runs import PHASES
 from tests.launching import python_path
 from trl_ext import AdaptiveKL
+from trl_ext.resuming import warn_of_changes
 
 
 def killed_runs(folder: Path, kind: str, processes: int, kills: str) -> tuple[list[str], str]:
@@ -140,6 +141,14 @@ def test_changed_settings_that_may_change_are_told(interrupted, caplog):
     assert resume(interrupted, gamma=0.9, cliprange=0.1, weight_decay=0.5, **aside).state.global_step == 6
     said = "cliprange (then 0.2, now 0.1), gamma (then 1.0, now 0.9), weight_decay (then 0.0, now 0.5). The run goes on"
     assert f"checkpoint-2 was written with: {said}" in caplog.text
+
+
+def test_settings_that_change_prompts_or_the_critics_own_steps_are_told(interrupted, caplog):
+    folder = interrupted / "checkpoint-2"
+    written = json.loads((folder / "ppo_config.json").read_text())
+    changed = {"critic_learning_rate": 1e-5, "chat_template_kwargs": {"a": 1}, "prompt_column": "text"}
+    warn_of_changes(folder, {}, {**written, **changed})
+    assert all(f"{name} (then {written[name]}, now {changed[name]})" in caplog.text for name in changed)
 
 
 def test_the_same_settings_are_no_matter_of_a_word(tmp_path, caplog):

@@ -233,11 +233,12 @@ def check_checkpoint(folder: Path, current: dict[str, Any], process: int) -> Non
         json.loads((folder / "trainer_state.json").read_text())
 
 
-# Settings that may change from one part of a run to the next. The learning rates have a warning of their own.
+# Settings that may change from one part of a run to the next; `own_optimizer_settings` warns of `learning_rate`.
 _MAY_CHANGE = {
     *(field.name for part in (LossOptions, AdvantageOptions, CriticOptions, StepLimits) for field in fields(part)),
     *("kl_target", "kl_horizon", "kl_coef_end", "kl_schedule", "missing_eos_penalty", "reward_clip_range"),
     *("reward_constraints", "importance_sampling_correction", "importance_sampling_cap", "ptx_max_length"),
+    *("prompt_column", "chat_template_kwargs", "critic_learning_rate"),
     *("critic_warmup_rollouts", "policy_ema_decay", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs"),
     *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16"),
 }
