@@ -7,6 +7,7 @@ import socket
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +15,26 @@ import torch
 from tests.launching import torchrun
 from trl_ext import checkpoint
 from trl_ext.monitoring import RewardHackingMonitor
-from trl_ext.processes import ProcessFailureError, leave, together
+from trl_ext.processes import ProcessFailureError, leave, own_rows, together
 from trl_ext.rewards import Scores
 from trl_ext.rewards.base import Batch
+
+
+@pytest.mark.parametrize(
+    ("at_the_end", "remainder", "own"),
+    [
+        (True, 5, [4, 1]),  # of the last 5 rows, the first process has 4, and the second has 1 and fills up with 3
+        (True, 3, [3, 0]),
+        (True, 8, [4, 4]),
+        (True, 0, [4, 4]),
+        (True, -1, [4, 4]),  # accelerate does not know how long the dataset is
+        (False, 5, [4, 4]),
+    ],
+)
+def test_the_rows_that_fill_up_the_last_batch_are_nobodys_own(at_the_end, remainder, own):
+    state = SimpleNamespace(end_of_dataloader=at_the_end, remainder=remainder)
+    processes = [SimpleNamespace(gradient_state=state, process_index=i) for i in range(2)]
+    assert [own_rows(process, 4) for process in processes] == own
 
 
 def test_one_process_keeps_its_own_exception():
