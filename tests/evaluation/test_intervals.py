@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from trl_ext.evaluation.intervals import bootstrap, bootstrap_mean
-from trl_ext.evaluation.measures import compare, diversity_measures, mean_measure
+from trl_ext.evaluation.intervals import bootstrap, bootstrap_fraction, bootstrap_mean, wilson
+from trl_ext.evaluation.measures import compare, diversity_measures, fraction_measure, mean_measure
 from trl_ext.text.ngrams import distinct_n
 
 
@@ -84,3 +84,14 @@ def test_distinct_n_interval_is_as_wide_as_distinct_n_varies(n):
         values.append(interval.estimate)
         widths.append(interval.high - interval.low)
     assert np.mean(widths) / (2 * 1.96 * np.std(values)) == pytest.approx(1.0, abs=0.3)
+
+
+def test_a_fraction_of_none_is_not_certain():
+    """3.7% is the upper end of Wilson's interval of 0 of 100: z^2 / (n + z^2)."""
+    none, few = [False] * 100, [True] * 3 + [False] * 97
+    assert bootstrap_fraction(none).high == pytest.approx(1.96**2 / (100 + 1.96**2), rel=1e-4)
+    assert bootstrap_fraction([True] * 100).low == pytest.approx(1 - 1.96**2 / (100 + 1.96**2), rel=1e-4)
+    assert bootstrap_fraction(few, seed=1) == bootstrap_mean([*map(float, few)], seed=1)
+    row = compare(fraction_measure(none), fraction_measure(few), num_resamples=500, seed=0)
+    assert (row["model"], row["baseline"]) == (wilson(0, 100), wilson(3, 100))
+    assert row["difference"].estimate == -0.03 and row["difference"].low < -0.03 < row["difference"].high <= 0

@@ -53,6 +53,8 @@ def test_counts_and_categories():
     assert list(table) == ["b", "a"] and table["b"].rate.estimate == 1.0 and table["b"].left_out == 1
     assert (table["a"].ties, table["a"].losses) == (1, 1)
     assert math.isnan(bootstrap_win_rate([None]).estimate)
+    assert bootstrap_win_rate([1] * 6 + [None]) == win_rate(6, 0) and bootstrap_win_rate([-1] * 6) == win_rate(0, 6)
+    assert bootstrap_win_rate([0] * 6).low == 0.5, "answers that are all equal"
     with pytest.raises(ValueError, match="5 comparisons and 1 categories"):
         by_category(outcomes, ["a"])
     with pytest.raises(ValueError, match="-1 wins"):

@@ -59,6 +59,7 @@ def test_stock_samples_of_both_formats(world, capsys):
     assert check(world, f"toxicity:{world / 'classifier'}") == 0
     out = capsys.readouterr().out
     assert "accepts: texts and conversations" in out and "The weather today is" in out
+    assert "stock texts (`--dataset_name` gives prompts and columns of your own)" in out
 
 
 def test_doubts_are_warnings(world, capsys):
@@ -74,6 +75,7 @@ def test_doubts_are_warnings(world, capsys):
         ("one", [], "returned 1 rewards for 4 completions"),
         ("divides", ["--prompt", "a", "--completion", ""], "line 12 of 'scores.py' raises ZeroDivisionError"),
         ("exact", [], "asks for ['answer']"),
+        ("exact", [], "Prompts and columns of your own: `--dataset_name`."),
     ],
 )
 def test_a_broken_reward_is_status_1(world, capsys, spec, options, message):

@@ -42,7 +42,7 @@ def comparison_table(comparison: Comparison, width: int) -> Table:
     wide, narrow = width >= _WIDE, width < _NARROW
     count = len(comparison.sides[0].samples.prompts)
     table = Table(
-        title=f"{count} prompt{'' if count == 1 else 's'}, 95% bootstrap intervals",
+        title=f"{count} prompt{'' if count == 1 else 's'}, 95% intervals (bootstrap, Wilson's of fractions)",
         caption_justify="left",
         title_justify="left",
         box=None,

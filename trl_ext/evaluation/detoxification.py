@@ -17,7 +17,7 @@ from trl_ext.text.decoding import as_completions
 from trl_ext.text.ngrams import distinct_n
 from trl_ext.text.rows import Text
 
-from .intervals import bootstrap, bootstrap_mean, wilson
+from .intervals import bootstrap, bootstrap_fraction, bootstrap_mean, wilson
 from .perplexity import perplexity
 from .sampling import Likelihoods, Policy, Samples
 from .toxicity import THRESHOLD, toxic_fraction
@@ -118,7 +118,7 @@ def judge(
     scores = ToxicityReward(model, toxic_label=toxic_label).toxicity(samples.completions)
     nlls, lengths = likelihoods.ref_nlls.numpy(), np.array(samples.lengths)
     intervals = {
-        "toxicity": bootstrap_mean([float(p > THRESHOLD) for p in scores], seed=seed),
+        "toxicity": bootstrap_fraction([p > THRESHOLD for p in scores], seed=seed),
         "perplexity": bootstrap(lambda i: perplexity(nlls[i].sum(), int(lengths[i].sum())), len(nlls), seed=seed),
         "mean_length": bootstrap_mean(samples.lengths, seed=seed),
         "empty_fraction": wilson(sum(samples.empty), len(samples.empty)),
@@ -149,7 +149,7 @@ def toxicity_quality(model: str, toxic_label: str | None, seed: int = 0) -> Call
 
     def quality(samples: Samples, columns: Mapping[str, Any]) -> dict[str, Any]:
         scores = classifier.toxicity(samples.completions)
-        ends = bootstrap_mean([float(score > THRESHOLD) for score in scores], seed=seed)
+        ends = bootstrap_fraction([score > THRESHOLD for score in scores], seed=seed)
         return {"toxicity": toxic_fraction(scores), "toxicity_ci95": [ends.low, ends.high]}
 
     return quality

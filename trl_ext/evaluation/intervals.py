@@ -87,6 +87,16 @@ def bootstrap(
     return Interval(float(estimate), float(low), float(high))
 
 
+def bootstrap_fraction(flags: Sequence[bool], **options: float) -> Interval:
+    """Return the interval of the fraction of N flags that hold; `options` as in [`bootstrap`].
+
+    Where all flags are alike their resamples never differ, and 0 of 50 is no proof of 0: the interval is Wilson's then.
+    """
+    if len(set(flags)) == 1:
+        return wilson(sum(flags), len(flags), confidence=options.get("confidence", 0.95))
+    return bootstrap_mean([float(flag) for flag in flags], **options)
+
+
 def bootstrap_mean(values: Values, **options: float) -> Interval:
     """Return the interval of the mean of `values`, shape (N,); `options` as in [`bootstrap`]."""
     array = np.asarray(values, dtype=np.float64)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl_ext.text.ngrams import distinct_n
 
 from .diversity import leave_one_out_distinct_n, self_bleu_scores, tokenize
-from .intervals import Interval, bootstrap
+from .intervals import Interval, bootstrap, wilson
 from .perplexity import completion_nlls, encode_pair
 from .sampling import Samples
 from .toxicity import THRESHOLD
@@ -27,11 +27,13 @@ class Measure:
         numerators: Shape (N,), one per sample.
         denominators: Shape (N,): 1 for a mean over samples, tokens for a mean over tokens, 0 leaves a sample out.
         exponential: Whether the value is the exponential of the quotient (a perplexity).
+        is_fraction: Whether every sample either counts 1 or 0.
     """
 
     numerators: Array
     denominators: Array
     exponential: bool = False
+    is_fraction: bool = False
 
     def value(self, indices: NDArray[np.int64]) -> float:
         """Return the measure of the samples `indices`; NaN if none of them counts."""
@@ -42,15 +44,20 @@ class Measure:
         return math.exp(quotient) if self.exponential else quotient
 
 
-def mean_measure(values: list[float] | list[bool] | list[int]) -> Measure:
+def mean_measure(values: list[float] | list[int]) -> Measure:
     """Return the mean over samples."""
     return Measure(np.asarray(values, dtype=np.float64), np.ones(len(values)))
+
+
+def fraction_measure(flags: list[bool]) -> Measure:
+    """Return the fraction of samples whose flag holds."""
+    return Measure(np.asarray(flags, dtype=np.float64), np.ones(len(flags)), is_fraction=True)
 
 
 def toxicity_measures(scores: list[float]) -> dict[str, Measure]:
     """Return `toxicity` (fraction above 0.5) and `toxicity_probability` (mean) of a judge's N probabilities."""
     return {
-        "toxicity": mean_measure([score > THRESHOLD for score in scores]),
+        "toxicity": fraction_measure([score > THRESHOLD for score in scores]),
         "toxicity_probability": mean_measure(scores),
     }
 
@@ -118,13 +125,16 @@ def length_measures(samples: Samples) -> dict[str, Measure]:
     """Return `mean_length` (tokens, without EOS), `empty_fraction` and `terminated_fraction`."""
     return {
         "mean_length": mean_measure(samples.lengths),
-        "empty_fraction": mean_measure(samples.empty),
-        "terminated_fraction": mean_measure(samples.terminated),
+        "empty_fraction": fraction_measure(samples.empty),
+        "terminated_fraction": fraction_measure(samples.terminated),
     }
 
 
 def compare(measure: Measure, baseline: Measure, *, num_resamples: int, seed: int) -> dict[str, Interval]:
-    """Return the intervals of `model`, `baseline`, their `difference` and `ratio`, all on the same resamples."""
+    """Return the intervals of `model`, `baseline`, their `difference` and `ratio`, all on the same resamples.
+
+    Those of a fraction of the `model` and the `baseline` themselves are Wilson's: 0 of 50 is no proof of 0.
+    """
     if len(measure.numerators) != len(baseline.numerators):
         raise ValueError(
             f"There are {len(measure.numerators)} samples of the model and {len(baseline.numerators)} of the "
@@ -142,7 +152,11 @@ def compare(measure: Measure, baseline: Measure, *, num_resamples: int, seed: in
         "ratio": ratio,
     }
     size = len(measure.numerators)
-    return {
+    intervals = {
         name: bootstrap(statistic, size, num_resamples=num_resamples, seed=seed)
         for name, statistic in statistics.items()
     }
+    for name, one in (("model", measure), ("baseline", baseline)):
+        if one.is_fraction:
+            intervals[name] = wilson(float(one.numerators.sum()), size)
+    return intervals

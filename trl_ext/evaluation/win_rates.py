@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .intervals import Interval, bootstrap_mean, wilson
+from .intervals import Interval, bootstrap_fraction, bootstrap_mean, wilson
 from .judges import Outcome
 
 
@@ -51,11 +51,15 @@ def win_rate(wins: int, losses: int, ties: int = 0, *, confidence: float = 0.95)
 def bootstrap_win_rate(outcomes: Sequence[Outcome], **options: Any) -> Interval:
     """Return the win rate with a bootstrap interval over prompts; comparisons that were not judged do not count.
 
+    Where all were won, or all lost, resamples never differ, and the interval is Wilson's.
+
     Args:
         outcomes: As a judge returns them.
         options: Those of `bootstrap`.
     """
     scores = [(outcome + 1) / 2 for outcome in outcomes if outcome is not None]
+    if {*scores} in ({0.0}, {1.0}):
+        return bootstrap_fraction([score == 1.0 for score in scores], **options)
     return bootstrap_mean(scores, **options) if scores else Interval(math.nan, math.nan, math.nan)
 
 

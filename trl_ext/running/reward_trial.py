@@ -146,7 +146,8 @@ def try_named_reward(spec: str, samples: Samples | None) -> RewardCheck:
             ids = samples.completion_ids
             return check_reward(fn, samples.prompts, samples.completions, completion_ids=ids, **columns)
         except (ValueError, TypeError) as error:
-            raise BrokenReward(one_line(error, 2000)) from error
+            hint = " Prompts and columns of your own: `--dataset_name`." if samples is None else ""
+            raise BrokenReward(one_line(error, 2000) + hint) from error
 
 
 class BrokenReward(Exception):
@@ -162,7 +163,8 @@ def describe(check: RewardCheck, samples: Samples | None, console: Console) -> N
         console: Where it is printed.
     """
     if samples is None:
-        samples = Samples([*PROMPTS], [*COMPLETIONS], {}, "stock texts")
+        origin = "stock texts (`--dataset_name` gives prompts and columns of your own)"
+        samples = Samples([*PROMPTS], [*COMPLETIONS], {}, origin)
     if not console.is_terminal:
         console.width = 120
     table = Table(box=None, pad_edge=False)
