@@ -8,6 +8,7 @@ import torch
 
 from tests import scripted
 from tests.critic_learning.test_learner import actor_critic, learner, rollout, weights
+from tests.two_threads import on_two
 from trl_ext.critic_learning import pretraining
 from trl_ext.critic_learning.held_out import explained_on_held_out
 from trl_ext.monitoring import PhaseProgress
@@ -98,3 +99,38 @@ def test_a_prompt_of_the_training_data_is_drawn_once_before_any_is_drawn_twice(t
     batches = made._pretraining._batches()
     assert [len(batch) for batch in batches] == [8] * 4
     assert sorted(sum(batches[:2], [])) == sorted(sum(batches[2:], [])) == list(range(16))
+
+
+def test_two_processes_share_the_batches_of_one_and_set_the_scale_that_one_would(tmp_path):
+    class Rows(list):
+        def __getitems__(self, indices):
+            return [self[i] for i in indices]
+
+    def made(number, processes):
+        options = pretraining.PretrainingOptions(
+            critic_pretraining_episodes=12,
+            critic_pretraining_epochs=1,
+            scales_returns=True,
+            seed=3,
+            local_batch_size=6 // processes,
+            world_size=processes,
+            process_index=number,
+            output_dir=str(tmp_path),
+            should_save=False,
+        )
+        return pretraining.CriticPretraining(learner(actor_critic()), lambda *a, **k: None, Rows(range(12)), options)
+
+    one, *two = (list(made(*which)._rows()) for which in ((0, 1), (0, 2), (1, 2)))
+    assert [first + second for first, second in zip(*two, strict=True)] == one
+
+    samples, learners = rollout(), [learner(actor_critic()) for _ in range(2)]
+    learners[0].model.return_scale.weight.fill_(1.0)  # what was there before is forgotten
+
+    def scale(number, reduce):
+        learners[number].reduce = reduce
+        pretraining.set_scale(learners[number], [samples.select(torch.tensor([[0, 3, 7], [1, 2, 4, 5, 6]][number]))])
+        found = learners[number].model.return_scale
+        return found.mean.item(), found.std.item()
+
+    returns = samples.returns[samples.completion_mask]
+    assert on_two(scale) == [pytest.approx((returns.mean().item(), returns.std(correction=0).item()))] * 2
