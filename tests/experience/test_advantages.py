@@ -14,6 +14,7 @@ from tests.two_threads import on_two
 from trl_ext.experience.advantages import (
     AdvantageOptions,
     add_advantages,
+    check_finite,
     describe,
     named_rewards,
     scored_by,
@@ -149,6 +150,24 @@ def test_two_processes_whiten_like_one(white: str):
         found = [value for part in parts for value in getattr(part, name)[part.completion_mask].tolist()]
         assert found == pytest.approx(tokens(getattr(one, name)), abs=1e-5)
     assert [float(part.kl_coefs[0]) for part in parts] == pytest.approx([float(one.kl_coefs[0])] * 2)
+
+
+def test_a_number_that_is_not_finite_ends_all_processes_and_padding_may_hold_any():
+    junk = rollout()
+    for name in ("old_logps", "ref_logps", "kl", "old_values"):
+        getattr(junk, name)[~junk.completion_mask] = NAN
+    check_finite(junk, one_process, 3)
+
+    def check(number: int, reduce: Callable[..., torch.Tensor]) -> str:
+        out = rollout()
+        if number == 0:
+            out.ref_logps[1, 1:] = torch.tensor([-math.inf, NAN])
+        with pytest.raises(RuntimeError) as raised:
+            check_finite(out, reduce, 3)
+        return str(raised.value)
+
+    first, second = on_two(check)
+    assert first == second and first.startswith("Step 3: 2 log-probabilities under the reference of a fresh rollout")
 
 
 # ---- the log ----
