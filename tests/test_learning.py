@@ -96,6 +96,19 @@ def test_a_run_is_lost_after_some_rollouts_without_a_step():
             one.begin_rollout(1e-3)
 
 
+def test_rollouts_without_a_step_are_counted_from_the_last_one_with_a_step():
+    gate, optimizer = StepGate(), torch.optim.SGD([parameter([1.0, 1.0])], lr=0.1)
+    gate.guard(optimizer)
+    for _ in range(2):
+        for _ in range(MAX_LOST_ROLLOUTS):
+            gate.begin_rollout(1e-3)
+        optimizer.step()
+    for _ in range(MAX_LOST_ROLLOUTS):  # the first one follows the step
+        gate.begin_rollout(1e-3)
+    with pytest.raises(RuntimeError, match="last 3 rollouts was skipped"):
+        gate.begin_rollout(1e-3)
+
+
 @pytest.mark.parametrize(
     ("loss", "ratio", "approx_kl", "is_open", "stopped"),
     [
