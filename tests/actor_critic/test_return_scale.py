@@ -47,6 +47,23 @@ def test_values_stay_when_the_scale_moves_and_a_head_at_zero_predicts_the_mean()
     assert scale(head(states)).unique().tolist() == [4.0]
 
 
+@pytest.mark.parametrize("critics", [1, 2])
+def test_values_that_depend_on_the_reward_so_far_stay_too(critics):
+    scale, head = ReturnScale(), ValueHead(3, critics)
+    head.read_rewards()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    states, rewards = torch.randn(2, 5, *([critics] if critics > 1 else []), 3), 10 * torch.randn(2, 5)
+
+    def values():
+        return scale(head(states, scale.standardized(rewards)))
+
+    before = values()
+    for returns in (torch.tensor([[3.0, 9.0, -4.0, 1.0]]), torch.tensor([[50.0, 90.0, 70.0, 60.0]])):
+        scale.update(head, returns, ALL, same)
+        torch.testing.assert_close(values(), before, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("returns", [[5.0, 5.0, 5.0, 5.0], [0.1, 0.1, 0.1, 0.1]])
 def test_equal_returns_leave_the_spread_alone(returns):
     scale, head = ReturnScale(), trained_head()
