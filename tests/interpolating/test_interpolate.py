@@ -19,7 +19,14 @@ from trl_ext.evaluation.path import choose, split_rows
 from trl_ext.interpolating import start
 from trl_ext.interpolating.showing import print_points
 
-REWARD = "def brevity(completions, **columns):\n    return [-len(text) / 10 for text in completions]\n"
+REWARD = """
+def brevity(completions, **columns):
+    return [-len(text) / 10 for text in completions]
+
+def at_times(prompts, completions, **columns):
+    odd = [int(prompt.split()[0]) % 2 for prompt in prompts]
+    return [-2.0 - (len(text) > 9) if applies else None for applies, text in zip(odd, completions)]
+"""
 MEASURED = ["--max_completion_length", "6", "--num_prompts", "6", "--frontier_prompts", "4", "--frontier_samples", "6"]
 
 
@@ -69,6 +76,18 @@ def test_a_measured_path(name: str, world: Path, tmp_path: Path, capsys: pytest.
     assert 0 < abs(points[1]["kl"]) < abs(points[2]["kl"])
     assert {"reward", "judge", "perplexity", "mean_length", "empty_fraction"} <= points[2].keys()
     assert not (world / name / "interpolation.json").exists(), "`--json` leaves the run's folder alone"
+
+
+def test_completions_without_a_reward_do_not_count(world: Path, tmp_path: Path) -> None:
+    """The reward is -2 or -3 on every other prompt; 0 for the others would be the best of all."""
+    path = tmp_path / "measured.json"
+    given = ["--prompts", str(world / "prompts.jsonl"), "--reward", f"{world / 'my_reward.py'}:at_times", *MEASURED]
+    main(["interpolate", str(world / "lora"), "--eta", "1", *given, "--json", str(path)])
+    content = json.loads(path.read_text())
+    assert all(-3 <= point["reward"] <= -2 for point in content["points"])
+    assert content["points"][0]["kl_at_optimum"] == 0
+    assert all(-3 <= round(reward, 6) <= -2 for _, reward in content["optimum"])
+    assert choose([{"reward": None, "kl": 0.1}, {"reward": -1.0, "kl": 0.2}], None)["kl"] == 0.2
 
 
 def test_the_model_at_one_eta(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,8 +62,9 @@ class PathResult(NamedTuple):
     """A measured path.
 
     Attributes:
-        points: One dictionary a point, by eta: `eta`, `reward`, its interval `reward_ci95`, `kl` in nats per
-            completion, `kl_at_optimum` (the least KL for this reward; None where it cannot be told), `kl_ratio`,
+        points: One dictionary a point, by eta: `eta`, `reward` (the mean over prompts of the completions that have one;
+            None without any), its interval `reward_ci95`, `kl` in nats per completion, `kl_at_optimum` (the least KL
+            for this reward, on the prompts whose completions all have one; None where it cannot be told), `kl_ratio`,
             the judge's numbers, `perplexity` under the reference, `distinct_2`, `mean_length`, `empty_fraction` and
             `terminated_fraction`.
         optimum: (KL, reward) pairs of the optimal frontier.
@@ -94,7 +95,7 @@ def measure_path(
             if drawn is None:
                 drawn = rewards
                 result.optimum.extend((p.kl, p.reward) for p in _optimum(rewards) if p.ess >= MIN_ESS)
-            least = _least(drawn, numbers["reward"])
+            least = _least(drawn, rewards)
             numbers |= {"kl_at_optimum": least, "kl_ratio": numbers["kl"] / least if least else None}
             points.append({"eta": float(eta), **numbers})
             if on_point is not None:
@@ -107,10 +108,11 @@ def measure_path(
 def choose(points: Sequence[Mapping[str, Any]], kl_budget: float | None) -> Mapping[str, Any]:
     """Return the point of the highest reward whose KL is within `kl_budget`, in nats per completion.
 
-    Where none is within it, the point of the least KL; without a budget, that of the highest reward.
+    Where none with a reward is within it, the point of the least KL; without a budget, that of the highest reward.
     """
     within = [point for point in points if kl_budget is None or point["kl"] <= kl_budget]
-    return max(within, key=lambda point: point["reward"]) if within else min(points, key=lambda point: point["kl"])
+    known = [point for point in within if point["reward"] is not None]
+    return max(known, key=lambda point: point["reward"]) if known else min(points, key=lambda point: point["kl"])
 
 
 def split_rows(count: int) -> tuple[list[int], list[int]]:
@@ -145,8 +147,9 @@ def _measure(task: Task, samples: int, name: str) -> tuple[dict[str, Any], Tenso
             drawn = policy.sample([prompts[i] for i in repeated], seed + 1, shown.advance)
         totals = _scores(task, drawn, {name: [values[i] for i in repeated] for name, values in others.items()})
         kl, rewards = policy.likelihoods(drawn).kl, totals.view(few, samples)
-        totals = rewards.mean(-1)
-    interval = bootstrap_mean(totals.tolist(), seed=seed) if len(totals) else None
+        totals = rewards.nanmean(-1)
+    known = totals[~totals.isnan()].tolist()
+    interval = bootstrap_mean(known, seed=seed) if known else None
     nlls = likelihoods.ref_nlls
     numbers = {
         "reward": None if interval is None else interval.estimate,
@@ -163,24 +166,31 @@ def _measure(task: Task, samples: int, name: str) -> tuple[dict[str, Any], Tenso
 
 
 def _scores(task: Task, samples: Samples, columns: Mapping[str, list[Any]]) -> Tensor:
-    """Return the reward of each sample as in training, float64; one that could not be scored counts 0."""
+    """Return the reward of each sample as in training, float64; NaN where it has none."""
     if task.rewards is None:
         return torch.zeros(0, dtype=torch.float64)
     completions = as_completions(samples.prompts, samples.completions)
     scores = task.rewards(samples.prompts, completions, samples.completion_ids, dict(columns), update_state=False)
-    totals = scores.total.double().cpu()
+    totals = scores.total.double().where(scores.valid, math.nan).cpu()
     if task.missing_eos_penalty is not None:
         totals = totals - task.missing_eos_penalty * (~torch.tensor(samples.terminated)).double()
     return totals
 
 
-def _optimum(rewards: Tensor) -> list[Any]:
-    return optimal_frontier(rewards) if rewards.numel() else []
+def _optimum(drawn: Tensor) -> list[Any]:
+    drawn = drawn[~drawn.isnan().any(-1)]
+    return optimal_frontier(drawn) if drawn.numel() else []
 
 
-def _least(rewards: Tensor, reward: float | None) -> float | None:
-    """Return the least KL for a reward; None without samples, and where they are too few to tell."""
-    if not rewards.numel() or reward is None:
+def _least(drawn: Tensor, rewards: Tensor) -> float | None:
+    """Return the least KL for the mean of `rewards`; None without samples, and where they are too few to tell.
+
+    Args:
+        drawn: Rewards of the reference's completions, (F, K).
+        rewards: Those of a policy for the same prompts, (F, M). A prompt with a completion without one does not count.
+    """
+    rows = ~(drawn.isnan().any(-1) | rewards.isnan().any(-1))
+    if not rows.any() or not drawn.numel():
         return None
-    point = point_at_reward(rewards, reward)
+    point = point_at_reward(drawn[rows], float(rewards[rows].mean()))
     return None if math.isinf(point.kl) else point.kl
