@@ -48,6 +48,13 @@ def test_every_sample_is_done_once_and_the_smaller_size_stays(caplog):
     assert work.calls == 2 + 11 + 2, "nothing fails a second time"
 
 
+def test_a_resumed_run_goes_on_with_the_smaller_size():
+    sizes, again = MicroBatches(8, "size"), MicroBatches(8, "size")
+    sizes.size = 2
+    again.load_state_dict(sizes.state_dict())
+    assert again.size == 2
+
+
 def test_a_short_rest_is_halved_by_its_own_size():
     batches, work = MicroBatches(8, "batch_size"), Capacity(2)
     batches.run(list(range(3)), work, "scoring")
