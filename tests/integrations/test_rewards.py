@@ -71,6 +71,20 @@ def test_rewards_that_are_known_to_give_token_rewards_are_refused_before_trainin
     assert "rewards/summed_weighted_sum/mean" in training_logs(summed)[0]
 
 
+def test_rewards_that_can_be_read_once_reach_the_trainer(tmp_path: Path) -> None:
+    def counted(completions: list[str], **columns: Any) -> Any:
+        return (float(len(text)) for text in completions)
+
+    logged = []
+    for checked in (False, True):
+        made = trainer("grpo", tmp_path / str(checked), reward_funcs=counted)
+        if checked:
+            require_numbers(made)
+        made.train()
+        logged.append([line["reward"] for line in training_logs(made)])
+    assert logged[0] == logged[1] and logged[0][0] > 0
+
+
 def test_trls_run_in_ours(tmp_path: Path) -> None:
     """`trl.rewards` on a conversational dataset, against calls by hand on the completions that the engine is known to
     make.

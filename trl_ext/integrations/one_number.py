@@ -2,7 +2,7 @@
 """TRL's GRPOTrainer and RLOOTrainer take one number a completion: a clear word where a function gives token rewards."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch.nn import Module
@@ -37,6 +37,8 @@ def _checked(fn: Callable, host: str) -> Callable:
     name = reward_name(fn)
 
     def read(rewards: Any) -> Any:
+        if isinstance(rewards, Iterator):  # which TRL takes, and which can be read once
+            rewards = list(rewards)
         refuse_token_rewards(name, rewards, host)
         return rewards
 
