@@ -135,9 +135,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             before = scored(trainer, progress, "before")
             with progress.phase("train"):
                 train(trainer, checkpoint)
-            after = scored_after(trainer, progress)
+            measured = scored_after(trainer, progress, before)
             shown = {"options": (recipe, prompts, model_args), "num_samples": recipe.num_report_samples}
-            summary = report_run(trainer, before, **after, seconds=progress.take_seconds(), **shown)
+            summary = report_run(trainer, **measured, seconds=progress.take_seconds(), **shown)
             if args.push_to_hub:
                 trainer.push_to_hub()
             if trainer.is_world_process_zero():

@@ -13,8 +13,10 @@ from trl_ext.chatting.opening import load, plan
 from trl_ext.commands import main
 from trl_ext.folders import commit
 from trl_ext.interpolating.request import Request, prepare
+from trl_ext.monitoring import PhaseProgress
 from trl_ext.resuming import write_state
 from trl_ext.rewards import RewardRunner, RunningNormalization
+from trl_ext.running.policy import scored, scored_after
 from trl_ext.running.records import Reopened
 from trl_ext.running.reward_state import restore_rewards
 
@@ -121,3 +123,13 @@ def test_a_reopened_run_is_measured_with_the_state_that_it_had(world):
 def test_a_chat_rewards_with_the_state_of_the_run(world):
     talk = load(plan(str(world / "run"), rewards=[f"{world / 'scores.py'}:normalized"]))
     assert score(talk.rewards, "a" * 10)[0] > 1
+
+
+def test_what_was_measured_before_training_is_in_the_unit_after_it(tmp_path):
+    """The engine gives the same completions at both times, and the reward has learned its unit in between."""
+    trainer = scripted.trainer(tmp_path, reward_funcs=RunningNormalization(letters), eval_dataset=scripted.prompts(3))
+    before = scored(trainer, PhaseProgress(enabled=False), "before")
+    trainer.train()
+    measured = scored_after(trainer, PhaseProgress(enabled=False), before)
+    assert measured["before"].totals == measured["after"].totals != before.totals
+    assert measured["before"].rewards == measured["after"].rewards and measured["before"].kl == before.kl

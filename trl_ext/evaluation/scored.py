@@ -58,19 +58,34 @@ def score_policy(
     """
     prompts, others = split_columns(columns, prompt_column)
     samples = policy.sample(prompts, seed, on_progress)
+    texts = (prompts, as_completions(prompts, samples.completions), samples.completion_ids, others)
+    judged = {} if judges is None else _by_function(judges.names, judges(*texts, update_state=False))
+    found = Scored(samples, policy.likelihoods(samples).kl, {}, [], judged)
+    return score_again(found, rewards, columns, missing_eos_penalty=missing_eos_penalty, prompt_column=prompt_column)
+
+
+def score_again(
+    found: Scored,
+    rewards: RewardRunner,
+    columns: Mapping[str, list[Any]],
+    *,
+    missing_eos_penalty: float | None = None,
+    prompt_column: str = PROMPT,
+) -> Scored:
+    """Return a measurement with the rewards that its completions get now, when running statistics may have moved.
+
+    Args:
+        found: The measurement.
+        rewards, columns, missing_eos_penalty, prompt_column: As in `score_policy`.
+    """
+    samples, (prompts, others) = found.samples, split_columns(columns, prompt_column)
     completions = as_completions(prompts, samples.completions)
-    texts = (prompts, completions, samples.completion_ids, others)
-    scores = rewards(*texts, update_state=False)
+    scores = rewards(prompts, completions, samples.completion_ids, others, update_state=False)
     totals = scores.total.double().cpu()
     if missing_eos_penalty is not None:
         totals = totals - missing_eos_penalty * (~torch.tensor(samples.terminated)).double()
-    return Scored(
-        samples,
-        policy.likelihoods(samples).kl,
-        _by_function(rewards.names, scores),
-        [value if valid else None for value, valid in zip(totals.tolist(), scores.valid.tolist(), strict=True)],
-        {} if judges is None else _by_function(judges.names, judges(*texts, update_state=False)),
-    )
+    known = [value if valid else None for value, valid in zip(totals.tolist(), scores.valid.tolist(), strict=True)]
+    return found._replace(rewards=_by_function(rewards.names, scores), totals=known)
 
 
 def _by_function(names: list[str], scores: Scores) -> dict[str, list[float | None]]:

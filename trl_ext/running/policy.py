@@ -9,9 +9,10 @@ from trl_ext.checks.deepspeed import zero_stage
 from trl_ext.checks.training_arguments import asks_for_fsdp, mapping
 from trl_ext.config import PPOConfig
 from trl_ext.evaluation.sampling import Policy
-from trl_ext.evaluation.scored import Scored, score_policy
+from trl_ext.evaluation.scored import Scored, score_again, score_policy
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.processes import together
+from trl_ext.rewards.base import Synchronized, iter_parts
 from trl_ext.sharding import whole
 from trl_ext.trainer import PPOTrainer
 
@@ -92,7 +93,17 @@ def scored(trainer: PPOTrainer, progress: PhaseProgress, time: str) -> Scored | 
     return result
 
 
-def scored_after(trainer: PPOTrainer, progress: PhaseProgress) -> dict[str, Any]:
-    """Return `after`, and `average` where there is one, as `scored` measures them and `report_run` takes them."""
+def scored_after(trainer: PPOTrainer, progress: PhaseProgress, before: Scored | None) -> dict[str, Any]:
+    """Return `before`, `after`, and `average` where there is one, as `scored` measures and `report_run` takes them.
+
+    A reward with running statistics has learned its unit in training: the completions before it are scored again.
+    """
     average = of_average(trainer, partial(scored, trainer, progress))
-    return {"after": scored(trainer, progress, "after"), "average": average}
+    after, functions = scored(trainer, progress, "after"), trainer.rewards.reward_funcs
+    if any(isinstance(part, Synchronized) for function in functions for part in iter_parts(function)):
+        args = trainer.args
+        options = {"missing_eos_penalty": args.missing_eos_penalty, "prompt_column": args.prompt_column}
+        with whole(trainer.model), together("Scoring the completions before training"):
+            if before is not None:
+                before = score_again(before, trainer.rewards, trainer.eval_dataset[:], **options)
+    return {"before": before, "after": after, "average": average}
