@@ -229,6 +229,14 @@ def test_a_checkpoint_counts_from_the_end_of_the_block(tmp_path):
     assert is_complete(folder) and sorted(p.name for p in folder.iterdir()) == ["manifest.json", "model.safetensors"]
 
 
+def test_a_checkpoint_of_the_same_step_is_replaced_and_nothing_of_it_is_left(tmp_path):
+    old = whole(tmp_path / "checkpoint-3")
+    with writing(old, leader=True):
+        (old / "model.safetensors").write_bytes(b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-3"] and find_damage(old) is None
+    assert (old / "model.safetensors").read_bytes() == b"new"
+
+
 def test_a_failed_checkpoint_leaves_nothing_and_the_one_that_it_would_replace(tmp_path):
     whole(tmp_path / "checkpoint-2")
     old = whole(tmp_path / "checkpoint-3")

@@ -47,6 +47,13 @@ def test_values_stay_when_the_scale_moves_and_a_head_at_zero_predicts_the_mean()
     assert scale(head(states)).unique().tolist() == [4.0]
 
 
+def test_a_head_of_which_only_the_bias_has_learned_is_kept():
+    scale, head = ReturnScale(), ValueHead(3)
+    torch.nn.init.constant_(head.bias, 2.0)
+    scale.update(head, torch.tensor([[3.0, 9.0, 4.0, 0.0]]), ALL, same)
+    assert scale.mean.item() == 4.0 and scale(head(torch.randn(3))).item() == pytest.approx(2.0)
+
+
 @pytest.mark.parametrize("critics", [1, 2])
 def test_values_that_depend_on_the_reward_so_far_stay_too(critics):
     scale, head = ReturnScale(), ValueHead(3, critics)

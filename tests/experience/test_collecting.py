@@ -6,6 +6,7 @@ import math
 import time
 
 import pytest
+import torch
 from transformers import TrainerCallback
 
 from tests import scripted
@@ -185,3 +186,43 @@ def test_a_function_is_an_engine(tmp_path):
     made.generation_engine = lambda *args: engine(*args)
     made.train()
     assert scripted.logs(made)
+
+
+def test_what_a_rollout_earns_by_hand(tmp_path):
+    """Every completion is scored, cut off or not, and valued again by itself, without padding."""
+
+    def letters(completions, **columns):
+        return [float(len(c)) for c in completions]
+
+    made = scripted.trainer(
+        tmp_path,
+        reward_funcs=[scripted.reward, letters],
+        reward_constraints=["letters <= 3"],
+        missing_eos_penalty=0.5,
+        bootstrap_truncated=True,
+        lam=1.0,
+        gamma=1.0,
+        kl_coef=0.0,
+    )
+    torch.nn.init.normal_(made.model.value_head.weight)
+    rows = [made.train_dataset[i] for i in range(8)]
+    options = {"callbacks": [], "state": made.state, "training": True}
+    rollout, batch, *_ = made.collector.collect(made.model, rows, made.progress, **options)
+    assert 0 < rollout.terminated.sum() < 8 and rollout.valid.all()
+    for i, ids in enumerate(batch.completion_ids):
+        whole = rollout.input_ids[i][rollout.attention_mask[i].bool()].unsqueeze(0)
+        with torch.no_grad():
+            out = made.model(whole, torch.ones_like(whole), torch.ones(1, len(ids), dtype=torch.bool))
+        *values, after_last = out.values[0].tolist()
+        text = batch.completions[i]
+        # The multiplier begins at the weight, 1: the mean of the reward and of what lies below the bound.
+        score = (scripted.reward([text])[0] - (letters([text])[0] - 3)) / 2
+        end = bool(rollout.terminated[i])
+        assert float(rollout.scores[i]) == pytest.approx(score - 0.5 * (not end), abs=1e-4)
+        earned = float(rollout.scores[i]) + (0.0 if end else after_last)
+        assert rollout.returns[i, : len(ids)].tolist() == pytest.approx([earned] * len(ids), abs=1e-3)
+        assert rollout.old_values[i, : len(ids)].tolist() == pytest.approx(values, abs=1e-4)
+    outside = ~rollout.completion_mask
+    for name in ("old_logps", "ref_logps", "kl", "old_values", "advantages", "returns", "token_scores"):
+        assert not getattr(rollout, name)[outside].any(), name
+    assert not rollout.kl_coefs.any(), "an estimator has no term in the loss"
