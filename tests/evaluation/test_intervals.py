@@ -86,6 +86,13 @@ def test_distinct_n_interval_is_as_wide_as_distinct_n_varies(n):
     assert np.mean(widths) / (2 * 1.96 * np.std(values)) == pytest.approx(1.0, abs=0.3)
 
 
+@pytest.mark.parametrize(("texts", "expected"), [(["a b a b", "a", ""], 2 / 3), (["a", ""], None)])
+def test_distinct_2_of_a_single_text_with_bigrams(texts, expected):
+    measure = diversity_measures(texts)["distinct_2"]
+    value = bootstrap(measure.value, len(texts), num_resamples=50).estimate
+    assert np.isnan(value) if expected is None else value == pytest.approx(expected)
+
+
 def test_a_fraction_of_none_is_not_certain():
     """3.7% is the upper end of Wilson's interval of 0 of 100: z^2 / (n + z^2)."""
     none, few = [False] * 100, [True] * 3 + [False] * 97

@@ -109,8 +109,9 @@ def diversity_measures(texts: list[str], tokenization: str = "words") -> dict[st
     corpus = [tokenize(text, tokenization) for text in texts]
     measures = {}
     for n in (1, 2):
-        left_out = np.asarray(leave_one_out_distinct_n(corpus, n))
-        influences = distinct_n(corpus, n) + (len(corpus) - 1) * (left_out.mean() - left_out)
+        whole, left_out = distinct_n(corpus, n), np.asarray(leave_one_out_distinct_n(corpus, n))
+        left_out = np.where(np.isnan(left_out), whole, left_out)  # without the only text that has n-grams
+        influences = whole + (len(corpus) - 1) * (left_out.mean() - left_out)
         measures[f"distinct_{n}"] = Measure(influences, np.ones(len(corpus)))
     present = np.asarray([bool(tokens) for tokens in corpus])
     scores = np.zeros(len(corpus))
