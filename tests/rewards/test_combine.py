@@ -210,6 +210,21 @@ def test_moments_merge_like_numpy_far_from_zero():
     assert reward.moments.std == pytest.approx(np.std(numbers), rel=1e-6)
 
 
+def test_the_limit_is_that_of_the_normalized_reward():
+    reward = RunningNormalization(value, clip=1.5)
+    score(reward, 0, 4)  # mean 2, standard deviation 2
+    assert score(reward, 10, -10, 3) == [1.5, -1.5, 0.5]
+
+
+def test_rewards_that_are_not_counted_in_yet_are_saved_too():
+    first, second = RunningNormalization(value), RunningNormalization(value)
+    first.synchronize_each_call = False
+    score(first, 1, 5)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    second.synchronize()
+    assert (second.moments.n, second.moments.mean, second.moments.std) == (2, 3, 2)
+
+
 def nested():
     twice = RunningNormalization(RunningNormalization(value))
     return WeightedSum([twice, Clipped(RunningNormalization(double), -1, 1)])
