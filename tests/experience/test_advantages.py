@@ -83,6 +83,7 @@ def test_advantages_by_hand():
     out = with_advantages()
     assert tokens(out.advantages) == pytest.approx([1.0, 1.1, -0.1, -0.6, -1.6])
     assert tokens(out.returns) == pytest.approx([1.5, 2.1, 0.1, -0.2, -1.0])
+    assert out.kl_coefs.tolist() == [0, 0, 0], "an estimator has no term in the loss"
 
 
 def test_gamma_and_lambda_are_used():

@@ -4,6 +4,7 @@
 import json
 import math
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -225,4 +226,18 @@ def test_what_a_rollout_earns_by_hand(tmp_path):
     outside = ~rollout.completion_mask
     for name in ("old_logps", "ref_logps", "kl", "old_values", "advantages", "returns", "token_scores"):
         assert not getattr(rollout, name)[outside].any(), name
-    assert not rollout.kl_coefs.any(), "an estimator has no term in the loss"
+
+
+@pytest.mark.filterwarnings("ignore:All reward functions returned None")
+def test_the_kl_controller_is_told_the_completions_with_a_reward_on_all_processes(tmp_path):
+    def some(completions, **columns):
+        return [None if i < 2 else 1.0 + i for i in range(len(completions))]
+
+    made, told = scripted.trainer(tmp_path, reward_funcs=some), []
+    made.collector.kl_controller = SimpleNamespace(coef=0.1, update=lambda kl, episodes: told.append((kl, episodes)))
+    # The other process has as many.
+    made.collector.reduce = lambda tensor, operation="sum": tensor if operation == "max" else tensor * 2
+    rows = [made.train_dataset[i] for i in range(8)]
+    for training in (True, False):
+        made.collector.collect(made.model, rows, made.progress, callbacks=[], state=made.state, training=training)
+    assert told == [(0.0, 12)], "an evaluation tells it nothing"

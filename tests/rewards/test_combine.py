@@ -210,6 +210,14 @@ def test_moments_merge_like_numpy_far_from_zero():
     assert reward.moments.std == pytest.approx(np.std(numbers), rel=1e-6)
 
 
+def test_a_weight_goes_with_its_member_where_another_has_no_reward():
+    def nothing(completions, **columns):
+        return [None for _ in completions]
+
+    assert score(WeightedSum([nothing, value], [2.0, 3.0]), 5, -1) == [15.0, -3.0]
+    assert score(WeightedSum([nothing, nothing], [2.0, 3.0]), 5) == [None]
+
+
 def test_the_limit_is_that_of_the_normalized_reward():
     reward = RunningNormalization(value, clip=1.5)
     score(reward, 0, 4)  # mean 2, standard deviation 2
