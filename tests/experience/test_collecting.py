@@ -228,6 +228,22 @@ def test_what_a_rollout_earns_by_hand(tmp_path):
         assert not getattr(rollout, name)[outside].any(), name
 
 
+def test_a_critic_that_has_learned_nothing_predicts_the_mean_at_once_and_bootstraps_with_it(tmp_path):
+    made = scripted.trainer(tmp_path, scale_returns=True, bootstrap_truncated=True, lam=1.0, gamma=1.0, kl_coef=0.0)
+    rows = [made.train_dataset[i] for i in range(8)]
+    options = {"callbacks": [], "state": made.state, "training": True}
+    rollout = made.collector.collect(made.model, rows, made.progress, **options).rollout
+    mask = rollout.completion_mask
+    # The first returns hold no value: a critic at zero has cut-off completions end with 0.
+    scores = rollout.scores.unsqueeze(1).expand_as(mask)
+    mean = scores[mask].mean()
+    assert mean.abs() > 0.1 and not rollout.terminated.all()
+    assert made.model.return_scale.mean.item() == pytest.approx(mean.item(), rel=1e-5)
+    torch.testing.assert_close(rollout.old_values[mask], mean.expand(int(mask.sum())))
+    earned = torch.where(rollout.terminated.unsqueeze(1), scores, scores + mean)
+    torch.testing.assert_close(rollout.returns[mask], earned[mask])
+
+
 @pytest.mark.filterwarnings("ignore:All reward functions returned None")
 def test_the_kl_controller_is_told_the_completions_with_a_reward_on_all_processes(tmp_path):
     def some(completions, **columns):

@@ -307,7 +307,7 @@ def test_a_slow_call_is_a_failure_that_says_timeout():
         start = time.monotonic()
         with pytest.raises(RuntimeError, match="1 of 1 .*timeout: no result within 0.05 s"):
             run(RewardRunner(fn, retries=0, timeout=0.05), ["a"])
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 15
     release.set()
 
 
