@@ -1,6 +1,9 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """`policy_ema_decay`: the average beside the last policy, against a sum over the weights of every step."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig
@@ -8,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from tests import scripted
 from tests.tiny_models import save_tiny, tiny_causal_lm
+from trl_ext.actor_critic.averaging import evaluated_too
 
 DECAY = 0.8
 
@@ -90,6 +94,16 @@ def test_it_is_evaluated_beside_the_last_policy(tmp_path):
     before = scripted.weights(made)
     made.evaluate()
     assert all(torch.equal(p, before[name]) for name, p in made.model.named_parameters())
+
+
+def test_both_are_evaluated_with_the_same_random_numbers():
+    def loop(trainer, metric_key_prefix="eval"):
+        return SimpleNamespace(metrics={metric_key_prefix: torch.rand(1).item()})
+
+    average = SimpleNamespace(is_on=True, in_place=nullcontext)
+    trainer = SimpleNamespace(policy_average=average, model=SimpleNamespace(device=torch.device("cpu")))
+    metrics = evaluated_too(loop)(trainer).metrics
+    assert metrics["eval"] == metrics["eval_ema"]
 
 
 def test_a_warm_up_of_the_critic_leaves_it_alone(tmp_path):

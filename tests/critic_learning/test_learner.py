@@ -16,6 +16,7 @@ from tests.two_threads import on_two
 from trl_ext.actor_critic import ActorCritic
 from trl_ext.critic_learning import CriticLearner, CriticOptions, explained_on_held_out
 from trl_ext.experience.rollout import Rollout, collate
+from trl_ext.experience.two_critics import critics_of
 from trl_ext.micro_batches import MicroBatches
 
 OPTIONS = CriticOptions(critic_epochs=2, critic_mini_batches=2, critic_max_grad_norm=1.0, cliprange_value=None)
@@ -28,9 +29,9 @@ def same(tensor, operation="sum"):
 def actor_critic(kind: str = "copy") -> ActorCritic:
     torch.manual_seed(0)
     policy = tiny_causal_lm()
-    if kind == "adapter":
+    if "adapter" in kind:
         policy = get_peft_model(policy, LoraConfig(r=2, target_modules="all-linear"))
-    return ActorCritic(policy, kind)
+    return ActorCritic(policy, "adapter", num_critics=2) if kind == "two adapters" else ActorCritic(policy, kind)
 
 
 def learner(model: ActorCritic, options: CriticOptions = OPTIONS, size: int = 8, rate: float = 1e-2) -> CriticLearner:
@@ -99,7 +100,7 @@ def test_held_out_samples_and_the_size_of_the_pieces_change_nothing():
         torch.testing.assert_close(end, ends[2][name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["head", "copy", "adapter"])
+@pytest.mark.parametrize("kind", ["head", "copy", "adapter", "two adapters"])
 def test_a_step_has_the_gradient_of_the_loss_of_the_values_in_forward(kind):
     model, samples = actor_critic(kind), rollout()
     torch.nn.init.normal_(model.value_head.weight)
@@ -109,11 +110,16 @@ def test_a_step_has_the_gradient_of_the_loss_of_the_values_in_forward(kind):
     options = replace(OPTIONS, critic_mini_batches=1, cliprange_value=0.3, critic_max_grad_norm=0.01)
     made = learner(model, options, size=3)
 
-    values = model(samples.input_ids, samples.attention_mask, samples.completion_mask).values[:, :-1]
+    out = model(samples.input_ids, samples.attention_mask, samples.completion_mask)
+    values, old_values = out.values[:, :-1], samples.old_values
     mask = samples.completion_mask
     torch.testing.assert_close(made.values(samples)[mask], values[mask], rtol=1e-4, atol=1e-5)
+    if out.value_gap is not None:  # each critic learns from its own prompts, the first one below the mean by the gap
+        samples.value_gap = torch.where(mask, 0.5, 0.0)
+        sign = 2 * critics_of(samples).unsqueeze(1) - 1
+        values, old_values = values + sign * out.value_gap[:, :-1], old_values + sign * samples.value_gap
     # In standard deviations of the return, 2; the value clip too.
-    now, old, returns = values / 2, samples.old_values / 2, samples.returns / 2
+    now, old, returns = values / 2, old_values / 2, samples.returns / 2
     clipped = old + (now - old).clamp(-0.3, 0.3)
     errors = torch.maximum((now - returns) ** 2, (clipped - returns) ** 2) / 2
     loss = errors[mask & ~samples.held_out.unsqueeze(1)].mean()

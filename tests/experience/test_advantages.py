@@ -16,6 +16,7 @@ from trl_ext.experience.advantages import (
     add_advantages,
     check_finite,
     describe,
+    monte_carlo_returns,
     named_rewards,
     scored_by,
     warn_of_equal_rewards,
@@ -107,6 +108,14 @@ def test_the_critic_may_have_a_lambda_of_its_own():
 def test_a_lambda_of_zero_for_the_critic_is_not_none():
     # One step: the reward and the next value.
     assert tokens(with_advantages(lam_critic=0.0).returns) == pytest.approx([0.95, 2.1, 0.4, 0.6, -1.0])
+
+
+def test_monte_carlo_returns_are_sums_of_rewards_whatever_the_lambdas_and_leave_the_rollout_alone():
+    out = rollout()
+    options = AdvantageOptions("k1", 1.0, 0.5, 0.3, 0.7, False, False, True, 0.0)
+    found = monte_carlo_returns(out, LAST_VALUES, options, kl_coef=0.1, reduce=one_process)
+    assert tokens(found) == pytest.approx([2.05, 2.1, -1.0, -1.0, -1.0])
+    assert not out.advantages.any() and not out.returns.any()
 
 
 def test_the_lambda_that_grows_with_length_is_the_actors_alone():

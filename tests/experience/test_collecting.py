@@ -242,6 +242,10 @@ def test_a_critic_that_has_learned_nothing_predicts_the_mean_at_once_and_bootstr
     torch.testing.assert_close(rollout.old_values[mask], mean.expand(int(mask.sum())))
     earned = torch.where(rollout.terminated.unsqueeze(1), scores, scores + mean)
     torch.testing.assert_close(rollout.returns[mask], earned[mask])
+    before = {name: t.clone() for name, t in made.model.return_scale.state_dict().items()}
+    rows = [made.train_dataset[i] for i in range(8, 16)]
+    made.collector.collect(made.model, rows, made.progress, **(options | {"training": False}))
+    assert made.model.return_scale.state_dict() == before, "an evaluation moves no scale"
 
 
 @pytest.mark.filterwarnings("ignore:All reward functions returned None")
