@@ -135,6 +135,15 @@ def test_a_step_has_the_gradient_of_the_loss_of_the_values_in_forward(kind):
     assert float(torch.nn.utils.get_total_norm(moments)) == pytest.approx(0.001, rel=1e-3)
 
 
+def test_the_order_of_the_samples_follows_from_the_seed():
+    ends = []
+    for seed in (0, 0, 1):
+        model = actor_critic()
+        learner(model).learn(rollout(), 1, (seed,))
+        ends.append(weights(model)["value_head.weight"])
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+
+
 def test_memory_that_runs_out_halves_the_pieces(caplog):
     expected, model = actor_critic(), actor_critic()
     learner(expected, size=2).learn(rollout(), 1, (0,))

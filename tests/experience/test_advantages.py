@@ -5,6 +5,7 @@ import math
 import statistics
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -116,6 +117,10 @@ def test_monte_carlo_returns_are_sums_of_rewards_whatever_the_lambdas_and_leave_
     found = monte_carlo_returns(out, LAST_VALUES, options, kl_coef=0.1, reduce=one_process)
     assert tokens(found) == pytest.approx([2.05, 2.1, -1.0, -1.0, -1.0])
     assert not out.advantages.any() and not out.returns.any()
+    white = monte_carlo_returns(
+        out, LAST_VALUES, replace(options, whiten_rewards=True), kl_coef=0.1, reduce=one_process
+    )
+    assert tokens(white) == pytest.approx(tokens(with_advantages(whiten_rewards=True, lam=1.0).returns))
 
 
 def test_the_lambda_that_grows_with_length_is_the_actors_alone():

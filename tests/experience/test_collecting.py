@@ -248,6 +248,20 @@ def test_a_critic_that_has_learned_nothing_predicts_the_mean_at_once_and_bootstr
     assert made.model.return_scale.state_dict() == before, "an evaluation moves no scale"
 
 
+def test_what_the_critic_explains_of_held_out_prompts_by_hand(tmp_path):
+    made = scripted.trainer(tmp_path, critic="copy", critic_epochs=1, critic_held_out=0.4, gamma=1.0, kl_coef=0.0)
+    torch.nn.init.normal_(made.model.value_head.weight)
+    rows = [made.train_dataset[i] for i in range(8)]
+    options = {"callbacks": [], "state": made.state, "training": True}
+    experience = made.collector.collect(made.model, rows, made.progress, **options)
+    rollout = experience.rollout
+    assert 2 <= rollout.held_out.sum() < 8
+    mask = rollout.completion_mask & rollout.held_out.unsqueeze(1)
+    returns, values = rollout.scores.unsqueeze(1).expand_as(mask)[mask], rollout.old_values[mask]
+    explained = 1 - (returns - values).var(correction=0) / returns.var(correction=0)
+    assert experience.metrics["explained_variance/held_out"] == pytest.approx(explained.item(), rel=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore:All reward functions returned None")
 def test_the_kl_controller_is_told_the_completions_with_a_reward_on_all_processes(tmp_path):
     def some(completions, **columns):
