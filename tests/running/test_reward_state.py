@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests import scripted
-from tests.tiny_models import save_tiny, tiny_causal_lm, tiny_tokenizer
+from tests.tiny_models import save_tiny, tiny_causal_lm, tiny_classifier, tiny_tokenizer
 from trl_ext.actor_critic import ActorCritic
 from trl_ext.chatting.opening import load, plan
 from trl_ext.commands import main
@@ -15,7 +15,7 @@ from trl_ext.folders import commit
 from trl_ext.interpolating.request import Request, prepare
 from trl_ext.monitoring import PhaseProgress
 from trl_ext.resuming import write_state
-from trl_ext.rewards import RewardRunner, RunningNormalization
+from trl_ext.rewards import Clipped, PreferenceReward, RewardRunner, RunningNormalization
 from trl_ext.running.policy import scored, scored_after
 from trl_ext.running.records import Reopened
 from trl_ext.running.reward_state import restore_rewards
@@ -70,6 +70,52 @@ def test_rewards_without_statistics_need_no_checkpoint(tmp_path, recwarn):
     restore_rewards(RewardRunner([letters]), tmp_path)
     restore_rewards(None, tmp_path)
     assert not recwarn
+
+
+class Seen:
+    """A user's own reward with state: how often it was called, and what it returns."""
+
+    def __init__(self):
+        self.calls, self.__name__ = 0, "seen"
+
+    def __call__(self, completions, **columns):
+        self.calls += 1
+        return [float(self.calls)] * len(completions)
+
+    def state_dict(self):
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state):
+        self.calls = state["calls"]
+
+
+@pytest.mark.parametrize("wrap", [lambda fn: fn, lambda fn: Clipped(fn, -100, 100)], ids=["alone", "combined"])
+def test_state_of_a_users_own_class_comes_back(wrap, tmp_path, recwarn):
+    ran = RewardRunner(wrap(Seen()))
+    for _ in range(3):
+        ran(["p"], ["c"], [[1]], {})
+    place = tmp_path / "checkpoint-5"
+    place.mkdir()
+    write_state(place, 0, {"configuration": {}, "rewards": ran.state_dict()})
+    commit(place)
+    runner = RewardRunner(wrap(Seen()))
+    restore_rewards(runner, tmp_path)
+    assert score(runner, "c") == [4.0]
+    restore_rewards(RewardRunner(wrap(Seen())), tmp_path / "elsewhere" / "run")
+    assert not recwarn, "a state that never was is no fault"
+
+
+def test_the_calibration_of_a_reward_model_is_its_own(tmp_path):
+    """Another reward model of the same name was calibrated in the run."""
+    model = PreferenceReward(tiny_classifier(["good"]), tokenizer=tiny_tokenizer())
+    runner = RewardRunner(model)
+    place = tmp_path / "checkpoint-5"
+    place.mkdir()
+    state = {runner.names[0]: {"center": 7.0, "scale": 3.0, "calibrated": True}}
+    write_state(place, 0, {"configuration": {}, "rewards": state})
+    commit(place)
+    restore_rewards(runner, tmp_path)
+    assert (model.center, model.scale) == (0.0, 1.0)
 
 
 @pytest.fixture
