@@ -23,6 +23,7 @@ from trl_ext.rewards import (
     check_reward,
 )
 from trl_ext.rewards.base import RewardTypeError, RewardValueError
+from trl_ext.rewards.tokens import token_tensor
 
 IDS = [[1, 2, 3], [4, 5], [6]]
 DENSE = [[1.0, -2.0, 4.0], [0.5, 0.25], [2.0]]
@@ -267,3 +268,10 @@ def test_check_reward_takes_token_rewards_and_compares_lengths():
     with pytest.warns(UserWarning, match="gives token rewards with the sums"):
         check_reward(drifting)
     assert check_reward(ones, ["p"], ["ab"], completion_ids=[[7, 8, 9]]).values == [[1.0] * 3]
+
+
+def test_a_bound_is_counted_once_on_the_last_token():
+    weights, bounds = torch.tensor([2.0, 1.0]), torch.tensor([0.5, 0.0])
+    rewards = [[[1.0, 2.0], 3.0], [None, 4.0]]
+    found = token_tensor(rewards, [2, 3], weights=weights, bounds=bounds, clip_range=None)
+    assert found.tolist() == [[2.0, 3.0, 0.0], [0.0, 0.0, 9.0]]
