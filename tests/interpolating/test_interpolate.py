@@ -2,6 +2,7 @@
 """`trl_ext interpolate` from its command line: the model at one eta, a measured path, and refusals."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests import tiny_models
 from tests.actor_critic.makes import scramble
 from trl_ext.actor_critic import ActorCritic, build_actor_critic
 from trl_ext.commands import main
-from trl_ext.evaluation.path import choose, split_rows
+from trl_ext.evaluation.path import choose, least_kl, split_rows
 from trl_ext.interpolating import start
 from trl_ext.interpolating.showing import print_points
 
@@ -88,6 +89,14 @@ def test_completions_without_a_reward_do_not_count(world: Path, tmp_path: Path) 
     assert content["points"][0]["kl_at_optimum"] == 0
     assert all(-3 <= round(reward, 6) <= -2 for _, reward in content["optimum"])
     assert choose([{"reward": None, "kl": 0.1}, {"reward": -1.0, "kl": 0.2}], None)["kl"] == 0.2
+
+
+def test_a_least_kl_that_few_samples_tell_is_a_lower_bound() -> None:
+    """The optimum for a mean close to the best of eight samples rests on that one sample."""
+    drawn = torch.arange(8.0, dtype=torch.float64).repeat(3, 1)
+    with pytest.warns(UserWarning, match="effective samples per prompt .* lower bound"):
+        assert 0 < least_kl(drawn, torch.full((3, 2), 6.9, dtype=torch.float64)) < math.log(8)
+    assert least_kl(drawn, torch.full((3, 2), 8.0, dtype=torch.float64)) is None
 
 
 def test_the_model_at_one_eta(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,12 +21,12 @@ from trl_ext.text.decoding import as_completions
 from trl_ext.text.ngrams import distinct_n
 from trl_ext.text.prompt_column import PROMPT
 
-from .frontier import MIN_ESS, optimal_frontier, point_at_reward
+from .frontier import MIN_ESS, kl_at_reward, optimal_frontier
 from .intervals import bootstrap_mean
 from .perplexity import perplexity
 from .sampling import Policy, Samples
 
-__all__ = ["PathResult", "Task", "choose", "measure_path", "split_rows"]
+__all__ = ["PathResult", "Task", "choose", "least_kl", "measure_path", "split_rows"]
 
 Quality = Callable[[Samples, Mapping[str, list[Any]]], Mapping[str, Any]]
 
@@ -95,7 +95,7 @@ def measure_path(
             if drawn is None:
                 drawn = rewards
                 result.optimum.extend((p.kl, p.reward) for p in _optimum(rewards) if p.ess >= MIN_ESS)
-            least = _least(drawn, rewards)
+            least = least_kl(drawn, rewards)
             numbers |= {"kl_at_optimum": least, "kl_ratio": numbers["kl"] / least if least else None}
             points.append({"eta": float(eta), **numbers})
             if on_point is not None:
@@ -182,8 +182,10 @@ def _optimum(drawn: Tensor) -> list[Any]:
     return optimal_frontier(drawn) if drawn.numel() else []
 
 
-def _least(drawn: Tensor, rewards: Tensor) -> float | None:
+def least_kl(drawn: Tensor, rewards: Tensor) -> float | None:
     """Return the least KL for the mean of `rewards`; None without samples, and where they are too few to tell.
+
+    A warning says where they are so few that it is a lower bound.
 
     Args:
         drawn: Rewards of the reference's completions, (F, K).
@@ -192,5 +194,5 @@ def _least(drawn: Tensor, rewards: Tensor) -> float | None:
     rows = ~(drawn.isnan().any(-1) | rewards.isnan().any(-1))
     if not rows.any() or not drawn.numel():
         return None
-    point = point_at_reward(drawn[rows], float(rewards[rows].mean()))
-    return None if math.isinf(point.kl) else point.kl
+    least = kl_at_reward(drawn[rows], float(rewards[rows].mean()))
+    return None if math.isinf(least) else least
