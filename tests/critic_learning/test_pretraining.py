@@ -65,17 +65,26 @@ def test_training_begins_with_the_pretraining_and_a_resumed_run_does_not(tmp_pat
 
 
 def test_stateful_rewards_take_note_and_the_kl_controller_does_not(tmp_path):
-    calls = []
+    class Counted:
+        def __init__(self):
+            self.calls, self.__name__ = [], "counted"
 
-    def counted(completions, **columns):
-        calls.append(len(completions))
-        return scripted.reward(completions)
+        def __call__(self, completions, **columns):
+            self.calls.append(len(completions))
+            return scripted.reward(completions)
 
+        def state_dict(self):
+            return {"calls": list(self.calls)}
+
+        def load_state_dict(self, state):
+            self.calls = state["calls"]
+
+    counted = Counted()
     made = scripted.trainer(tmp_path, reward_funcs=counted, kl_controller="pid", kl_target=1.0, **SETTINGS)
     state, policy = made.kl_controller.state_dict(), {n: p.clone() for n, p in made.model.actor_parameters()}
     made.pretrain_critic()
     assert all(torch.equal(p, policy[name]) for name, p in made.model.actor_parameters())
-    assert calls == [8] * 4 and made.kl_controller.state_dict() == state
+    assert counted.calls == [8] * 4 and made.kl_controller.state_dict() == state
     assert made.model.return_scale.weight == 1 and made.model.return_scale.std != 1
 
 
