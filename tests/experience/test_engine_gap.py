@@ -32,6 +32,18 @@ def test_importance_weights_by_hand():
     assert torch.allclose(weights, torch.tensor(expected), atol=1e-5)
 
 
+def test_tokens_are_left_out_by_their_ratio_before_the_cap() -> None:
+    """Ratios 0.4, 0.6, 1, 2.5 and 4; the cap is below the upper end of the range, which 4 is out of all the same."""
+    out = rollout()
+    ratios = [[0.4, 0.6], [1.0, 2.5, 4.0], [9.0]]
+    engine = [
+        [old - math.log(ratio) for old, ratio in zip(*pair, strict=False)]
+        for pair in zip(out.old_logps.tolist(), ratios, strict=True)
+    ]
+    weights = importance_weights(out, engine, cap=2.0, ratio_range=[0.5, 3.0])
+    assert torch.allclose(weights, torch.tensor([[0.0, 0.6, 1.0], [1.0, 2.0, 0.0], [1.0, 1.0, 1.0]]))
+
+
 def test_importance_weights_stay_finite_and_take_empty_completions():
     out = rollout()
     weights = importance_weights(out, [[-1e6, -2.0], [-1.0, -1.0, 1e6], []], cap=1e4)

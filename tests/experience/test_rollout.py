@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.tiny_models import EOS_ID
 from trl_ext.experience.rollout import Rollout, collate, minibatch_rows
@@ -117,6 +118,18 @@ def test_a_file_without_what_only_some_runs_have_is_read(tmp_path):
     collate(PROMPTS, COMPLETIONS, [True, False, False], pad_token_id=0).save(tmp_path / "r.safetensors")
     loaded = Rollout.load(tmp_path / "r.safetensors")
     assert loaded.ref_states is None and loaded.value_gap is None and loaded.rewards_so_far is None
+
+
+def test_a_file_of_an_earlier_version_learns_what_that_version_would_have(tmp_path):
+    """It penalized no exact KL, had no rewards of tokens, and held no prompts out."""
+    path = tmp_path / "r.safetensors"
+    filled().save(path)
+    later = ("kl", "token_scores", "kl_coefs", "held_out")
+    save_file({name: tensor for name, tensor in load_file(path).items() if name not in later}, path)
+    loaded = Rollout.load(path)
+    assert torch.equal(loaded.kl, torch.zeros(3, 4)) and torch.equal(loaded.token_scores, torch.zeros(3, 4))
+    assert torch.equal(loaded.kl_coefs, torch.zeros(3)) and loaded.held_out.tolist() == [False] * 3
+    assert torch.equal(loaded.old_logps, filled().old_logps)
 
 
 def test_no_two_fields_share_memory(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests import scripted
+from tests.two_threads import on_two
 from trl_ext import PIDKL, PPOConfig
 from trl_ext.rewards import RewardRunner
 from trl_ext.rewards.constraints import Constraints
@@ -76,6 +77,19 @@ def test_nothing_measured_moves_nothing():
     same = torch.full((4, 3), 0.25)  # without any spread, exactly at the bound
     assert bounds.observe(same, one_process, training=True)["constraints/toxicity/violation"] == 0
     assert bounds.weights[1] == -0.5
+
+
+def test_the_mean_and_the_deviation_are_those_of_all_processes():
+    """Rewards 1 and 1 on one process, 0, 0 and none on the other: mean and deviation 0.5, an error of 0.05 / 0.5."""
+
+    def observed(number, reduce):
+        own = [[0.0, 1.0, 0.0]] * 2 if number == 0 else [[0.0, 0.0, 0.0]] * 2 + [[0.0, NAN, 0.0]]
+        bounds = constraints("toxicity <= 0.45")
+        metrics = bounds.observe(torch.tensor(own), reduce, training=True)
+        return metrics["constraints/toxicity/violation"], bounds.state_dict()["toxicity"]["multiplier"]["coef"]
+
+    # log mu = 1.0 * 0.1 + 0.2 * 0.1
+    assert on_two(observed) == [(pytest.approx(0.05), pytest.approx(math.exp(0.12)))] * 2
 
 
 def test_the_scale_stays_that_of_the_parts():

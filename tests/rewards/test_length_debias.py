@@ -75,6 +75,17 @@ def test_slope_and_correlation_are_logged():
     assert logged == {"judge/slope": pytest.approx(2.5), "judge/length_correlation": pytest.approx(5 / 28**0.5)}
 
 
+def test_the_correlation_is_that_of_all_batches_before():
+    """Two batches whose lengths and rewards lie apart; NumPy's correlation of both."""
+    logged: dict[str, float] = {}
+    reward = LengthDebiased(value, min_samples=2)
+    seen = [(1, 1.0), (2, 0.0), (3, 3.0), (20, 7.0), (21, 9.0)]
+    score(reward, seen[:3])
+    score(reward, seen[3:])
+    score(reward, [(5, 5.0)], log_metric=logged.__setitem__)
+    assert logged["debiased_value/length_correlation"] == pytest.approx(np.corrcoef(np.array(seen).T)[0, 1])
+
+
 def test_errors():
     with pytest.raises(ValueError, match="min_samples=1"):
         LengthDebiased(value, min_samples=1)

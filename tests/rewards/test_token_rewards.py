@@ -235,6 +235,14 @@ def test_failures_none_and_retries_with_token_rewards():
     assert scores.tokens.tolist() == [[2.0, -4.0, 8.0], [0.0] * 3, [4.0, 0.0, 0.0]]
 
 
+def test_tokens_of_a_sample_that_another_function_failed_on_earn_nothing():
+    with pytest.warns(UserWarning, match="failed on 1 of 3 samples"):
+        scores = run(dense, returning(1.0, ValueError("broken"), 1.0), retries=0, max_reward_failures=0.5)
+    assert scores.valid.tolist() == [True, False, True]
+    assert scores.tokens.tolist() == [[1.0, -2.0, 5.0], [0.0] * 3, [3.0, 0.0, 0.0]]
+    assert scores.total.tolist() == [4.0, 0.0, 3.0]
+
+
 def test_async_and_late_functions_may_give_token_rewards():
     async def slow(completions, **columns):
         await asyncio.sleep(0.01)
