@@ -49,6 +49,26 @@ def test_the_learning_rate_falls_to_nothing_and_the_order_has_a_seed():
     assert rates == [1 - i / 8 for i in range(8)]
 
 
+def test_every_pass_over_a_rollout_has_an_order_of_its_own():
+    """The order of the rollouts, and the seed of the order of the completions in each."""
+
+    def passes(seed):
+        made, rollouts, seen = learner(actor_critic()), [rollout() for _ in range(4)], []
+        for samples in rollouts:
+            samples.held_out[:] = False  # nothing ends the passes early
+        made.learn = lambda samples, epochs, of, on_step: (
+            seen.append((next(i for i, r in enumerate(rollouts) if r is samples), of)) or {"value_loss": 1.0}
+        )
+        pretraining.fit(made, rollouts, epochs=3, seed=seed, progress=PhaseProgress(False))
+        return seen
+
+    seen = passes(0)
+    orders = {tuple(i for i, _ in seen[start : start + 4]) for start in (0, 4, 8)}
+    assert len(orders) > 1 and all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert len({of for _, of in seen}) == 12 and passes(0) == seen
+    assert not {of for _, of in passes(1)} & {of for _, of in seen}
+
+
 def test_training_begins_with_the_pretraining_and_a_resumed_run_does_not(tmp_path):
     made = scripted.trainer(tmp_path, critic_epochs=1, save_strategy="steps", save_steps=2, **SETTINGS)
     made.train()
@@ -108,6 +128,16 @@ def test_a_prompt_of_the_training_data_is_drawn_once_before_any_is_drawn_twice(t
     batches = made._pretraining._batches()
     assert [len(batch) for batch in batches] == [8] * 4
     assert sorted(sum(batches[:2], [])) == sorted(sum(batches[2:], [])) == list(range(16))
+
+
+@pytest.mark.parametrize(("prompts", "episodes"), [(1, 1), (3, 2), (3, 20), (5, 8)])
+def test_every_batch_is_whole_where_there_are_fewer_prompts_than_completions_in_it(tmp_path, prompts, episodes):
+    made = scripted.trainer(tmp_path, **SETTINGS | {"critic_pretraining_episodes": episodes})._pretraining
+    made.dataset = list(range(prompts))
+    batches = made._batches()
+    assert [len(batch) for batch in batches] == [8] * -(-episodes // 8)
+    counts = [sum(batches, []).count(i) for i in range(prompts)]
+    assert min(counts) > 0 and max(counts) - min(counts) <= 1
 
 
 def test_two_processes_share_the_batches_of_one_and_set_the_scale_that_one_would(tmp_path):

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_ext authors. Licensed under the Apache License, Version 2.0.
 """Pretraining of the critic, on completions of the policy that training begins with."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,8 @@ class CriticPretraining:
             in_order = isinstance(self.dataset, StreamRows)
             epoch = list(range(prompts)) if in_order else torch.randperm(prompts, generator=generator).tolist()
             order += epoch[: prompts // size * size or prompts]
-        order += order[: -len(order) % size]
+        whole = -(-len(order) // size) * size  # once more from the beginning, or often where there are few prompts
+        order = list(itertools.islice(itertools.cycle(order), whole))
         return [order[i : i + size] for i in range(0, self.options.critic_pretraining_episodes, size)]
 
     def _rows(self) -> Iterator[list[dict[str, Any]]]:
