@@ -64,6 +64,17 @@ def test_a_signal_without_noise():
     assert first_alarm(Drift(0.5, warmup=3), [1.0] * 10 + [1.7] * 90) is not None
 
 
+def test_rare_values_among_equal_ones_are_no_drift():
+    """3 of 100 completions repeat themselves, four or eight to a rollout; then half of them do."""
+    generator = np.random.default_rng(4)
+    for size in (4, 8):
+        rare = (generator.random((20, 500, size)) < 0.03).mean(-1)
+        assert sum(first_alarm(Drift(0.05), values) is not None for values in rare) <= 1
+        often = (generator.random((50, size)) < 0.5).mean(-1)
+        alarm = first_alarm(Drift(0.05), [*rare[0][:50], *often])
+        assert alarm is not None and 50 <= alarm < 70
+
+
 def test_the_warmup_says_where_it_started():
     drift = Drift(0.5, warmup=4)
     for value in (1.0, 2.0, 3.0, 4.0, 100.0):

@@ -66,6 +66,11 @@ class Noise:
             return 0.0
         return (statistics.median(self.differences) / _NORMAL_MEDIAN) ** 2 / 6
 
+    @property
+    def mean_square(self) -> float:
+        """Variance of one value that a sudden change raises too; 0 for fewer than three."""
+        return statistics.fmean(d**2 for d in self.differences) / 6 if self.differences else 0.0
+
     def state_dict(self) -> dict[str, Any]:
         """Return the JSON-able state for a checkpoint."""
         return {"last": self.last, "differences": self.differences}
@@ -98,7 +103,8 @@ class Drift:
         if self.seen <= self.warmup:
             self.start += (value - self.start) / self.seen
             return 0.0
-        noise = math.sqrt(self.noise.variance)
+        # Where most values are the same, such as no repetition at all in a small rollout, the median tells nothing.
+        noise = math.sqrt(self.noise.variance or self.noise.mean_square)
         excess = value - self.start - max(self.tolerance, 2 * noise)
         z = excess / noise if noise > 0 else math.copysign(_LARGEST_INCREMENT, excess)
         self.sum = max(0.0, self.sum + min(z, _LARGEST_INCREMENT))
