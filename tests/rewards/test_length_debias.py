@@ -106,6 +106,17 @@ def test_state_goes_through_json_and_pickle():
     assert expected != [y for _, y in points(5, 5)]
 
 
+def test_samples_that_are_not_in_the_line_yet_are_in_the_state():
+    first, second = LengthDebiased(value, min_samples=4), LengthDebiased(value, min_samples=4)
+    first.synchronize_each_call = False
+    score(first, points(6, 0))
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.line.n == 0, "they correct no reward yet"
+    second.synchronize()
+    x, y = np.array(points(6, 0)).T
+    assert second.line.slope == pytest.approx(np.polyfit(x, y, 1)[0])
+
+
 def run(runner, batch, **options):
     texts = [str(y) for _, y in batch]
     return runner([""] * len(texts), texts, [[7] * x for x, _ in batch], {}, **options)
