@@ -25,6 +25,8 @@ from trl_ext.rewards import (
     check_reward,
     retry,
 )
+from trl_ext.rewards.base import Batch
+from trl_ext.rewards.failures import Failures
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -372,3 +374,38 @@ def test_the_time_limit_holds_for_the_calls_that_a_combination_makes_itself(asyn
     finally:
         gate.set()
     assert time.monotonic() - before < 10
+
+
+def failures(count, share):
+    return Failures(count, share, retries=0, kind="Reward function", of_beginnings=False)
+
+
+def one_more(of, name="f"):
+    of.add(name, {0: ValueError("broken")}, Batch(["p"], ["c"], [[1]], {}, {}))
+
+
+def test_failures_of_one_function_add_up_over_the_calls_of_a_batch_and_are_told_once():
+    of = failures(10, 0.3)
+    for _ in range(3):
+        one_more(of)
+    for _ in range(2):
+        one_more(of, "g")
+    with pytest.warns(UserWarning) as told:
+        of.warn()
+    assert [str(w.message)[:45] for w in told] == [
+        "Reward function 'f' failed on 3 of 10 samples",
+        "Reward function 'g' failed on 2 of 10 samples",
+    ]
+    with pytest.raises(RuntimeError, match="'f' failed on at least 4 of 10 samples"):
+        one_more(of)
+
+
+@pytest.mark.parametrize("share", [0.29, 0.57, 0.58])
+def test_a_share_of_a_hundred_samples_is_a_whole_number_of_them(share):
+    """All three times 100 are a little less than that in floating point."""
+    of, allowed = failures(100, share), round(share * 100)
+    assert share * 100 < allowed
+    for _ in range(allowed):
+        one_more(of)
+    with pytest.raises(RuntimeError, match=f"failed on at least {allowed + 1} of 100"):
+        one_more(of)
