@@ -36,6 +36,20 @@ def test_rows_come_by_position_over_the_end_of_the_stream_and_back():
     assert read(rows, 6, 7) == list("12"), "back, and the share of one process"
 
 
+def test_a_stream_that_is_read_in_order_is_read_once():
+    drawn = []
+
+    def counted():
+        for i in range(40):
+            drawn.append(i)
+            yield {"prompt": str(i)}
+
+    rows = rows_of(IterableDataset.from_generator(counted), 40, 4)
+    drawn.clear()  # the first rows were checked
+    assert sum((read(rows, *range(i, i + 4)) for i in range(0, 40, 4)), []) == [str(i) for i in range(40)]
+    assert drawn == list(range(40))
+
+
 def test_every_position_of_a_shuffled_stream_is_found_from_anywhere():
     def shuffled() -> IterableDataset:
         return numbers(30).to_iterable_dataset(num_shards=4).shuffle(seed=1, buffer_size=7)
@@ -57,7 +71,7 @@ def test_a_row_that_cannot_be_used_is_named_before_the_run_or_when_it_comes():
     rows = rows_of(Dataset.from_dict({"prompt": texts}).to_iterable_dataset(), 1500, 4)
     assert read(rows, 1196) == ["a"]
     with pytest.raises(ValueError, match="`train_dataset` row 1202: the prompt has 50 tokens"):
-        read(rows, 1200)  # every process reads the whole rollout, so that all of them stop at this row
+        read(rows, 1203)  # every process reads the whole rollout, so that all of them stop at this row
 
 
 def test_a_stream_that_ends_for_ever_is_refused():

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from tests import tiny_models
-from tests.actor_critic.makes import scramble
+from tests.actor_critic.makes import batch, learn, reference, scramble
 from trl_ext.actor_critic import ActorCritic, build_actor_critic
 from trl_ext.commands import main
 from trl_ext.evaluation.path import choose, least_kl, split_rows
 from trl_ext.interpolating import start
 from trl_ext.interpolating.showing import print_points
+from trl_ext.running.trained import find_trained, load_trained
 
 REWARD = """
 def brevity(completions, **columns):
@@ -113,6 +114,21 @@ def test_the_model_at_one_eta(world: Path, tmp_path: Path, capsys: pytest.Captur
     assert stored == json.loads((world / "whole" / "config.json").read_text())["dtype"]
     assert json.loads((tmp_path / "half" / "base_model.json").read_text())["base_model"] == str(world / "base")
     assert (tmp_path / "half" / "tokenizer.json").is_file()
+
+
+def test_an_adapter_that_training_began_from_is_the_reference_of_the_loaded_policy(world: Path) -> None:
+    policy = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(world / "base"), LoraConfig(r=4, target_modules="all-linear")
+    )
+    scramble(policy, seed=2, scale=0.1)
+    model, data = ActorCritic(policy), batch()
+    learn(model, data)
+    model.save_pretrained("staged")
+    tiny_models.tiny_tokenizer().save_pretrained("staged")
+    loaded = load_trained(find_trained("staged", device="cpu"))
+    assert torch.equal(reference(loaded, data), reference(model.eval(), data))
+    assert torch.equal(loaded(*data).logps, model(*data).logps)
+    assert not torch.equal(loaded(*data).logps, reference(loaded, data))
 
 
 def test_a_model_in_bfloat16_stays_in_bfloat16(world: Path, tmp_path: Path) -> None:
