@@ -22,6 +22,7 @@ from trl_ext.rewards import (
     retry,
 )
 from trl_ext.rewards.base import JUDGE, Synchronized
+from trl_ext.rewards.logged import combined
 
 NAN = math.nan
 
@@ -147,6 +148,13 @@ def test_functions_log_metrics_and_columns():
 
     with pytest.raises(ValueError, match="'logs_too_few' logged 1 values.*2 completions"):
         run(RewardRunner(logs_too_few), ["a", "b"])
+
+
+def test_logged_values_weigh_as_many_samples_as_their_call_had():
+    assert combined("n", [(1.0, 3.0), (5.0, 1.0)]) == (2.0, 4.0)
+    assert combined("a/max", [(1.0, 3.0), (5.0, 1.0)]) == (5.0, 4.0)
+    assert combined("a/min", [(1.0, 3.0), (5.0, 1.0)]) == (1.0, 4.0)
+    assert combined("a/mean", [(1.0, 3.0), (5.0, 1.0)]) == (2.0, 4.0)
 
 
 def test_progress_adds_up_to_samples_times_functions(classifier, tokenizer):
