@@ -105,6 +105,16 @@ def test_a_model_that_takes_no_account_of_the_mask_is_batched_by_length():
     assert [shape[0] for shape in widths] == [1, 2]
 
 
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "bert", "roberta"])
+def test_texts_of_several_lengths_are_one_batch_of_a_model_that_minds_the_mask(arch):
+    model, shapes = classifier(arch, 1, PAD_ID), []
+    reward = PreferenceReward(model, tokenizer=tokenizer("<pad>"), append_eos=False)
+    reward([""] * 2, TEXTS[:2])  # tries once whether padding matters
+    model.register_forward_pre_hook(lambda _, args, inputs: shapes.append(inputs["input_ids"].shape), with_kwargs=True)
+    reward([""] * len(TEXTS), TEXTS)
+    assert [shape[0] for shape in shapes] == [len(TEXTS)]
+
+
 def test_encoder_decoders_are_batched_by_their_number_of_eos():
     model = classifier("bart", 1, EOS_ID)
     texts = ["the cat<eos>", "a small<eos> dog ran<eos>", "you<eos>", "it is<eos><eos>"]
