@@ -7,13 +7,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from datasets import Dataset
 from torch import nn
 from transformers import TrainerCallback
 
 from tests import scripted
 from trl_ext import PPOTrainer
 from trl_ext.actor_critic import ForwardOutput
-from trl_ext.experience.rollout import collate
+from trl_ext.experience.rollout import Rollout, collate
 from trl_ext.experience.supervised import SupervisedBatch
 from trl_ext.learning import LossOptions, Minibatch, token_losses
 from trl_ext.micro_batches import MicroBatches
@@ -247,6 +248,19 @@ def test_samples_of_similar_length_are_learned_from_together():
 
 
 # ---- the trainer ----
+
+
+def test_losses_are_multiplied_by_the_processes_whose_gradients_are_averaged(tmp_path, monkeypatch):
+    """Those of completions and those of texts, each a share of a sum over all processes."""
+    texts = Dataset.from_dict({"text": ["the cat sat", "a small dog ran"]})
+    made = scripted.trainer(tmp_path, ptx_dataset=texts, ptx_coef=0.5, max_steps=1, total_episodes=None)
+    made.train()
+    pieces = list(made._minibatch.pieces(slice(0, 4), made.micro_batches))
+    assert {type(piece) for piece in pieces} == {Rollout, SupervisedBatch}
+    alone = [made.compute_loss(made.model, piece).item() for piece in pieces]
+    monkeypatch.setattr(Accelerator, "num_processes", 3)
+    assert [made.compute_loss(made.model, piece).item() for piece in pieces] == pytest.approx([3 * x for x in alone])
+    assert all(abs(x) > 1e-6 for x in alone)
 
 
 def break_gradients(monkeypatch, made, steps):
