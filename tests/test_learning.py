@@ -226,6 +226,16 @@ def test_the_pieces_of_a_minibatch():
     assert ids(minibatch.pieces(slice(2, 4), MicroBatches(1, "size"))) == [[11], [10], [22], [23]]
 
 
+def test_a_minibatch_is_empty_without_completions_to_learn_from_and_without_texts():
+    rollout = collate([[1]] * 4, [[i] for i in range(10, 14)], [True] * 4, pad_token_id=0)
+    texts, rows = collate([[1]] * 2, [[20], [21]], [True] * 2, pad_token_id=0), torch.tensor([0, 2])
+    rollout.completion_mask[rows] = False  # none has a reward
+    assert Minibatch(rollout, rows, None, lambda count: count).is_empty
+    assert not Minibatch(rollout, rows, texts, lambda count: count).is_empty
+    assert not Minibatch(rollout, rows, None, lambda count: count + 1).is_empty, "another process has some"
+    assert not Minibatch(rollout, torch.tensor([0, 1]), None, lambda count: count).is_empty
+
+
 def test_samples_of_similar_length_are_learned_from_together():
     lengths = [3, 90, 4, 80, 5, 85]
     rollout = collate([[1]] * 6, [[i] * n for i, n in enumerate(lengths, 10)], [True] * 6, pad_token_id=0)
