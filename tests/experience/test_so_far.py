@@ -18,6 +18,7 @@ from trl_ext import PPOConfig
 from trl_ext.actor_critic import ActorCritic, build_actor_critic
 from trl_ext.experience.engines import Completions
 from trl_ext.experience.rollout import Rollout
+from trl_ext.rewards import RewardRunner
 from trl_ext.running.names import check_critic
 
 LORA = LoraConfig(r=4, target_modules="all-linear")
@@ -124,6 +125,24 @@ def test_what_the_tokens_have_earned_already_is_no_part_of_it(at_once, tmp_path)
     for i, ids in enumerate(found.batch.completion_ids):
         beginnings = [0.0 if at_once else float(sum(token % 5 for token in ids[:t])) for t in range(len(ids))]
         assert found.rollout.rewards_so_far[i, : len(ids) + 1].tolist() == [*beginnings, 0.0]
+
+
+def test_a_process_with_shorter_completions_takes_part_in_the_calls_of_the_others(tmp_path, monkeypatch):
+    """Calls of rewards are collectives: one for each beginning of the longest completion of all processes."""
+    made = scripted.trainer(tmp_path, critic_reads_reward_every=1)
+    alone, call, counted = collected(made), RewardRunner.__call__, []
+
+    def recorded(self, prompts, *given, **options):
+        counted.append(len(prompts))
+        return call(self, prompts, *given, **options)
+
+    monkeypatch.setattr(RewardRunner, "__call__", recorded)
+    made.collector.so_far.reduce = lambda tensor, operation: tensor + 4  # the other has four tokens more
+    rollout = collected(made).rollout
+    lengths = [len(ids) for ids in alone.batch.completion_ids]
+    longer = [sum(length > tokens for length in lengths) for tokens in range(1, max(lengths))]
+    assert counted == [8, *longer, 0, 0, 0, 0]
+    assert torch.equal(rollout.rewards_so_far, alone.rollout.rewards_so_far)
 
 
 def test_a_character_that_is_not_finished_is_left_out(tmp_path):
