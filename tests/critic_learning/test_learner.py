@@ -65,6 +65,28 @@ def test_the_critic_learns_and_nothing_else_does(kind):
     assert second["value_loss"] < first["value_loss"] and first["critic_skipped_steps"] == 0
 
 
+@pytest.mark.parametrize("vf_coef", [0.0, 5.0])
+def test_the_policys_own_steps_have_no_value_loss_and_evaluations_tell_it(vf_coef, tmp_path):
+    """On a shared trunk, which the value loss would move."""
+    made = scripted.trainer(
+        tmp_path, critic_epochs=1, max_steps=1, total_episodes=None, eval_dataset=scripted.prompts(4)
+    )
+    made.train()
+    made.args.vf_coef = vf_coef
+    piece = next(iter(made._minibatch.pieces(slice(0, 4), made.micro_batches)))
+    out = made.model(piece.input_ids, piece.attention_mask, piece.completion_mask, role="actor")
+    ratio = (out.logps - piece.old_logps).exp()
+    bounded = ratio.clamp(1 - made.args.cliprange, 1 + made.args.cliprange)
+    surrogate = -torch.minimum(ratio * piece.advantages, bounded * piece.advantages)[piece.completion_mask].sum()
+    norm = made.model.policy.model.norm.weight
+    (expected,) = torch.autograd.grad(surrogate / made._minibatch.tokens, norm)
+    made.model.zero_grad()
+    made.compute_loss(made.model, piece).backward()
+    torch.testing.assert_close(norm.grad, expected)
+    assert made.model.value_head.weight.grad is None and expected.any()
+    assert made.evaluate()["eval_value_loss"] > 0
+
+
 @pytest.mark.parametrize(("kind", "rate", "passes"), [("head", 3e-2, 30), ("copy", 3e-3, 5), ("adapter", 1e-2, 10)])
 def test_a_critic_that_reads_the_reward_so_far_explains_what_no_token_tells(kind, rate, passes):
     """Returns are drawn at random, and stand in what the critic reads before the last token alone."""
