@@ -22,6 +22,7 @@ from tests import scripted
 from tests.tiny_models import prompt_dataset, save_tiny, tiny_causal_lm, tiny_tokenizer
 from trl_ext import FixedKL, PPOConfig, PPOTrainer
 from trl_ext.experience.engines import ContinuousBatchingEngine
+from trl_ext.experience.rollout import Rollout
 from trl_ext.rewards import RunningNormalization
 
 LOGGED = [
@@ -116,6 +117,19 @@ def test_evaluation_takes_no_random_number_from_reward_functions(tmp_path):
     assert made.evaluate()["eval_reward"] == first
 
 
+def test_an_evaluation_counts_nothing_into_the_state_of_rewards(tmp_path):
+    made = scripted.trainer(
+        tmp_path, reward_funcs=RunningNormalization(scripted.reward), eval_dataset=scripted.prompts(6)
+    )
+    made.evaluate()
+    state = made.rewards.state_dict()
+    assert state == scripted.trainer(tmp_path, reward_funcs=RunningNormalization(scripted.reward)).rewards.state_dict()
+    made.train()
+    trained = made.rewards.state_dict()
+    made.evaluate()
+    assert made.rewards.state_dict() == trained != state
+
+
 def test_a_best_model_by_rewards_whose_unit_moves_is_warned_of(tmp_path):
     settings = {"eval_strategy": "steps", "eval_steps": 5, "eval_dataset": scripted.prompts(2)}
     with pytest.warns(UserWarning, match="compares rewards of RunningNormalization, whose unit moves"):
@@ -173,6 +187,21 @@ def test_minibatches_and_passes_are_optimizer_steps(tmp_path, epochs, parts, ste
     assert made.state.global_step == steps
     taken = next(iter(made.optimizer.state.values()))["step"]
     assert int(taken) == steps
+
+
+def test_the_minibatches_of_every_rollout_are_drawn_anew(tmp_path, monkeypatch):
+    drawn, choose = [], Rollout.minibatch
+
+    def recorded(self, *given):
+        drawn.append(frozenset(choose(self, *given).tolist()))
+        return choose(self, *given)
+
+    monkeypatch.setattr(Rollout, "minibatch", recorded)
+    run(tmp_path, num_ppo_epochs=2, num_mini_batches=2, total_episodes=32)
+    rollouts = [drawn[i : i + 4] for i in range(0, 16, 4)]
+    assert len(drawn) == 16 and all(a | b == c | d == set(range(8)) for a, b, c, d in rollouts)
+    assert {a for a, *_ in rollouts} == {frozenset(range(4))}, "the first pass has the order of sampling"
+    assert len({c for *_, c, _ in rollouts}) > 1
 
 
 def test_a_dataset_smaller_than_a_rollout_is_drawn_from_several_times(tmp_path):
