@@ -107,7 +107,8 @@ def test_comparison_from_end_to_end(world, tmp_path, capsys):
     # The uniform baseline is the reference: its perplexity is the vocabulary's size for any text.
     assert measures["perplexity"]["model"]["estimate"] == pytest.approx(VOCAB_SIZE, rel=1e-4)
     assert measures["perplexity"]["ratio"]["high"] == pytest.approx(1.0, rel=1e-4)
-    assert measures["toxicity"]["model"] == {"estimate": 1.0, "low": 1.0, "high": 1.0}
+    wilson = 6 / (6 + 1.959964**2)  # the lower end for 6 of 6
+    assert measures["toxicity"]["model"] == {"estimate": 1.0, "low": pytest.approx(wilson), "high": 1.0}
     difference = measures["mean_length"]["difference"]
     assert difference["low"] <= difference["estimate"] <= difference["high"] < 0
     rows = [json.loads(line) for line in (tmp_path / "out" / "completions.jsonl").read_text().splitlines()]
