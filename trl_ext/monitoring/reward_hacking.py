@@ -15,7 +15,7 @@ from transformers.utils import logging
 from trl_ext.messages.printable import error_text, one_line
 from trl_ext.processes import gather, together
 from trl_ext.rewards import Scores, reward_name
-from trl_ext.rewards.base import Batch, Synchronized, check_state, fresh, is_stateful, iter_parts
+from trl_ext.rewards.base import Batch, check_state, fresh, is_stateful, keeps_statistics
 from trl_ext.rewards.retry import run_reward
 from trl_ext.rewards.tokens import sums
 from trl_ext.text.ngrams import distinct_n, repetition
@@ -306,7 +306,7 @@ class RewardHackingMonitor(TrainerCallback):
 
 def _check_gold(gold: Any) -> None:
     check_state(gold, "Gold reward")
-    if any(isinstance(part, Synchronized) for part in iter_parts(gold)):
+    if keeps_statistics(gold):
         raise ValueError(
             f"Gold reward '{reward_name(gold)}' measures in units that move with the training, so that its scores of "
             "two rollouts cannot be compared; give the function inside it."

@@ -251,6 +251,11 @@ def iter_parts(fn: Any) -> Iterator[Any]:
         yield from iter_parts(member)
 
 
+def keeps_statistics(fn: Any) -> bool:
+    """Return whether `fn`, or a function that it combines, has running statistics, so that its unit moves."""
+    return any(isinstance(part, Synchronized) for part in iter_parts(fn))
+
+
 def completion_text(completion: Text) -> str:
     """Return the policy's own text as one string; messages of tools and other roles are left out."""
     if isinstance(completion, str):

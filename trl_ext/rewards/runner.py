@@ -24,6 +24,7 @@ from .base import (
     check_state,
     is_stateful,
     iter_parts,
+    keeps_statistics,
     reward_name,
     said_of,
 )
@@ -142,7 +143,7 @@ class RewardRunner:
         for fn in self.reward_funcs:
             check_state(fn, kind)
         self._synchronized = [part for part in parts if isinstance(part, Synchronized)]
-        moving = [fn for fn in self.reward_funcs if any(isinstance(part, Synchronized) for part in iter_parts(fn))]
+        moving = list(filter(keeps_statistics, self.reward_funcs))
         if kind == JUDGE and moving:
             raise ValueError(
                 f"Judge '{reward_name(moving[0])}' measures in units that move with the training, so its "

@@ -12,7 +12,7 @@ from trl_ext.evaluation.sampling import Policy
 from trl_ext.evaluation.scored import Scored, score_again, score_policy
 from trl_ext.monitoring.progress import PhaseProgress
 from trl_ext.processes import together
-from trl_ext.rewards.base import Synchronized, iter_parts
+from trl_ext.rewards.base import keeps_statistics
 from trl_ext.sharding import whole
 from trl_ext.trainer import PPOTrainer
 
@@ -99,8 +99,8 @@ def scored_after(trainer: PPOTrainer, progress: PhaseProgress, before: Scored | 
     A reward with running statistics has learned its unit in training: the completions before it are scored again.
     """
     average = of_average(trainer, partial(scored, trainer, progress))
-    after, functions = scored(trainer, progress, "after"), trainer.rewards.reward_funcs
-    if any(isinstance(part, Synchronized) for function in functions for part in iter_parts(function)):
+    after = scored(trainer, progress, "after")
+    if any(map(keeps_statistics, trainer.rewards.reward_funcs)):
         args = trainer.args
         options = {"missing_eos_penalty": args.missing_eos_penalty, "prompt_column": args.prompt_column}
         with whole(trainer.model), together("Scoring the completions before training"):

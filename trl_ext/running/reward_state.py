@@ -11,7 +11,7 @@ from trl_ext.checkpoint import STATE, checkpoints
 from trl_ext.folders import is_complete
 from trl_ext.resuming import read_state
 from trl_ext.rewards import PreferenceReward, RewardRunner
-from trl_ext.rewards.base import Synchronized, is_stateful, iter_parts
+from trl_ext.rewards.base import is_stateful, iter_parts, keeps_statistics
 from trl_ext.rewards.combine import Combination
 
 __all__ = ["restore_rewards"]
@@ -41,7 +41,7 @@ def restore_rewards(rewards: RewardRunner | None, *folders: str | Path | None) -
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):  # of another function with the same name
         rewards.load_state_dict(states)
         found = {}
-    if lacking := [name for name in moving if name not in found and _keeps_statistics(functions[name])]:
+    if lacking := [name for name in moving if name not in found and keeps_statistics(functions[name])]:
         warnings.warn(
             f"The reward '{lacking[0]}' keeps statistics of its run, and no checkpoint of '{folders[0]}' holds them: "
             "it counts from each batch of samples alone, which hides the difference of two models; measure with the "
@@ -57,11 +57,7 @@ def _has_moving_state(function: Any) -> bool:
     model, and another one may have its name.
     """
     parts = [part for part in iter_parts(function) if not isinstance(part, Combination | PreferenceReward)]
-    return _keeps_statistics(function) or any(map(is_stateful, parts))
-
-
-def _keeps_statistics(function: Any) -> bool:
-    return any(isinstance(part, Synchronized) for part in iter_parts(function))
+    return keeps_statistics(function) or any(map(is_stateful, parts))
 
 
 def _saved(folders: tuple[str | Path | None, ...]) -> Iterator[Mapping[str, Any]]:
